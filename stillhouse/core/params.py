@@ -1,0 +1,138 @@
+"""Reads `params.yaml` into frozen dataclasses and refuses everything that is not declared.
+
+A stage declares one dataclass whose fields are the blocks it reads, so that code, `params.yaml` and the `params:` list
+of `dvc.yaml` name the same things (a test compares them). YAML is read as version 1.2, like DVC does: `1e-3` is a number
+and `no` is a word (Norwegian).
+"""
+
+import json
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stillhouse.core.errors import ParamsError, nearest
+
+PARAMS_FILE = Path("params.yaml")
+
+STAGES = (
+    "ingest",
+    "preprocess",
+    "train_teacher",
+    "export_soft_labels",
+    "train_student",
+    "train_baseline",
+    "finetune",
+    "evaluate",
+    "export_model",
+    "report",
+)
+SHARED_BLOCKS = ("seed", "threads", "views", "student")
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def block(cls: type[T]) -> type[T]:
+    """Class decorator of every parameter block: a frozen keyword-only dataclass that forbids unknown keys."""
+    frozen = dataclass(frozen=True, kw_only=True)(cls)
+    frozen.__pydantic_config__ = STRICT  # type: ignore[attr-defined]
+    return frozen
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in `path`. Raises ParamsError if it is missing, is not YAML or is no mapping."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            tree = YAML(typ="safe", pure=True).load(file)
+    except FileNotFoundError:
+        raise ParamsError(f"{path} is missing; run the command in the root of the repository") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ParamsError(f"{path} holds {type(tree).__name__}, expected a mapping of blocks")
+    return tree
+
+
+def load(params_type: type[T], path: Path = PARAMS_FILE) -> T:
+    """Fill `params_type`, whose fields are names of blocks, from the file `path`.
+
+    Raises ParamsError naming file and key: unknown block or key (with the nearest known one), missing key, wrong type,
+    value out of range.
+    """
+    tree = read_yaml(path)
+    known = {*STAGES, *SHARED_BLOCKS}
+    for name in tree:
+        if name not in known:
+            raise ParamsError(f"{path}: unknown parameter '{name}'{nearest(str(name), known)}")
+    wanted = {field.name for field in fields(params_type)}  # type: ignore[arg-type]
+    for name in sorted(wanted - tree.keys()):
+        raise ParamsError(f"{path}: parameter '{name}' is missing")
+    return build(params_type, {name: tree[name] for name in tree if name in wanted}, str(path))
+
+
+def build(params_type: type[T], tree: dict[str, Any], where: str) -> T:
+    """`params_type` from plain values; `where` opens the error message."""
+    try:
+        # In JSON mode "strict" accepts mappings for dataclasses, and still no "5" for 5.
+        return TypeAdapter(params_type).validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        raise ParamsError(f"{where}: {_explain(error, params_type, tree)}") from None
+
+
+def _explain(error: ValidationError, params_type: type, tree: dict[str, Any]) -> str:
+    """The first problem that pydantic found, in our words."""
+    problems = error.errors()
+    # An unknown key is the likeliest cause of a missing one: say that first.
+    problem = next((p for p in problems if p["type"] in ("extra_forbidden", "unexpected_keyword_argument")), problems[0])
+    location = [part for part in problem["loc"] if not _is_union_tag(part, problem["loc"], tree)]
+    key = ".".join(str(part) for part in location)
+    match problem["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            siblings = _known_keys(params_type, list(problem["loc"][:-1]))
+            return f"unknown parameter '{key}'{nearest(str(location[-1]), siblings)}"
+        case "missing" | "missing_argument" | "missing_keyword_only_argument":
+            return f"parameter '{key}' is missing"
+        case "value_error":
+            return f"'{key}': {problem['ctx']['error']}"
+        case "union_tag_not_found":
+            return f"parameter '{key}.kind' is missing"
+        case "union_tag_invalid":
+            return f"'{key}.kind' is {problem['ctx']['tag']!r}, expected one of {problem['ctx']['expected_tags']}"
+        case _:
+            value = problem["input"]
+            wish = problem["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+            return f"'{key}' is {value!r} ({type(value).__name__}), expected {wish}"
+
+
+def _is_union_tag(part: Any, location: tuple, tree: Any) -> bool:
+    """Whether `part` of pydantic's location is a union member's name rather than a key or index of the file."""
+    for step in location:
+        here = isinstance(tree, dict) and step in tree or isinstance(tree, list) and isinstance(step, int)
+        if step is part:
+            return not here and step is not location[-1]
+        if here:
+            tree = tree[step]
+    return False
+
+
+def _known_keys(params_type: Any, path: list) -> set[str]:
+    """Keys allowed at `path` below `params_type`: field names of the dataclass that stands there."""
+    if is_dataclass(params_type):
+        hints = get_type_hints(params_type, include_extras=True)
+        if not path:
+            return set(hints)
+        if path[0] in hints:
+            return _known_keys(hints[path[0]], path[1:])
+        return set()
+    found: set[str] = set()
+    for member in get_args(params_type):
+        if is_dataclass(member) or get_args(member):
+            # The tag of a discriminated union stands in the path too.
+            tagged = bool(path) and is_dataclass(member) and getattr(member, "kind", None) == path[0]
+            found |= _known_keys(member, path[1:] if tagged else path)
+    return found

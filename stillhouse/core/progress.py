@@ -1,0 +1,69 @@
+"""Progress with rate and remaining time: a bar in a terminal, one plain line every few seconds elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+PLAIN_INTERVAL_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+class Progress:
+    """Counts towards `total`; `update(n, loss="1.23")` moves on and shows the named figures."""
+
+    def __init__(self, total: int, description: str, unit: str = "it", enabled: bool = True):
+        self.total, self.description, self.unit, self.enabled = total, description, unit, enabled
+        self.done = 0
+        self.start = self.last_line = time.monotonic()
+        self.figures: dict[str, str] = {}
+        terminal = enabled and sys.stderr.isatty()
+        self.bar = tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True) if terminal else None
+
+    def update(self, count: int = 1, **figures: str) -> None:
+        self.done += count
+        if not self.enabled:
+            return
+        self.figures.update(figures)
+        if self.bar is not None:
+            if figures:
+                self.bar.set_postfix(self.figures, refresh=False)
+            self.bar.update(count)
+        elif (now := time.monotonic()) - self.last_line >= PLAIN_INTERVAL_SECONDS:
+            self.last_line = now
+            self.print_line(now)
+
+    def print_line(self, now: float) -> None:
+        elapsed = max(now - self.start, 1e-9)
+        rate = self.done / elapsed
+        left = tqdm.format_interval((self.total - self.done) / rate) if rate else "?"
+        figures = "".join(f", {name} {value}" for name, value in self.figures.items())
+        print(
+            f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:,.1f} {self.unit}/s, "
+            f"{tqdm.format_interval(elapsed)} gone, {left} left{figures}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        elif self.enabled and time.monotonic() - self.start >= PLAIN_INTERVAL_SECONDS:
+            self.print_line(time.monotonic())
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def progress(items: Iterable[T], total: int, description: str, unit: str = "it") -> Iterator[T]:
+    """Yield `items` and count them."""
+    with Progress(total, description, unit) as counter:
+        for item in items:
+            yield item
+            counter.update()

@@ -1,0 +1,118 @@
+"""From canonical tables to leak-free splits: normalise, drop duplicates, keep the same text on one side."""
+
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from stillhouse.core.errors import DataError
+from stillhouse.core.params import block
+from stillhouse.data.hashing import salt, text_keys, uniform
+
+
+@block
+class SplitParams:
+    validation_share: float
+    """Share of texts cut out for validation where the source has no validation split."""
+    test_share: float
+    """Share of texts cut out for the test where the source has no test split."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.validation_share < 0.5 and 0 < self.test_share < 0.5):
+            raise ValueError("validation_share and test_share must each lie between 0 and 0.5")
+
+
+@dataclass
+class SplitReport:
+    """What cleaning did, in rows."""
+
+    rows_in: int = 0
+    empty: int = 0
+    duplicates: int = 0
+    shared_between_published_splits: int = 0
+    shared_with_other_task: int = 0
+    conflicting_labels: int = 0
+
+
+def normalise(texts: pd.Series, lowercase: bool) -> pd.Series:
+    """Unicode NFC, runs of white space as one blank, optionally lower case."""
+    normal = pd.Series([" ".join(unicodedata.normalize("NFC", text).split()) for text in texts], index=texts.index, dtype=str)
+    return normal.str.lower() if lowercase else normal
+
+
+def folded(texts: pd.Series) -> pd.Series:
+    """The form in which two texts count as the same: case folded."""
+    return texts.map(str.casefold)
+
+
+def split_rows(table: pd.DataFrame, params: SplitParams, lowercase: bool) -> tuple[pd.DataFrame, SplitReport]:
+    """Rows with `text` normalised and `split` one of train, validation, test; the same text is never on two sides.
+
+    Published splits stay what they are, but for training rows whose text also stands in validation or test: those are
+    dropped. Missing splits are cut out of the training rows by a keyed hash of the text, so that new rows never move
+    an old one. Conflicting labels (one text, several classes) are counted and kept: they are what soft labels are for.
+    """
+    report = SplitReport(rows_in=len(table))
+    table = table.assign(text=normalise(table["text"], lowercase))
+    report.empty = int((table["text"] == "").sum())
+    table = table[table["text"] != ""]
+    table = table.assign(folded=folded(table["text"]))
+
+    chance = uniform(text_keys(table["folded"]), salt("split"))
+    split = table["split"].replace("", "train").to_numpy(dtype=object)
+    movable = split == "train"
+    cut = 0.0
+    for name, share in (("test", params.test_share), ("validation", params.validation_share)):
+        if not (split == name).any():
+            split[movable & (chance >= cut) & (chance < cut + share)] = name
+            cut += share
+    table = table.assign(split=split)
+
+    before = len(table)
+    order = {"test": 0, "validation": 1, "train": 2}
+    first_side = table["split"].map(order).groupby(table["folded"]).transform("min")
+    table = table[table["split"].map(order) == first_side]
+    report.shared_between_published_splits = before - len(table)
+
+    before = len(table)
+    table = table.drop_duplicates(["folded", "label"])
+    report.duplicates = before - len(table)
+    report.conflicting_labels = int((table.groupby("folded")["label"].transform("nunique") > 1).sum())
+    return table.reset_index(drop=True), report
+
+
+def drop_texts_of_other_task(source: pd.DataFrame, new: pd.DataFrame, report: SplitReport) -> pd.DataFrame:
+    """Source rows without the training rows whose text is held out in the new task: the student must not have met it."""
+    held_out = set(new.loc[new["split"] != "train", "folded"])
+    met = (source["split"] == "train") & source["folded"].isin(held_out)
+    report.shared_with_other_task = int(met.sum())
+    return source[~met].reset_index(drop=True)
+
+
+def label_names(table: pd.DataFrame, task: str) -> list[str]:
+    """Sorted classes of the training rows.
+
+    Raises DataError for a class that validation or test has and training lacks, and for fewer than two classes.
+    """
+    names = sorted(table.loc[table["split"] == "train", "label"].unique())
+    if len(names) < 2:
+        raise DataError(f"the {task} task has {len(names)} class(es) in its training rows; expected at least two")
+    for split in ("validation", "test"):
+        rows = table[table["split"] == split]
+        if rows.empty:
+            raise DataError(f"the {task} task has no {split} rows; give it a {split} file or more rows")
+        unseen = rows.loc[~rows["label"].isin(names)]
+        if not unseen.empty:
+            row = unseen.iloc[0]
+            raise DataError(
+                f"the {task} task's {split} split has class {row['label']!r} ({len(unseen)} rows, first id {row['id']}) "
+                "that no training row has; add training rows of it, or name the classes to keep in 'labels'"
+            )
+    return names
+
+
+def withhold_labels(table: pd.DataFrame, share: float) -> np.ndarray:
+    """bool (rows,): training rows whose true label is taken away, chosen by a keyed hash of the text."""
+    chance = uniform(text_keys(table["folded"]), salt("withheld"))
+    return (table["split"] == "train").to_numpy() & (chance < share)

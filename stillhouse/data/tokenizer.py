@@ -1,0 +1,122 @@
+"""Tokenizers: a byte-level BPE of our own, or one from a folder or the hub, both as `tokenizer.json`."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from stillhouse.core.artifacts import digest_folder, read_json, write_json
+from stillhouse.core.errors import ArtifactError, HubError
+from stillhouse.core.params import block
+
+PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt")
+
+
+@block
+class TokenizerParams:
+    pretrained: str | None = None
+    """A folder or hub id (`name@commit`) to take the tokenizer from; null trains a byte-level BPE on the training rows."""
+    vocab_size: int = 1024
+    """Of the byte-level BPE; 261 (256 bytes and 5 special tokens) means plain bytes."""
+    wrap: bool = False
+    """Whether the byte-level BPE puts [CLS] before and [SEP] behind each text."""
+
+    def __post_init__(self) -> None:
+        if self.pretrained is None and self.vocab_size < 261:
+            raise ValueError(f"vocab_size must be at least 261 (256 bytes and 5 special tokens), is {self.vocab_size}")
+
+
+@dataclass(frozen=True)
+class TokenizerFacts:
+    """What batches and models need to know of a tokenizer."""
+
+    vocab_size: int
+    pad_id: int
+    prefix: list[int]
+    """Special tokens before each text."""
+    suffix: list[int]
+    """Special tokens behind each text."""
+    digest: str
+
+
+def train_bpe(texts: list[str], params: TokenizerParams) -> Tokenizer:
+    """Byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909; bytes as in GPT-2): no text is unknown."""
+    tokenizer = Tokenizer(models.BPE(unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=params.vocab_size,
+        special_tokens=[PAD, UNK, CLS, SEP, MASK],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer, length=len(texts))
+    if params.wrap:
+        ids = [(token, tokenizer.token_to_id(token)) for token in (CLS, SEP)]
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{CLS} $A {SEP}", special_tokens=ids)
+    return tokenizer
+
+
+def save_trained(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the two files that `transformers.AutoTokenizer` reads, without importing transformers (2 s)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"pad_token": PAD, "unk_token": UNK, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
+    write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names},
+    )
+
+
+def fetch_pretrained(name: str, folder: Path) -> None:
+    """Copy a tokenizer from a local folder or the hub. Raises ArtifactError or HubError if it is not there."""
+    local = Path(name)
+    if local.is_dir():
+        if not (local / "tokenizer.json").is_file():
+            raise ArtifactError(f"{local} holds no tokenizer.json; expected a folder written by save_pretrained")
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in FILES:
+            if (local / file).is_file():
+                shutil.copyfile(local / file, folder / file)
+        return
+    from stillhouse.models.hub import snapshot
+
+    fetched = snapshot(name, allow_patterns=list(FILES))
+    if not (fetched / "tokenizer.json").is_file():
+        raise HubError(f"'{name}' has no tokenizer.json at that revision; name a model with a fast tokenizer")
+    fetch_pretrained(str(fetched), folder)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer in a folder. Raises ArtifactError if it is missing or damaged."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing; run 'dvc repro preprocess'")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust side raises plain Exception
+        raise ArtifactError(f"{path} is damaged ({error}); run 'dvc checkout --force'") from None
+
+
+def describe_tokenizer(folder: Path) -> TokenizerFacts:
+    """Facts read off the tokenizer itself: what it wraps around an empty text, its padding token, its digest."""
+    tokenizer = load_tokenizer(folder)
+    config_path = folder / "tokenizer_config.json"
+    config = read_json(config_path) if config_path.is_file() else {}
+    pad = config.get("pad_token") or config.get("eos_token") or PAD
+    pad = pad["content"] if isinstance(pad, dict) else pad
+    pad_id = tokenizer.token_to_id(pad)
+    if pad_id is None:
+        raise ArtifactError(f"{folder} names no padding token that its vocabulary has; set 'pad_token' in tokenizer_config.json")
+    marked = tokenizer.encode("a").ids
+    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    start = next(i for i in range(len(marked)) if marked[i : i + len(bare)] == bare)
+    return TokenizerFacts(
+        vocab_size=tokenizer.get_vocab_size(),
+        pad_id=pad_id,
+        prefix=marked[:start],
+        suffix=marked[start + len(bare) :],
+        digest=digest_folder(folder),
+    )

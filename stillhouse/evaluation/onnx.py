@@ -1,0 +1,67 @@
+"""A classifier as ONNX, and its answers through onnxruntime."""
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+
+from stillhouse.data.batches import Collator, evaluation_parts
+from stillhouse.data.tokenizer import TokenizerFacts
+from stillhouse.data.tokens import TokenTable
+from stillhouse.training.predict import EVALUATION_ROWS, WHOLE_ROWS
+
+
+class LogitsOnly(nn.Module):
+    """`input_ids`, `attention_mask` to logits as a plain tensor."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+
+def export_onnx(model: nn.Module, path: Path, opset: int) -> None:
+    """Write `path` with dynamic batch and length, inputs `input_ids` and `attention_mask`, output `logits`."""
+    ids = torch.ones((2, 7), dtype=torch.int64)
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    # The exporter reports its steps on stdout and warns of its own internals.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            LogitsOnly(model.eval()),
+            (ids, torch.ones_like(ids)),
+            path,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            dynamic_shapes={"input_ids": {0: batch, 1: length}, "attention_mask": {0: batch, 1: length}},
+            opset_version=opset,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def run_onnx(path: Path, table: TokenTable, facts: TokenizerFacts, threads: int) -> np.ndarray:
+    """Logits, float32 (N, C), of the whole rows of `table`."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    collate = Collator(table, facts, WHOLE_ROWS, seed=0)
+    result: np.ndarray | None = None
+    for part in evaluation_parts(table, EVALUATION_ROWS):
+        batch = collate(part, np.full(len(part), -1))
+        feed = {"input_ids": batch.input_ids.numpy(), "attention_mask": batch.attention_mask.numpy()}
+        logits = np.asarray(session.run(["logits"], feed)[0])
+        result = np.empty((len(table), logits.shape[1]), dtype=np.float32) if result is None else result
+        result[part] = logits
+    assert result is not None
+    return result

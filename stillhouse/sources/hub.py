@@ -1,0 +1,84 @@
+"""A data set of the Hugging Face hub with a pinned revision, or a local folder in the same layout.
+
+`datasets` is imported on use: it costs most of a second, and the other sources do not need it.
+"""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from stillhouse.core.errors import DataError, HubError, ParamsError, nearest
+from stillhouse.core.params import block
+from stillhouse.sources.tables import SPLITS, canonical, cap_rows, keep_labels
+
+
+@block
+class HubSource:
+    """`dataset` is a hub id (then `revision` is a commit) or a folder below data/raw (then it is null)."""
+
+    kind: Literal["hub"]
+    dataset: str
+    revision: str | None = None
+    """Full commit hash: a branch or tag would let the data change under the same name."""
+    config: str | None = None
+    train: str = "train"
+    """Name of the data set's split to train on; likewise the two below."""
+    validation: str | None = "validation"
+    test: str | None = "test"
+    text: str = "text"
+    label: str = "label"
+    licence: str = "not stated"
+    labels: list[str] | None = None
+    max_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.is_local and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError(f"a hub data set needs a pinned 'revision' (40 hex digits of a commit), is {self.revision!r}")
+
+    @property
+    def is_local(self) -> bool:
+        return self.dataset.startswith("data/raw/")
+
+
+def read_hub(source: HubSource) -> tuple[pd.DataFrame, dict]:
+    """Canonical table and origin. Raises HubError if the hub or the revision does not answer."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    if source.is_local and not Path(source.dataset).is_dir():
+        raise DataError(f"{source.dataset} is not a folder; put the data set's files there and run 'dvc add {source.dataset}'")
+    try:
+        found = datasets.load_dataset(source.dataset, source.config, revision=source.revision)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise HubError(
+            f"the data set '{source.dataset}' at revision {source.revision} could not be loaded ({type(error).__name__}: {reason}); "
+            "check the name, the revision and the network, or put its files below data/raw"
+        ) from None
+    tables = []
+    for split in SPLITS:
+        name = getattr(source, split)
+        if name is None:
+            continue
+        if name not in found:
+            raise DataError(f"{source.dataset} has no split '{name}' (parameter '{split}'){nearest(name, found)}")
+        tables.append(as_table(found[name], source).assign(split=split))
+    table = canonical(pd.concat(tables, ignore_index=True), source.dataset)
+    origin = {"kind": "hub", "dataset": source.dataset, "revision": source.revision, "licence": source.licence}
+    return cap_rows(keep_labels(table, source.labels, source.dataset), source.max_rows), origin
+
+
+def as_table(dataset, source: HubSource) -> pd.DataFrame:
+    """Columns `text` and `label` (class names where the data set knows them)."""
+    for role, column in (("text", source.text), ("label", source.label)):
+        if column not in dataset.column_names:
+            raise ParamsError(
+                f"{source.dataset} has no column '{column}' (parameter '{role}'){nearest(column, dataset.column_names)}"
+            )
+    labels = pd.Series(dataset[source.label])
+    names = getattr(dataset.features[source.label], "names", None)
+    if names:
+        labels = labels.map(lambda index: names[index])
+    return pd.DataFrame({"text": dataset[source.text], "label": labels})

@@ -1,0 +1,69 @@
+"""The embedded text sample: the translated messages in Django's wheel (BSD licence), read by path, never imported.
+
+Task `languages`: which language is this text. Task `varieties`: which regional variety (es, es_AR, es_MX ...), from the
+languages that have more than one.
+"""
+
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import Literal
+
+import pandas as pd
+import polib
+
+from stillhouse.core.errors import DataError
+from stillhouse.core.params import block
+from stillhouse.sources.tables import canonical, cap_rows, keep_labels
+
+# Locales whose codes differ though readers of one read the other: they count as varieties of one language.
+TOGETHER = {"nb": "no", "nn": "no", "dsb": "wen", "hsb": "wen"}
+MIN_ROWS_OF_A_VARIETY = 200
+
+
+@block
+class SampleSource:
+    """The sample that needs no network and no account."""
+
+    kind: Literal["sample"]
+    task: Literal["languages", "varieties"]
+    labels: list[str] | None = None
+    """Only these classes; null means all."""
+    max_rows: int | None = None
+    """At most this many rows; null means all."""
+
+
+def read_messages() -> pd.DataFrame:
+    """All translated messages: columns `locale`, `text`; a text once per locale."""
+    try:
+        django = distribution("Django")
+    except PackageNotFoundError:
+        raise DataError("the sample lies in the package Django, which is not installed; run 'make venv'") from None
+    catalogs = sorted(str(f) for f in django.files or [] if f.suffix == ".mo" and "/locale/" in str(f))
+    rows = []
+    for catalog in catalogs:
+        locale = catalog.split("/locale/")[1].split("/")[0]
+        for entry in polib.mofile(str(django.locate_file(catalog))):
+            for text in entry.msgstr_plural.values() or [entry.msgstr]:
+                # An untranslated message says nothing about the language, except in English itself.
+                if text != entry.msgid or locale.startswith("en"):
+                    rows.append((locale, text))
+    table = pd.DataFrame(rows, columns=["locale", "text"])
+    table = table[table["text"].str.strip() != ""]
+    return table.drop_duplicates().sort_values(["locale", "text"], ignore_index=True)
+
+
+def read_sample(source: SampleSource) -> tuple[pd.DataFrame, dict]:
+    """Canonical table and origin of one of the two tasks."""
+    messages = read_messages()
+    if source.task == "languages":
+        messages = messages.assign(label=messages["locale"].str.split("_").str[0])
+        messages = messages.drop_duplicates(["label", "text"])
+    else:
+        family = messages["locale"].str.split("_").str[0].replace(TOGETHER)
+        size = messages.groupby("locale")["text"].transform("size")
+        messages = messages.assign(label=messages["locale"], family=family)[size >= MIN_ROWS_OF_A_VARIETY]
+        messages = messages[messages.groupby("family")["locale"].transform("nunique") > 1]
+    where = f"the sample's task '{source.task}'"
+    table = keep_labels(canonical(messages.assign(split=""), where), source.labels, where)
+    table = cap_rows(table, source.max_rows)
+    release = distribution("Django").version
+    return table, {"kind": "sample", "task": source.task, "package": f"Django {release}", "licence": "BSD-3-Clause"}

@@ -1,0 +1,96 @@
+"""The canonical table that every source ends in: columns `id`, `text`, `label`, `split`.
+
+`id` is a stable 16-digit hexadecimal key of the row's text and label (and how often the pair came before), so that the
+same row keeps its id when others are added. `split` is `train`, `validation`, `test`, or empty where preprocess is to
+choose.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from stillhouse.core.artifacts import digest_bytes
+from stillhouse.core.errors import DataError
+
+COLUMNS = ["id", "text", "label", "split"]
+SPLITS = ("train", "validation", "test")
+
+
+def row_ids(texts: pd.Series, labels: pd.Series) -> list[str]:
+    """Stable ids: BLAKE2b of text, label and the pair's running number, 64 bits in hexadecimal."""
+    repeats = pd.DataFrame({"text": texts, "label": labels}).groupby(["text", "label"], sort=False).cumcount()
+    return [
+        hashlib.blake2b(f"{text}\0{label}\0{repeat}".encode(), digest_size=8).hexdigest()
+        for text, label, repeat in zip(texts, labels, repeats, strict=True)
+    ]
+
+
+def canonical(table: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Columns `text`, `label`, `split` completed with `id`, checked.
+
+    Raises DataError naming `where` and the first bad row: no rows, a missing or empty text, a missing label.
+    """
+    if table.empty:
+        raise DataError(f"{where} has no rows; expected at least one")
+    for column in ("text", "label"):
+        missing = table[column].isna() | (table[column].astype("string").str.strip() == "").fillna(True)
+        if missing.any():
+            row = int(missing.to_numpy().argmax())
+            raise DataError(
+                f"{where}, row {row + 1}: the {column} is missing (NaN or blank; {int(missing.sum())} such rows); "
+                "fill or delete them"
+            )
+    table = table.assign(text=table["text"].astype(str), label=table["label"].astype(str).str.strip())
+    if table["label"].nunique() < 2:
+        raise DataError(f"{where} has one class only ({table['label'].iloc[0]!r}); expected at least two")
+    table = table.assign(id=row_ids(table["text"], table["label"]))
+    return table[COLUMNS].reset_index(drop=True)
+
+
+def cap_rows(table: pd.DataFrame, max_rows: int | None) -> pd.DataFrame:
+    """At most `max_rows` rows of each split, those with the smallest id: a sample that does not depend on row order."""
+    if max_rows is None:
+        return table
+    rank = table.groupby("split", sort=False)["id"].rank(method="first")
+    return table[rank <= max_rows].reset_index(drop=True)
+
+
+def keep_labels(table: pd.DataFrame, labels: list[str] | None, where: str) -> pd.DataFrame:
+    """Only rows whose label is in `labels`. Raises DataError if one of them never occurs."""
+    if labels is None:
+        return table
+    absent = set(labels) - set(table["label"])
+    if absent:
+        raise DataError(f"{where} has no rows of class {sorted(absent)[0]!r}, which 'labels' asks for")
+    return table[table["label"].isin(labels)].reset_index(drop=True)
+
+
+def describe(table: pd.DataFrame, origin: dict[str, Any]) -> dict[str, Any]:
+    """The manifest entry of a table: rows, classes, balance (largest class over smallest), digest, origin."""
+    counts = table["label"].value_counts()
+    return {
+        "rows": len(table),
+        "splits": {name or "unsplit": int(n) for name, n in table["split"].value_counts().items()},
+        "classes": len(counts),
+        "balance": round(float(counts.max() / counts.min()), 3),
+        "largest_class": str(counts.index[0]),
+        "smallest_class": str(counts.index[-1]),
+        "digest": digest_bytes("\n".join(f"{i} {s}" for i, s in zip(table["id"], table["split"], strict=True)).encode()),
+        "origin": origin,
+    }
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    table.to_parquet(path, index=False, compression="zstd")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A canonical table. Raises DataError if it is missing or damaged."""
+    try:
+        return pd.read_parquet(path)[COLUMNS]
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; run 'dvc repro ingest'") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} cannot be read ({error}); run 'dvc repro --force ingest'") from None

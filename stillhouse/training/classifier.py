@@ -1,0 +1,106 @@
+"""What the four trainings of a classifier share: read a task, train, save model, learning curve and metrics."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedModel
+
+from stillhouse.core.artifacts import MANIFEST, read_json, write_json
+from stillhouse.data.tokenizer import TokenizerFacts
+from stillhouse.data.tokens import TokenTable, read_tokens
+from stillhouse.data.views import ViewParams
+from stillhouse.evaluation.scores import score
+from stillhouse.losses.classification import CrossEntropy, Loss
+from stillhouse.models.build import count_parameters, save_model
+from stillhouse.training.config import TrainingParams
+from stillhouse.training.distributed import Ranks
+from stillhouse.training.loop import History, Job, train
+
+
+@dataclass(frozen=True)
+class Task:
+    """A tokenised classification task, as `preprocess` wrote it."""
+
+    train: TokenTable
+    validation: TokenTable
+    labels: list[str]
+    facts: TokenizerFacts
+    digest: str
+    """SHA-256 of the training rows."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "Task":
+        manifest = read_json(folder / MANIFEST)
+        return cls(
+            train=read_tokens(folder / "train.arrow"),
+            validation=read_tokens(folder / "validation.arrow"),
+            labels=read_json(folder / "labels.json"),
+            facts=TokenizerFacts(**manifest["tokenizer"]),
+            digest=manifest["splits"]["train"],
+        )
+
+    def labelled(self) -> TokenTable:
+        """The training rows whose true label is known."""
+        return self.train.select(np.flatnonzero(self.train.labels >= 0)) if (self.train.labels < 0).any() else self.train
+
+
+def fit(
+    model: PreTrainedModel,
+    task: Task,
+    params: TrainingParams,
+    views: ViewParams,
+    num_views: int | None,
+    seed: int,
+    ranks: Ranks,
+    description: str,
+    rows: TokenTable | None = None,
+    loss: Loss | None = None,
+) -> History:
+    """Train on `rows` (default: the labelled ones) with `loss` (default: cross-entropy with the true labels)."""
+    rows = task.labelled() if rows is None else rows
+    return train(
+        model,
+        Job(
+            description=description,
+            train=rows,
+            validation=task.validation,
+            facts=task.facts,
+            loss=loss or CrossEntropy(rows.labels, params.label_smoothing),
+            params=params,
+            views=views,
+            num_views=num_views,
+            seed=seed,
+            score=score,
+        ),
+        ranks,
+    )
+
+
+def save_training(model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str]) -> None:
+    """Write `model/`, `manifest.json` with digests of inputs and weights, `learning_curve.csv` and `metrics.json`."""
+    weights = save_model(model, out / "model")
+    write_json(out / MANIFEST, {"inputs": inputs, "weights": weights})
+    write_learning_curve(history, out / "learning_curve.csv")
+    write_json(out / "metrics.json", training_metrics(model, history))
+
+
+def training_metrics(model: PreTrainedModel, history: History) -> dict[str, float]:
+    """Figures of a training that do not depend on the clock."""
+    best = next(p for p in history.points if p["split"] == "validation" and p["step"] == history.best_step)
+    return {
+        "validation_loss": round(best["loss"], 6),
+        "validation_accuracy": round(best["accuracy"], 6),
+        "validation_macro_f1": round(best["macro_f1"], 6),
+        "best_step": history.best_step,
+        "steps": history.steps,
+        "parameters": count_parameters(model),
+        "padding_share": round(history.padding_share, 4),
+    }
+
+
+def write_learning_curve(history: History, path: Path) -> None:
+    """Columns step, split, loss, accuracy, macro_f1, learning_rate; a plot of DVC and of the report."""
+    columns = ["step", "split", "loss", "accuracy", "macro_f1", "learning_rate"]
+    pd.DataFrame(history.points, columns=columns).to_csv(path, index=False, float_format="%.6g")

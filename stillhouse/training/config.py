@@ -1,0 +1,128 @@
+"""Parameters of a training; torch-free, so that they can be checked in milliseconds."""
+
+from typing import Literal
+
+from stillhouse.core.params import block
+from stillhouse.models.config import ModelParams
+
+OptimizerName = Literal[
+    "sgd", "gd", "adam", "adamw", "adagrad", "nadam", "radam", "adamax", "adadelta", "rmsprop", "adafactor"
+]
+
+
+@block
+class OptimizerParams:
+    name: OptimizerName
+    """`gd` is full-batch gradient descent: plain steps along the gradient of the whole training set."""
+    learning_rate: float
+    weight_decay: float = 0.0
+    """Not on biases, norms and embeddings."""
+    momentum: float = 0.0
+    """Of sgd and rmsprop."""
+    nesterov: bool = False
+    """Of sgd."""
+    beta1: float = 0.9
+    """Of the Adam family."""
+    beta2: float = 0.999
+    embedding_scale: float = 1.0
+    """Embedding tables learn at this multiple of the learning rate: each row is met rarely."""
+    layer_decay: float = 1.0
+    """Each layer below the head learns at this multiple of the one above (layer-wise rates)."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be above 0, is {self.learning_rate}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must be at least 0, is {self.weight_decay}")
+        if self.momentum and self.name not in ("sgd", "rmsprop"):
+            raise ValueError(f"momentum goes with sgd and rmsprop, not with {self.name}")
+        if self.nesterov and (self.name != "sgd" or not self.momentum):
+            raise ValueError("nesterov goes with sgd and a momentum above 0")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"beta1 and beta2 must lie in [0, 1), are {self.beta1} and {self.beta2}")
+        if self.embedding_scale <= 0 or not 0 < self.layer_decay <= 1:
+            raise ValueError("embedding_scale must be above 0 and layer_decay in (0, 1]")
+
+
+@block
+class ScheduleParams:
+    name: Literal["constant", "linear", "cosine", "exponential", "step", "plateau"]
+    warmup_steps: int = 0
+    """The rate rises linearly over these steps, whatever the schedule."""
+    final_share: float = 0.0
+    """linear and cosine end at this share of the learning rate."""
+    decay: float = 0.5
+    """exponential: factor over `every` steps, smoothly; step: factor each `every` steps; plateau: factor at each plateau."""
+    every: int = 1000
+    """Steps, for exponential and step."""
+    patience: int = 3
+    """plateau: evaluations without improvement before the rate falls."""
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0 or self.every < 1 or self.patience < 1:
+            raise ValueError("warmup_steps must be at least 0, every and patience at least 1")
+        if not 0 < self.decay <= 1 or not 0 <= self.final_share <= 1:
+            raise ValueError("decay must lie in (0, 1] and final_share in [0, 1]")
+
+
+@block
+class EarlyStopping:
+    patience: int
+    """Evaluations without improvement of the training's `metric` before it ends."""
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise ValueError(f"patience must be at least 1, is {self.patience}")
+
+
+@block
+class TrainingParams:
+    steps: int
+    """Optimiser steps."""
+    batch_size: int | Literal["full"]
+    """Rows per step over all ranks and micro-batches; "full" is the whole training set."""
+    optimizer: OptimizerParams
+    schedule: ScheduleParams
+    micro_batch_size: int | None = None
+    """Rows a rank runs at once; gradients are accumulated. null: its whole share."""
+    clip_norm: float | None = None
+    """Gradients are scaled down to this global norm (Pascanu et al. 2013, arXiv:1211.5063)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 autocasts the forward pass; weights and optimiser stay fp32."""
+    label_smoothing: float = 0.0
+    """Of the cross-entropy (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)."""
+    bucket_batches: int = 16
+    """Batches over which rows are sorted by length."""
+    evaluate_every: int = 100
+    """Steps between evaluations on the validation split."""
+    log_every: int = 10
+    """Steps between points of the learning curve."""
+    metric: Literal["loss", "accuracy", "macro_f1"] = "loss"
+    """Of the validation split: chooses the weights that are kept, stops early, lowers the rate on a plateau."""
+    early_stopping: EarlyStopping | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "bucket_batches", "evaluate_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, is {getattr(self, name)}")
+        if self.batch_size != "full" and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, is {self.batch_size}")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ValueError(f"micro_batch_size must be at least 1, is {self.micro_batch_size}")
+        if (self.optimizer.name == "gd") != (self.batch_size == "full"):
+            raise ValueError(
+                f"full-batch gradient descent is optimizer 'gd' with batch_size 'full'; given '{self.optimizer.name}' "
+                f"and {self.batch_size!r}"
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), is {self.label_smoothing}")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"clip_norm must be above 0, is {self.clip_norm}")
+
+
+@block
+class StudentParams:
+    """The small model: shared by the student, its baseline without a teacher, and fine-tuning from scratch."""
+
+    model: ModelParams
+    training: TrainingParams

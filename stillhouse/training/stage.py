@@ -1,0 +1,56 @@
+"""What a stage of several ranks does around its own work; the counterpart of `stillhouse.core.stage` under torchrun.
+
+    def main() -> None:
+        run_ranked_stage("train_teacher", Params, run)
+
+`run(params, out, ranks)` runs on every rank; `out` is one scratch folder for all, published by rank 0 at the end. Errors
+go into torchelastic's error file, from which `tasks.launch` makes one line.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from stillhouse.core.artifacts import DATA, TIMING, published, write_json
+from stillhouse.core.environment import check_environment
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.params import load
+from stillhouse.core.stage import report_error
+from stillhouse.training.distributed import Ranks, join
+
+
+def run_ranked_stage(stage: str, params_type: type, run: Callable[[Any, Path, Ranks], dict | None]) -> None:
+    """Run a stage on this rank. Exits with code 1 on a user's error."""
+
+    def body() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        check_environment()
+        params = load(params_type)
+        start = time.monotonic()
+        with join(params.threads) as ranks:
+            folder = DATA / stage
+            with published(folder) if ranks.is_main else nullcontext(folder.with_name(f".{stage}.partial")) as out:
+                ranks.barrier()
+                figures = run(params, out, ranks) or {}
+                ranks.barrier()
+                if ranks.is_main:
+                    write_json(out / TIMING, {"seconds": round(time.monotonic() - start, 3), **figures})
+
+    try:
+        record(body)()
+    except StillhouseError as error:
+        if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+            report_error(stage, str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,145 @@
+"""Stage `preprocess`: clean, split without leaks, train or fetch the tokenizer, tokenise.
+
+In: `data/ingest`. Out: `tokenizer/`, and for the source and the new task a folder with `train.arrow`,
+`validation.arrow`, `test.arrow`, `labels.json`, `class_counts.csv` and `manifest.json`; `statistics.json` (metrics).
+Byte-level BPE: Sennrich et al. 2016, arXiv:1508.07909.
+
+    python -m tasks.preprocess
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tokenizers import Tokenizer
+
+from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, write_json
+from stillhouse.core.params import block
+from stillhouse.core.stage import run_stage
+from stillhouse.data.text import (
+    SplitParams,
+    SplitReport,
+    drop_texts_of_other_task,
+    label_names,
+    split_rows,
+    withhold_labels,
+)
+from stillhouse.data.tokenizer import (
+    TokenizerFacts,
+    TokenizerParams,
+    describe_tokenizer,
+    fetch_pretrained,
+    load_tokenizer,
+    save_trained,
+    train_bpe,
+)
+from stillhouse.data.tokens import WITHHELD, write_tokens
+from stillhouse.sources.tables import SPLITS, read_table
+
+
+@block
+class Preprocess:
+    lowercase: bool
+    split: SplitParams
+    tokenizer: TokenizerParams
+    max_tokens: int
+    """Longer rows are cut; the share of them is reported."""
+    withheld_labels: float
+    """Share of the source task's training rows that lose their true label: only the teacher's label remains."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, is {self.max_tokens}")
+        if not 0 <= self.withheld_labels < 1:
+            raise ValueError(f"withheld_labels must lie in [0, 1), is {self.withheld_labels}")
+
+
+@block
+class Params:
+    preprocess: Preprocess
+
+
+def run(params: Params, out: Path) -> None:
+    settings = params.preprocess
+    new, new_report = split_rows(read_table(DATA / "ingest" / "new.parquet"), settings.split, settings.lowercase)
+    source, source_report = split_rows(read_table(DATA / "ingest" / "source.parquet"), settings.split, settings.lowercase)
+    source = drop_texts_of_other_task(source, new, source_report)
+    names = {"source": label_names(source, "source"), "new": label_names(new, "new")}
+
+    folder = out / "tokenizer"
+    if settings.tokenizer.pretrained is None:
+        save_trained(train_bpe(source.loc[source["split"] == "train", "text"].tolist(), settings.tokenizer), folder)
+    else:
+        fetch_pretrained(settings.tokenizer.pretrained, folder)
+    tokenizer, facts = load_tokenizer(folder), describe_tokenizer(folder)
+    # Cutting is ours: a limit in the tokenizer's own file would do it silently.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+    withheld = withhold_labels(source, settings.withheld_labels)
+    statistics = {}
+    for task, table, report, hidden in (
+        ("source", source, source_report, withheld),
+        ("new", new, new_report, np.zeros(len(new), dtype=bool)),
+    ):
+        statistics[task] = write_task(out / task, table, names[task], hidden, tokenizer, facts, settings.max_tokens, report)
+    write_json(out / "statistics.json", statistics)
+
+
+def write_task(
+    folder: Path,
+    table: pd.DataFrame,
+    names: list[str],
+    hidden: np.ndarray,
+    tokenizer: Tokenizer,
+    facts: TokenizerFacts,
+    max_tokens: int,
+    report: SplitReport,
+) -> dict:
+    """Tokenise and write one task; returns its statistics."""
+    folder.mkdir()
+    room = max_tokens - len(facts.prefix) - len(facts.suffix)
+    index = {name: number for number, name in enumerate(names)}
+    labels = np.where(hidden, WITHHELD, table["label"].map(index)).astype(np.int32)
+    encodings = tokenizer.encode_batch(table["text"].tolist(), add_special_tokens=False)
+    rows = [encoding.ids[:room] for encoding in encodings]
+    lengths = np.array([len(encoding.ids) for encoding in encodings])
+    digests, counts = {}, {}
+    for split in SPLITS:
+        chosen = np.flatnonzero((table["split"] == split).to_numpy())
+        path = folder / f"{split}.arrow"
+        part = table.iloc[chosen]
+        write_tokens(path, part["id"].tolist(), part["text"].tolist(), [rows[i] for i in chosen], labels[chosen], facts.vocab_size)
+        digests[split] = digest_file(path)
+        counts[split] = part["label"].value_counts().reindex(names, fill_value=0)
+    pd.DataFrame(counts).rename_axis("label").to_csv(folder / "class_counts.csv")
+    write_json(folder / "labels.json", names)
+    write_json(
+        folder / MANIFEST,
+        {"splits": digests, "tokenizer": asdict(facts), "max_tokens": max_tokens, "classes": len(names)},
+    )
+    statistics = {
+        **asdict(report),
+        **{f"{split}_rows": int(sum(counts[split])) for split in SPLITS},
+        "classes": len(names),
+        "balance": round(float(counts["train"].max() / counts["train"].min()), 2),
+        "withheld_labels": int(hidden.sum()),
+        "truncated_share": round(float((lengths > room).mean()), 5),
+        "mean_tokens": round(float(lengths.mean()), 2),
+    }
+    print(
+        f"{folder.name}: {statistics['train_rows']:,} / {statistics['validation_rows']:,} / {statistics['test_rows']:,} rows, "
+        f"{len(names)} classes; dropped {report.duplicates:,} duplicates, {report.shared_between_published_splits:,} shared "
+        f"between splits; {report.conflicting_labels:,} rows with conflicting labels; "
+        f"{statistics['truncated_share']:.1%} truncated"
+    )
+    return statistics
+
+
+def main() -> None:
+    run_stage("preprocess", Params, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Stage `train_teacher`: the large model, on the source task.
+
+In: `data/preprocess/source`, `data/preprocess/tokenizer`. Out: `model/` (safetensors and config, loads with
+transformers), `learning_curve.csv`, `metrics.json`, `manifest.json`.
+Learns from random sub-spans of the texts, a new one every epoch, because those are what it labels later.
+
+    python -m tasks.launch train_teacher        # under torchrun
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stillhouse.core.artifacts import DATA
+from stillhouse.core.params import block
+from stillhouse.data.views import ViewParams
+from stillhouse.models.config import ModelParams
+from stillhouse.training.config import TrainingParams
+
+if TYPE_CHECKING:
+    from stillhouse.training.distributed import Ranks
+
+
+@block
+class TrainTeacher:
+    model: ModelParams
+    training: TrainingParams
+
+
+@block
+class Params:
+    seed: int
+    threads: int
+    views: ViewParams
+    train_teacher: TrainTeacher
+
+
+def run(params: Params, out: Path, ranks: "Ranks") -> dict:
+    from stillhouse.models.build import build_model
+    from stillhouse.training.classifier import Task, fit, save_training
+
+    settings = params.train_teacher
+    task = Task.read(DATA / "preprocess" / "source")
+    model = build_model(settings.model, task.facts.vocab_size, task.facts.pad_id, task.labels, params.seed)
+    history = fit(model, task, settings.training, params.views, None, params.seed, ranks, "teacher")
+    if ranks.is_main:
+        save_training(model, history, out, {"data": task.digest, "tokenizer": task.facts.digest})
+    return history.timing()
+
+
+def main() -> None:
+    from stillhouse.training.stage import run_ranked_stage
+
+    run_ranked_stage("train_teacher", Params, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Checks every block of `params.yaml` against every stage, without running or importing anything heavy.
 
-    python -m tasks.check [FILE]
+python -m tasks.check [FILE]
 """
 
 import importlib

@@ -10,7 +10,7 @@ bootstrap intervals, sizes, agreement with the teacher, share of the gap closed)
 
 from pathlib import Path
 
-from stillhouse.core.artifacts import DATA, write_json
+from stillhouse.core.artifacts import DATA, read_json, write_json
 from stillhouse.core.params import block
 from stillhouse.core.stage import run_stage
 
@@ -90,7 +90,7 @@ def run(params: Params, out: Path) -> dict:
                 print(f"{task_name} {name}: accuracy {scores[name]['accuracy']:.4f}", flush=True)
             predicted = {name: values.argmax(1) for name, values in logits.items()}
             if settings.linear_baseline:
-                predicted["linear"], weights = linear(task, test)
+                predicted["linear"], weights = linear(task_name, task, test)
                 scores["linear"] = linear_scores(predicted["linear"], test.labels, weights, len(task.labels))
                 print(f"{task_name} linear: accuracy {scores['linear']['accuracy']:.4f}", flush=True)
             resampled = {name: bootstrap.accuracy(values) for name, values in predicted.items()}
@@ -119,9 +119,9 @@ def write_tables(out, settings, task, test, logits, predicted, tables, calibrati
     import pandas as pd
 
     names = task.labels
-    pd.DataFrame(
-        {"actual": [names[i] for i in test.labels], "predicted": [names[i] for i in predicted["student"]]}
-    ).to_csv(out / "confusion.csv", index=False)
+    pd.DataFrame({"actual": [names[i] for i in test.labels], "predicted": [names[i] for i in predicted["student"]]}).to_csv(
+        out / "confusion.csv", index=False
+    )
     tables.most_confused(predicted["student"], test.labels, names).to_csv(out / "most_confused.csv", index=False)
     tables.per_class_table(predicted, test.labels, names).to_csv(out / "per_class.csv", index=False, float_format="%.4f")
     tables.examples(test, logits, names, settings.examples).to_csv(out / "examples.csv", index=False)
@@ -133,10 +133,16 @@ def write_tables(out, settings, task, test, logits, predicted, tables, calibrati
     pd.DataFrame(curve).to_csv(out / "calibration.csv", index=False, float_format="%.5f")
 
 
-def linear(task, test):
+def linear(task_name: str, task, test):
+    """The linear model, from the very rows that the others learned from."""
+    import numpy as np
+
     from stillhouse.evaluation.linear import linear_predictions
 
     rows = task.labelled()
+    if task_name == "new":
+        chosen = set(read_json(DATA / "finetune" / "rows.json"))
+        rows = rows.select(np.flatnonzero([row_id in chosen for row_id in rows.ids.to_pylist()]))
     return linear_predictions(rows.texts.to_pylist(), rows.labels, test.texts.to_pylist())
 
 

@@ -2,7 +2,8 @@
 
 In: `data/train_student`, `data/train_teacher`, `data/preprocess/new`. Out: a folder each for `student` (the distilled one
 with a new head), `scratch` (the same model from random weights) and `teacher` (the upper bound), each as `train_teacher`
-writes it. Layer-wise rates: Howard & Ruder 2018, arXiv:1801.06146, sec. 3.2.
+writes it, and `rows.json`, the ids of the rows they learned from.
+Layer-wise rates: Howard & Ruder 2018, arXiv:1801.06146, sec. 3.2.
 
     python -m tasks.launch finetune
 """
@@ -10,7 +11,7 @@ writes it. Layer-wise rates: Howard & Ruder 2018, arXiv:1801.06146, sec. 3.2.
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from stillhouse.core.artifacts import DATA, MANIFEST, read_json
+from stillhouse.core.artifacts import DATA, MANIFEST, read_json, write_json
 from stillhouse.core.params import block
 from stillhouse.data.views import ViewParams
 from stillhouse.training.config import StudentParams, TrainingParams
@@ -54,6 +55,9 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     settings = params.finetune
     task = Task.read(DATA / "preprocess" / "new")
     rows = few_examples(task.labelled(), settings.examples_per_class, params.seed)
+    if ranks.is_main:
+        # Whoever compares against these models has to learn from the same rows.
+        write_json(out / "rows.json", rows.ids.to_pylist())
     timing = {}
     for name, origin in (("student", "train_student"), ("scratch", None), ("teacher", "train_teacher")):
         inputs = {"data": task.digest, "tokenizer": task.facts.digest}
@@ -64,9 +68,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
             inputs["start"] = read_json(DATA / origin / MANIFEST)["weights"]
             if settings.mode == "frozen":
                 freeze_body(model)
-        history = fit(
-            model, task, settings.training, params.views, None, params.seed, ranks, f"fine-tune {name}", rows=rows
-        )
+        history = fit(model, task, settings.training, params.views, None, params.seed, ranks, f"fine-tune {name}", rows=rows)
         if ranks.is_main:
             (out / name).mkdir()
             save_training(model, history, out / name, inputs)

@@ -110,7 +110,9 @@ def write_task(
         chosen = np.flatnonzero((table["split"] == split).to_numpy())
         path = folder / f"{split}.arrow"
         part = table.iloc[chosen]
-        write_tokens(path, part["id"].tolist(), part["text"].tolist(), [rows[i] for i in chosen], labels[chosen], facts.vocab_size)
+        write_tokens(
+            path, part["id"].tolist(), part["text"].tolist(), [rows[i] for i in chosen], labels[chosen], facts.vocab_size
+        )
         digests[split] = digest_file(path)
         counts[split] = part["label"].value_counts().reindex(names, fill_value=0)
     pd.DataFrame(counts).rename_axis("label").to_csv(folder / "class_counts.csv")

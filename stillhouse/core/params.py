@@ -112,7 +112,7 @@ def _explain(error: ValidationError, params_type: type, tree: dict[str, Any]) ->
 def _is_union_tag(part: Any, location: tuple, tree: Any) -> bool:
     """Whether `part` of pydantic's location is a union member's name rather than a key or index of the file."""
     for step in location:
-        here = isinstance(tree, dict) and step in tree or isinstance(tree, list) and isinstance(step, int)
+        here = (isinstance(tree, dict) and step in tree) or (isinstance(tree, list) and isinstance(step, int))
         if step is part:
             return not here and step is not location[-1]
         if here:

@@ -52,9 +52,7 @@ def nearest_classes(labels: SoftLabels, train: TokenTable, names: list[str], mos
     return pd.DataFrame(table)
 
 
-def examples(
-    test: TokenTable, logits: dict[str, np.ndarray], names: list[str], most: int
-) -> pd.DataFrame:
+def examples(test: TokenTable, logits: dict[str, np.ndarray], names: list[str], most: int) -> pd.DataFrame:
     """Test rows that tell something: where the student alone of student and baseline is right, the reverse, and where
     the student is surest and wrong. `most` of each, by the student's confidence."""
     labels = test.labels

@@ -52,7 +52,9 @@ def build_model(params: ModelParams, vocab_size: int, pad_id: int, labels: list[
     try:
         return AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
     except ValueError as error:
-        raise ParamsError(f"model: {params.architecture} cannot classify sequences ({' '.join(str(error).split())[:200]})") from None
+        raise ParamsError(
+            f"model: {params.architecture} cannot classify sequences ({' '.join(str(error).split())[:200]})"
+        ) from None
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> str:
@@ -73,7 +75,9 @@ def load_model(folder: Path, **overrides: Any) -> PreTrainedModel:
         )
     except (SafetensorError, json.JSONDecodeError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ArtifactError(f"{folder / WEIGHTS} is damaged or cut off ({reason}); 'dvc checkout --force' restores it") from None
+        raise ArtifactError(
+            f"{folder / WEIGHTS} is damaged or cut off ({reason}); 'dvc checkout --force' restores it"
+        ) from None
     return model.eval()
 
 

@@ -5,9 +5,7 @@ from typing import Literal
 from stillhouse.core.params import block
 from stillhouse.models.config import ModelParams
 
-OptimizerName = Literal[
-    "sgd", "gd", "adam", "adamw", "adagrad", "nadam", "radam", "adamax", "adadelta", "rmsprop", "adafactor"
-]
+OptimizerName = Literal["sgd", "gd", "adam", "adamw", "adagrad", "nadam", "radam", "adamax", "adadelta", "rmsprop", "adafactor"]
 
 
 @block

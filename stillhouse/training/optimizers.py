@@ -43,9 +43,7 @@ def build_optimizer(model: nn.Module, params: OptimizerParams) -> torch.optim.Op
 
 def parameter_groups(model: nn.Module, params: OptimizerParams) -> list[dict]:
     """Groups of equal rate and weight decay. Biases, norms and embeddings are not decayed."""
-    embeddings = {
-        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-    }
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
     depth = 1 + max((int(found[1]) for name, _ in model.named_parameters() if (found := LAYER.search(f".{name}"))), default=-1)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -15,9 +15,7 @@ WHOLE_ROWS = ViewParams(count=1, min_share=1.0)
 
 
 @torch.no_grad()
-def predict(
-    model: nn.Module, table: TokenTable, facts: TokenizerFacts, ranks: Ranks, precision: str = "fp32"
-) -> np.ndarray:
+def predict(model: nn.Module, table: TokenTable, facts: TokenizerFacts, ranks: Ranks, precision: str = "fp32") -> np.ndarray:
     """Logits, float32 (N, C), of the whole rows of `table` on every rank; leaves the model in evaluation mode."""
     model.eval()
     collate = Collator(table, facts, WHOLE_ROWS, seed=0)

@@ -1,0 +1,57 @@
+# Two commands matter: `make distill` and `make test`. Each does all its own set-up.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ACTIVATE := . $(BIN)/activate
+RECIPE ?=
+FILE ?=
+
+.PHONY: help distill use data test test-all lint lock bench venv clean
+
+help:
+	@echo "make distill              run the pipeline, end with a table and the path of the report"
+	@echo "make distill RECIPE=tiny  the same with recipes/tiny.yaml, in its own worktree, saved as a DVC experiment"
+	@echo "make use RECIPE=tiny      copy a recipe over params.yaml"
+	@echo "make data FILE=train.csv  put own data into data/raw, tracked by DVC"
+	@echo "make test / test-all      the tests / with the slow ones"
+	@echo "make lint / lock / bench  ruff and pyright / new lock files / every benchmark into docs/benchmarks.md"
+
+venv: $(READY)
+
+# torch stands alone first: pip then takes its exact build and not a newer one that some package would pull in.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+distill: venv
+	@$(ACTIVATE) && if [ -n "$(RECIPE)" ]; then python -m flows.recipe run "$(RECIPE)"; \
+	else python -m tasks.check && dvc repro && python -m flows.summary; fi
+
+use: venv
+	@$(ACTIVATE) && python -m flows.recipe use "$(RECIPE)"
+
+data: venv
+	@$(ACTIVATE) && python -m flows.data "$(FILE)"
+
+test: venv
+	@$(ACTIVATE) && python -m pytest
+
+test-all: venv
+	@$(ACTIVATE) && python -m pytest -m "slow or not slow"
+
+lint: venv
+	@$(ACTIVATE) && ruff check . && ruff format --check . && pyright
+
+lock: venv
+	@$(ACTIVATE) && python -m flows.lock
+
+bench: venv
+	@$(ACTIVATE) && python -m benchmarks.run_all
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache

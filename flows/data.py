@@ -1,0 +1,42 @@
+"""`make data FILE=...`: copy own data into `data/raw`, tracked by DVC.
+
+python -m flows.data train.csv
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from flows.workspace import command, repository_root
+from stillhouse.core.errors import DataError
+from stillhouse.core.stage import one_line_errors
+
+
+def add(name: str, root: Path) -> Path:
+    """Copy a file or folder into `data/raw` and `dvc add` it; returns where it lies now, relative to `root`."""
+    source = Path(name)
+    if not name or not source.exists():
+        raise DataError(f"{name or 'FILE'} does not exist; usage: make data FILE=path/to/train.csv")
+    target = root / "data" / "raw" / source.name
+    if source.resolve() != target.resolve():
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            # DVC may have made the old file read-only.
+            target.unlink(missing_ok=True)
+            shutil.copyfile(source, target)
+    place = target.relative_to(root)
+    command("dvc", "add", "--quiet", str(place), cwd=root)
+    return place
+
+
+def main() -> None:
+    with one_line_errors("data"):
+        place = add(sys.argv[1] if len(sys.argv) > 1 else "", repository_root())
+        print(f"{place} is tracked; commit {place}.dvc, then in params.yaml, for example:")
+        print("  ingest:")
+        print(f"    source: {{kind: files, train: {place.name}, text: text, label: label}}")
+
+
+if __name__ == "__main__":
+    main()

@@ -150,7 +150,7 @@ def linear_scores(predicted, labels, weights: int, num_classes: int) -> dict:
     """The linear model gives no probabilities, so only what needs none."""
     import numpy as np
 
-    from stillhouse.evaluation.scores import per_class_f1
+    from stillhouse.training.scores import per_class_f1
 
     return {
         "accuracy": float((predicted == labels).mean()),

@@ -15,7 +15,8 @@ import pandas as pd
 from tokenizers import Tokenizer
 
 from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, write_json
-from stillhouse.core.params import block
+from stillhouse.core.errors import ParamsError
+from stillhouse.core.params import PARAMS_FILE, block
 from stillhouse.core.stage import run_stage
 from stillhouse.data.text import (
     SplitParams,
@@ -73,9 +74,12 @@ def run(params: Params, out: Path) -> None:
     else:
         fetch_pretrained(settings.tokenizer.pretrained, folder)
     tokenizer, facts = load_tokenizer(folder), describe_tokenizer(folder)
-    # Cutting is ours: a limit in the tokenizer's own file would do it silently.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    num_special = len(facts.prefix) + len(facts.suffix)
+    if settings.max_tokens <= num_special:
+        raise ParamsError(
+            f"{PARAMS_FILE}: 'preprocess.max_tokens' is {settings.max_tokens}, which the tokenizer's {num_special} special "
+            f"tokens use up; expected at least {num_special + 1}"
+        )
 
     withheld = withhold_labels(source, settings.withheld_labels)
     statistics = {}

@@ -34,7 +34,7 @@ SHARED_BLOCKS = ("seed", "threads", "views", "student")
 
 T = TypeVar("T")
 
-STRICT = ConfigDict(extra="forbid", strict=True)
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def block(cls: type[T]) -> type[T]:

@@ -58,7 +58,7 @@ class one_line_errors:
 
 
 def report_error(stage: str, message: str) -> None:
-    """Print the one line, and where the last good outputs are if DVC has already cleared their place."""
-    print(f"error: {stage}: {message}", file=sys.stderr, flush=True)
+    """Print the message as one line, and where the last good outputs are if DVC has already cleared their place."""
+    print(f"error: {stage}: {' '.join(message.split())}", file=sys.stderr, flush=True)
     if "DVC_STAGE" in os.environ and not (DATA / stage).exists():
         print("note: the last good outputs are in the DVC cache; 'dvc checkout' brings them back", file=sys.stderr)

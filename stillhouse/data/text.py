@@ -54,6 +54,8 @@ def split_rows(table: pd.DataFrame, params: SplitParams, lowercase: bool) -> tup
     an old one. Conflicting labels (one text, several classes) are counted and kept: they are what soft labels are for.
     """
     report = SplitReport(rows_in=len(table))
+    # In the order of the ids, so that which of two duplicates stays does not depend on the file's.
+    table = table.sort_values("id", ignore_index=True)
     table = table.assign(text=normalise(table["text"], lowercase))
     report.empty = int((table["text"] == "").sum())
     table = table[table["text"] != ""]

@@ -81,7 +81,7 @@ def fetch_pretrained(name: str, folder: Path) -> None:
             if (local / file).is_file():
                 shutil.copyfile(local / file, folder / file)
         return
-    from stillhouse.models.hub import snapshot
+    from stillhouse.core.hub import snapshot
 
     fetched = snapshot(name, allow_patterns=list(FILES))
     if not (fetched / "tokenizer.json").is_file():
@@ -90,14 +90,18 @@ def fetch_pretrained(name: str, folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in a folder. Raises ArtifactError if it is missing or damaged."""
+    """The tokenizer in a folder, set to neither cut nor pad. Raises ArtifactError if it is missing or damaged."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; run 'dvc repro preprocess'")
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust side raises plain Exception
         raise ArtifactError(f"{path} is damaged ({error}); run 'dvc checkout --force'") from None
+    # Cutting is ours: a limit in the tokenizer's own file would do it silently, and padding would look like a suffix.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def describe_tokenizer(folder: Path) -> TokenizerFacts:
@@ -114,7 +118,8 @@ def describe_tokenizer(folder: Path) -> TokenizerFacts:
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     start = next(i for i in range(len(marked)) if marked[i : i + len(bare)] == bare)
     return TokenizerFacts(
-        vocab_size=tokenizer.get_vocab_size(),
+        # Not the number of entries: ids may have gaps.
+        vocab_size=max(tokenizer.get_vocab().values()) + 1,
         pad_id=pad_id,
         prefix=marked[:start],
         suffix=marked[start + len(bare) :],

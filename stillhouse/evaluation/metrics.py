@@ -9,7 +9,7 @@ from torchmetrics.functional.classification import (
 )
 
 from stillhouse.data.hashing import salt
-from stillhouse.evaluation.scores import log_softmax, per_class_f1
+from stillhouse.training.scores import log_softmax, per_class_f1
 
 
 def test_scores(logits_NC: np.ndarray, labels_N: np.ndarray, bins: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from stillhouse.data.tokens import TokenTable
-from stillhouse.evaluation.scores import log_softmax, per_class_f1
+from stillhouse.training.scores import log_softmax, per_class_f1
 from stillhouse.soft_labels.store import SoftLabels
 
 

@@ -13,7 +13,7 @@ from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import ArtifactError, ParamsError, nearest
 from stillhouse.models import ngram_encoder  # noqa: F401  registers the architecture
 from stillhouse.models.config import ModelParams
-from stillhouse.models.hub import snapshot
+from stillhouse.core.hub import snapshot
 
 WEIGHTS = "model.safetensors"
 

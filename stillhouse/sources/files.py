@@ -1,6 +1,9 @@
 """Own files as a source: CSV, JSON Lines or parquet below `data/raw`, where DVC tracks them (`make data FILE=...`)."""
 
+import csv
 import io
+import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +12,7 @@ import pandas as pd
 from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import DataError, nearest
 from stillhouse.core.params import block
-from stillhouse.sources.tables import SPLITS, canonical, cap_rows, keep_labels
+from stillhouse.sources.tables import SPLITS, RowLimit, canonical, check_rows
 
 RAW = Path("data/raw")
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -34,8 +37,12 @@ class FilesSource:
     """Of CSV."""
     licence: str = "not stated"
     labels: list[str] | None = None
-    max_rows: int | None = None
+    max_rows: RowLimit | None = None
     """At most this many rows of each file; null means all."""
+
+    def __post_init__(self) -> None:
+        if len(self.delimiter) != 1:
+            raise ValueError(f"delimiter must be one character, is {self.delimiter!r}")
 
 
 def read_files(source: FilesSource, raw: Path = RAW) -> tuple[pd.DataFrame, dict]:
@@ -51,14 +58,15 @@ def read_files(source: FilesSource, raw: Path = RAW) -> tuple[pd.DataFrame, dict
         # One file only: preprocess chooses the splits. With a test file, the rest is still a training file.
         tables.append(table.assign(split=split))
         digests[split] = {"file": name, "sha256": digest_file(path)}
-    table = keep_labels(canonical(pd.concat(tables, ignore_index=True), f"{raw}/{source.train}"), source.labels, source.train)
-    return cap_rows(table, source.max_rows), {"kind": "files", "files": digests, "licence": source.licence}
+    table = canonical(pd.concat(tables, ignore_index=True), f"{raw}/{source.train}", source.labels, source.max_rows)
+    return table, {"kind": "files", "files": digests, "licence": source.licence}
 
 
 def locate(name: str, raw: Path) -> Path:
     """`name` below `raw`. Raises DataError if it is absent or lies elsewhere, where DVC would not see it change."""
     path = raw / name.removeprefix(f"{raw.as_posix()}/")
-    if raw.resolve() not in path.resolve().parents:
+    # Not resolve(): DVC may have put a link to its cache there.
+    if raw.absolute() not in Path(os.path.abspath(path)).parents:  # noqa: PTH100
         raise DataError(f"{name} is not below {raw}; run 'make data FILE={name}' and name the file only")
     if not path.is_file():
         present = [p.relative_to(raw).as_posix() for p in raw.rglob("*") if p.suffix in FORMATS]
@@ -74,28 +82,19 @@ def read_file(path: Path, source: FilesSource) -> pd.DataFrame:
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes); expected a table with columns '{source.text}' and '{source.label}'")
     if kind == "parquet":
-        table = _parse(path, lambda: pd.read_parquet(path))
+        table = parse_parquet(path)
+    elif kind == "jsonl":
+        table = parse_json_lines(decode(path, source.encoding), path)
     else:
-        text = decode(path, source.encoding)
-        if kind == "jsonl":
-            table = _parse(path, lambda: pd.read_json(io.StringIO(text), lines=True, dtype=False))
-        else:
-            delimiter = "\t" if kind == "tsv" else source.delimiter
-            # Only an empty field is missing: "NA" and "null" are words.
-            table = _parse(
-                path,
-                lambda: pd.read_csv(
-                    io.StringIO(text), sep=delimiter, dtype=str, keep_default_na=False, na_values=[""], skip_blank_lines=True
-                ),
-            )
+        table = parse_csv(decode(path, source.encoding), "\t" if kind == "tsv" else source.delimiter, path)
+    names = [str(name) for name in table.columns]
     for role, column in (("text", source.text), ("label", source.label)):
-        if column not in table.columns:
-            names = [str(name) for name in table.columns]
+        if column not in names:
             raise DataError(f"{path} has no column '{column}' (parameter '{role}'){nearest(column, names)}")
+        if names.count(column) > 1:
+            raise DataError(f"{path} has column '{column}' (parameter '{role}') more than once; rename or delete one")
     table = table[[source.text, source.label]].set_axis(["text", "label"], axis=1)
-    if table.empty:
-        raise DataError(f"{path} has a header but no rows")
-    check_rows(table, path)
+    check_rows(table, str(path))
     return table
 
 
@@ -113,24 +112,49 @@ def decode(path: Path, encoding: str) -> str:
         ) from None
 
 
-def check_rows(table: pd.DataFrame, path: Path) -> None:
-    """Raises DataError at the first row without text or label, counted from 1 below the header."""
-    for column in ("text", "label"):
-        missing = table[column].isna()
-        if missing.any():
-            raise DataError(
-                f"{path}, row {int(missing.to_numpy().argmax()) + 1}: the {column} is missing (NaN) in "
-                f"{int(missing.sum())} of {len(table)} rows; fill or delete them"
-            )
-    listed = table["label"].map(lambda value: isinstance(value, list | dict))
-    if listed.any():
-        raise DataError(
-            f"{path}, row {int(listed.to_numpy().argmax()) + 1}: the label is a list; one class per row is expected"
-        )
+def parse_csv(text: str, delimiter: str, path: Path) -> pd.DataFrame:
+    """Fields as they stand: "NA" and "null" are words. Raises DataError at the first row that the header does not fit.
 
-
-def _parse(path: Path, read) -> pd.DataFrame:
+    pandas is not asked, because it takes the first field for an index where all rows have one field more.
+    """
+    rows = []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        return read()
+        header = next((row for row in reader if row), [])
+        for row in reader:
+            if row and len(row) != len(header):
+                raise DataError(
+                    f"{path}, row {len(rows) + 1} (line {reader.line_num}): {len(row)} field(s), the header has {len(header)}; "
+                    f"quote texts that hold {delimiter!r}"
+                )
+            if row:
+                rows.append(row)
+    except csv.Error as error:
+        raise DataError(f"{path}, row {len(rows) + 1} (line {reader.line_num}): {error}; check its quotes") from None
+    return pd.DataFrame(rows, columns=header, dtype=str)
+
+
+def parse_json_lines(text: str, path: Path) -> pd.DataFrame:
+    """One object a line. Raises DataError with the number of the first line that is none."""
+    rows = []
+    # Not splitlines(): a text may hold U+2028.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if "\\u" in line:
+                json.dumps(row, ensure_ascii=False).encode()  # refuses half an emoji, which no file can hold
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not readable as JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: a JSON object is expected, not {type(row).__name__}")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def parse_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
     except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as {FORMATS[path.suffix]}: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path} cannot be read as parquet: {error}") from None

@@ -11,7 +11,7 @@ import pandas as pd
 
 from stillhouse.core.errors import DataError, HubError, ParamsError, nearest
 from stillhouse.core.params import block
-from stillhouse.sources.tables import SPLITS, canonical, cap_rows, keep_labels
+from stillhouse.sources.tables import SPLITS, RowLimit, canonical, check_rows
 
 
 @block
@@ -31,11 +31,14 @@ class HubSource:
     label: str = "label"
     licence: str = "not stated"
     labels: list[str] | None = None
-    max_rows: int | None = None
+    max_rows: RowLimit | None = None
 
     def __post_init__(self) -> None:
         if not self.is_local and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
-            raise ValueError(f"a hub data set needs a pinned 'revision' (40 hex digits of a commit), is {self.revision!r}")
+            raise ValueError(
+                f"a hub data set needs a pinned 'revision' (40 hex digits of a commit), is {self.revision!r}; "
+                "a local folder must lie below data/raw"
+            )
 
     @property
     def is_local(self) -> bool:
@@ -50,7 +53,12 @@ def read_hub(source: HubSource) -> tuple[pd.DataFrame, dict]:
     if source.is_local and not Path(source.dataset).is_dir():
         raise DataError(f"{source.dataset} is not a folder; put the data set's files there and run 'dvc add {source.dataset}'")
     try:
-        found = datasets.load_dataset(source.dataset, source.config, revision=source.revision)
+        builder = datasets.load_dataset_builder(source.dataset, source.config, revision=source.revision)
+        if not source.is_local and builder.hash != source.revision:
+            # Without an answer `datasets` takes the latest revision in its cache, whatever was asked for.
+            raise RuntimeError(f"the hub did not answer, and the cache holds revision {builder.hash} only")
+        builder.download_and_prepare()
+        found = builder.as_dataset()
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:300]
         raise HubError(
@@ -64,10 +72,11 @@ def read_hub(source: HubSource) -> tuple[pd.DataFrame, dict]:
             continue
         if name not in found:
             raise DataError(f"{source.dataset} has no split '{name}' (parameter '{split}'){nearest(name, found)}")
-        tables.append(as_table(found[name], source).assign(split=split))
-    table = canonical(pd.concat(tables, ignore_index=True), source.dataset)
-    origin = {"kind": "hub", "dataset": source.dataset, "revision": source.revision, "licence": source.licence}
-    return cap_rows(keep_labels(table, source.labels, source.dataset), source.max_rows), origin
+        table = as_table(found[name], source)
+        check_rows(table, f"{source.dataset}, split '{name}'")
+        tables.append(table.assign(split=split))
+    table = canonical(pd.concat(tables, ignore_index=True), source.dataset, source.labels, source.max_rows)
+    return table, {"kind": "hub", "dataset": source.dataset, "revision": source.revision, "licence": source.licence}
 
 
 def as_table(dataset, source: HubSource) -> pd.DataFrame:
@@ -80,5 +89,6 @@ def as_table(dataset, source: HubSource) -> pd.DataFrame:
     labels = pd.Series(dataset[source.label])
     names = getattr(dataset.features[source.label], "names", None)
     if names:
-        labels = labels.map(lambda index: names[index])
+        # -1 is the hub's word for "no label".
+        labels = labels.map(lambda index: names[int(index)] if pd.notna(index) and index >= 0 else None)
     return pd.DataFrame({"text": dataset[source.text], "label": labels})

@@ -12,7 +12,7 @@ import polib
 
 from stillhouse.core.errors import DataError
 from stillhouse.core.params import block
-from stillhouse.sources.tables import canonical, cap_rows, keep_labels
+from stillhouse.sources.tables import RowLimit, canonical
 
 # Locales whose codes differ though readers of one read the other: they count as varieties of one language.
 TOGETHER = {"nb": "no", "nn": "no", "dsb": "wen", "hsb": "wen"}
@@ -27,7 +27,7 @@ class SampleSource:
     task: Literal["languages", "varieties"]
     labels: list[str] | None = None
     """Only these classes; null means all."""
-    max_rows: int | None = None
+    max_rows: RowLimit | None = None
     """At most this many rows; null means all."""
 
 
@@ -62,8 +62,6 @@ def read_sample(source: SampleSource) -> tuple[pd.DataFrame, dict]:
         size = messages.groupby("locale")["text"].transform("size")
         messages = messages.assign(label=messages["locale"], family=family)[size >= MIN_ROWS_OF_A_VARIETY]
         messages = messages[messages.groupby("family")["locale"].transform("nunique") > 1]
-    where = f"the sample's task '{source.task}'"
-    table = keep_labels(canonical(messages.assign(split=""), where), source.labels, where)
-    table = cap_rows(table, source.max_rows)
+    table = canonical(messages.assign(split=""), f"the sample's task '{source.task}'", source.labels, source.max_rows)
     release = distribution("Django").version
     return table, {"kind": "sample", "task": source.task, "package": f"Django {release}", "licence": "BSD-3-Clause"}

@@ -7,15 +7,17 @@ choose.
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import Field
 
 from stillhouse.core.artifacts import digest_bytes
 from stillhouse.core.errors import DataError
 
 COLUMNS = ["id", "text", "label", "split"]
 SPLITS = ("train", "validation", "test")
+RowLimit = Annotated[int, Field(ge=1)]
 
 
 def row_ids(texts: pd.Series, labels: pd.Series) -> list[str]:
@@ -27,26 +29,39 @@ def row_ids(texts: pd.Series, labels: pd.Series) -> list[str]:
     ]
 
 
-def canonical(table: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Columns `text`, `label`, `split` completed with `id`, checked.
+def check_rows(table: pd.DataFrame, where: str) -> None:
+    """Raises DataError naming `where` and the first row, counted from 1, whose text or label is no text.
 
-    Raises DataError naming `where` and the first bad row: no rows, a missing or empty text, a missing label.
+    Sources call it file by file, so that the row is one that the user can find.
     """
     if table.empty:
         raise DataError(f"{where} has no rows; expected at least one")
     for column in ("text", "label"):
-        missing = table[column].isna() | (table[column].astype("string").str.strip() == "").fillna(True)
+        listed = table[column].map(pd.api.types.is_list_like)
+        if listed.any():
+            row = int(listed.to_numpy().argmax())
+            raise DataError(f"{where}, row {row + 1}: the {column} is a list; one {column} per row is expected")
+        missing = table[column].isna() | (table[column].astype(str).str.strip() == "")
         if missing.any():
             row = int(missing.to_numpy().argmax())
             raise DataError(
-                f"{where}, row {row + 1}: the {column} is missing (NaN or blank; {int(missing.sum())} such rows); "
-                "fill or delete them"
+                f"{where}, row {row + 1}: the {column} is missing (NaN or blank, in {int(missing.sum())} of {len(table)} "
+                "rows); fill or delete them"
             )
+
+
+def canonical(table: pd.DataFrame, where: str, labels: list[str] | None, max_rows: int | None) -> pd.DataFrame:
+    """Columns `text`, `label`, `split` completed with `id`: rows of the classes `labels`, at most `max_rows` of a split.
+
+    Raises DataError naming `where` if a class of `labels` never occurs or fewer than two classes remain.
+    """
     table = table.assign(text=table["text"].astype(str), label=table["label"].astype(str).str.strip())
-    if table["label"].nunique() < 2:
-        raise DataError(f"{where} has one class only ({table['label'].iloc[0]!r}); expected at least two")
-    table = table.assign(id=row_ids(table["text"], table["label"]))
-    return table[COLUMNS].reset_index(drop=True)
+    table = table.assign(id=row_ids(table["text"], table["label"]))[COLUMNS]
+    table = cap_rows(keep_labels(table, labels, where), max_rows)
+    classes = sorted(table["label"].unique())
+    if len(classes) < 2:
+        raise DataError(f"{where} has too few classes ({', '.join(classes) or 'none'}); expected at least two")
+    return table
 
 
 def cap_rows(table: pd.DataFrame, max_rows: int | None) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from stillhouse.core.artifacts import MANIFEST, read_json, write_json
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.tokens import TokenTable, read_tokens
 from stillhouse.data.views import ViewParams
-from stillhouse.evaluation.scores import score
+from stillhouse.training.scores import score
 from stillhouse.losses.classification import CrossEntropy, Loss
 from stillhouse.models.build import count_parameters, save_model
 from stillhouse.training.config import TrainingParams

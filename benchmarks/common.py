@@ -1,0 +1,58 @@
+"""What every benchmark prints: the machine, the commit, its progress, and one line of JSON at the end. Torch-free."""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from flows.workspace import CommandError, command
+
+
+def arguments(doc: str) -> argparse.ArgumentParser:
+    """A parser with the one option that all share; `doc` is the module's docstring."""
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: shows that it runs, measures nothing")
+    return parser
+
+
+def say(text: str = "") -> None:
+    """A line of progress, at once: a benchmark is mostly waited for."""
+    print(text, flush=True)
+
+
+def finish(**figures: float) -> None:
+    """The last line: flat JSON, six digits."""
+    print(json.dumps({name: float(f"{value:.6g}") for name, value in figures.items()}), flush=True)
+
+
+def machine() -> str:
+    """Processor, cores, memory and the versions that decide about speed; no host name."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{os.cpu_count()} cores {model}, {gigabytes:.0f} GiB, {platform.system()} {platform.machine()}, "
+        f"Python {platform.python_version()}, torch {version('torch')}"
+    )
+
+
+def commit(root: Path) -> str:
+    """HEAD's short hash, and whether files differ from it."""
+    changed = " with uncommitted changes" if command("git", "status", "--porcelain", cwd=root) else ""
+    return command("git", "rev-parse", "--short", "HEAD", cwd=root) + changed
+
+
+def repro(folder: Path) -> None:
+    """`dvc repro` of the whole pipeline in `folder`, with its code and this interpreter. Raises CommandError."""
+    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    env = {**os.environ, "PATH": paths, "PYTHONPATH": str(folder)}
+    # What the stages say goes to stderr: stdout ends with the line of JSON.
+    if subprocess.run(["dvc", "repro"], cwd=folder, env=env, stdout=sys.stderr).returncode:
+        raise CommandError(f"'dvc repro' failed in {folder}, which is kept; the reason stands above")

@@ -1,0 +1,102 @@
+"""Does the pipeline give the same bytes twice? Two runs from scratch that share nothing, compared by `dvc.lock`.
+
+    python -m benchmarks.reproduce [--recipe NAME] [--quick]
+
+Clones the repository's HEAD twice, gives each clone a DVC cache of its own and no `dvc.lock`, runs `dvc repro` in one
+after the other, and compares path and MD5 of every output, metric and plot. Left out are `timing.json`, which holds the
+clock, and the stage `report`, which shows it. `stages` counts the stages compared, `identical` those without a
+difference. `--recipe NAME` uses `recipes/NAME.yaml` of HEAD instead of `params.yaml`; `--quick` is `--recipe tiny`.
+"""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.common import arguments, commit, finish, machine, repro, say
+from flows.recipe import recipe_file
+from flows.workspace import command, repository_root
+from stillhouse.core.artifacts import TIMING
+from stillhouse.core.params import read_yaml
+from stillhouse.core.stage import one_line_errors
+
+NOT_COMPARED = "report"
+
+
+def clone(root: Path, folder: Path, recipe: str | None) -> None:
+    """HEAD of `root` in `folder`, with an empty cache and no record of earlier runs. Raises ParamsError without recipe."""
+    command("git", "clone", "--quiet", "--no-hardlinks", str(root), str(folder), cwd=root)
+    command("dvc", "cache", "dir", "--local", str(folder / ".dvc" / "cache"), cwd=folder)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    if recipe is not None:
+        shutil.copyfile(recipe_file(folder, recipe), folder / "params.yaml")
+    for pointer in folder.glob("data/raw/**/*.dvc"):
+        # Own data are an input, and their cache is not shared.
+        own = pointer.relative_to(folder).with_suffix("")
+        copy = shutil.copytree if (root / own).is_dir() else shutil.copyfile
+        copy(root / own, folder / own)
+
+
+def outputs(folder: Path) -> dict[str, dict[str, str]]:
+    """Path to MD5 of what each stage wrote, by stage."""
+    stages = read_yaml(folder / "dvc.lock")["stages"]
+    return {
+        stage: {out["path"]: out["md5"] for out in entry.get("outs", []) if Path(out["path"]).name != TIMING}
+        for stage, entry in stages.items()
+        if stage != NOT_COMPARED
+    }
+
+
+def samples(folder: Path) -> str:
+    """Rows of each split of both tasks."""
+    statistics = read_yaml(folder / "data" / "preprocess" / "statistics.json")
+    return "; ".join(
+        f"{task} {counts['train_rows']:,} training, {counts['validation_rows']:,} validation, {counts['test_rows']:,} test rows"
+        for task, counts in sorted(statistics.items())
+    )
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--recipe", help="name of a file in recipes/; default: params.yaml, with --quick: tiny")
+    options = parser.parse_args()
+    recipe = options.recipe or ("tiny" if options.quick else None)
+    with one_line_errors("reproduce"):
+        root = repository_root()
+        say("The whole pipeline, twice from scratch, in two clones with separate DVC caches")
+        say(f"machine: {machine()}")
+        say(f"commit: {commit(root)} (a clone has HEAD alone)")
+        scratch = Path(tempfile.mkdtemp(prefix="stillhouse-reproduce-"))
+        runs = []
+        for number in (1, 2):
+            folder = scratch / f"run{number}"
+            clone(root, folder, recipe)
+            if number == 1:
+                say(f"recipe: {recipe or 'params.yaml'}, seed {read_yaml(folder / 'params.yaml')['seed']}")
+            start = time.monotonic()
+            repro(folder)
+            runs.append(outputs(folder))
+            say(f"run {number}/2: {len(runs[-1])} stages and the report in {(time.monotonic() - start) / 60:.1f} min")
+        say(f"samples: {samples(folder)}")
+        first, second = runs
+        differing = report_differences(first, second)
+        stages = len(first.keys() | second.keys())
+        shutil.rmtree(scratch)
+    finish(stages=stages, identical=stages - differing)
+
+
+def report_differences(first: dict[str, dict[str, str]], second: dict[str, dict[str, str]]) -> int:
+    """Print every output that differs; returns the number of stages with one."""
+    differing = 0
+    for stage in sorted(first.keys() | second.keys()):
+        one, two = first.get(stage, {}), second.get(stage, {})
+        paths = [path for path in sorted(one.keys() | two.keys()) if one.get(path) != two.get(path)]
+        say(f"{stage:20}{len(one) - len(paths)} of {len(one)} outputs equal")
+        for path in paths:
+            say(f"  {path}: {one.get(path, 'missing')} and {two.get(path, 'missing')}")
+        differing += bool(paths or not one)
+    return differing
+
+
+if __name__ == "__main__":
+    main()

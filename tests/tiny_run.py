@@ -1,0 +1,63 @@
+"""Fixtures around one real run of `recipes/tiny.yaml`: all ten stages through `dvc repro`, in a clone of this checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.workspace import snapshot
+
+ROOT = Path(__file__).parent.parent
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a shell with the virtual environment active, in `folder`."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # The clone's own code, not the one that is installed.
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(folder), "GIT_CONFIG_COUNT": "0"}
+
+
+def shell(*words: str, folder: Path, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in `folder`; output is captured, and shown if it fails although it should not."""
+    done = subprocess.run(words, cwd=folder, env=environment(folder) | variables, capture_output=True, text=True)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(words)} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def clone_checkout(folder: Path) -> None:
+    """A repository in `folder` with the checkout's files as they lie there, committed."""
+    tree = snapshot(ROOT)
+    shell("git", "init", "--quiet", str(folder), folder=ROOT)
+    archive = subprocess.run(["git", "archive", tree], cwd=ROOT, check=True, capture_output=True).stdout
+    subprocess.run(["tar", "-x"], cwd=folder, input=archive, check=True)
+    commit(folder, "the checkout")
+
+
+def commit(folder: Path, message: str) -> None:
+    shell("git", "add", "--all", folder=folder)
+    shell("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", message, folder=folder)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the tiny recipe has run from scratch. Shared: look, do not touch."""
+    folder = tmp_path_factory.mktemp("tiny") / "clone"
+    clone_checkout(folder)
+    shutil.copyfile(ROOT / "recipes" / "tiny.yaml", folder / "params.yaml")
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    commit(folder, "the tiny recipe")
+    shell("dvc", "repro", folder=folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_copy(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished tiny run to break things in; the working directory of the test."""
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder

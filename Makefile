@@ -28,9 +28,10 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+# A failed stage leaves its place empty, because DVC clears it first; the last good outputs come back from the cache.
 distill: venv
 	@$(ACTIVATE) && if [ -n "$(RECIPE)" ]; then python -m flows.recipe run "$(RECIPE)"; \
-	else python -m tasks.check && dvc repro && python -m flows.summary; fi
+	else python -m tasks.check && { dvc repro || { dvc checkout --quiet 2>/dev/null; exit 1; }; } && python -m flows.summary; fi
 
 use: venv
 	@$(ACTIVATE) && python -m flows.recipe use "$(RECIPE)"

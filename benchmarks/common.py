@@ -26,7 +26,8 @@ def say(text: str = "") -> None:
 
 def finish(**figures: float) -> None:
     """The last line: flat JSON, six digits."""
-    print(json.dumps({name: float(f"{value:.6g}") for name, value in figures.items()}), flush=True)
+    short = {name: value if isinstance(value, int) else float(f"{value:.6g}") for name, value in figures.items()}
+    print(json.dumps(short), flush=True)
 
 
 def machine() -> str:

@@ -3,9 +3,10 @@
     python -m benchmarks.reproduce [--recipe NAME] [--quick]
 
 Clones the repository's HEAD twice, gives each clone a DVC cache of its own and no `dvc.lock`, runs `dvc repro` in one
-after the other, and compares path and MD5 of every output, metric and plot. Left out are `timing.json`, which holds the
-clock, and the stage `report`, which shows it. `stages` counts the stages compared, `identical` those without a
-difference. `--recipe NAME` uses `recipes/NAME.yaml` of HEAD instead of `params.yaml`; `--quick` is `--recipe tiny`.
+after the other, and compares path and MD5 of every output, metric and plot in the two lock files. Left out are
+`timing.json`, which holds the clock, and the stage `report`, which shows it. `stages` counts the stages compared,
+`identical` those without a difference; where there is one, the files are named and both clones kept. `--recipe NAME`
+uses `recipes/NAME.yaml` of HEAD instead of `params.yaml`; `--quick` is `--recipe tiny`.
 """
 
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 from benchmarks.common import arguments, commit, finish, machine, repro, say
 from flows.recipe import recipe_file
 from flows.workspace import command, repository_root
-from stillhouse.core.artifacts import TIMING
+from stillhouse.core.artifacts import TIMING, digest_file
 from stillhouse.core.params import read_yaml
 from stillhouse.core.stage import one_line_errors
 
@@ -47,6 +48,18 @@ def outputs(folder: Path) -> dict[str, dict[str, str]]:
     }
 
 
+def files(folder: Path, output: str) -> dict[str, str]:
+    """Path to digest of the files of one output."""
+    place = folder / output
+    found = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): digest_file(path) for path in found}
+
+
+def unequal(one: dict[str, str], two: dict[str, str]) -> list[str]:
+    """Keys whose values differ, or that one side lacks."""
+    return [key for key in sorted(one.keys() | two.keys()) if one.get(key) != two.get(key)]
+
+
 def samples(folder: Path) -> str:
     """Rows of each split of both tasks."""
     statistics = read_yaml(folder / "data" / "preprocess" / "statistics.json")
@@ -63,11 +76,13 @@ def main() -> None:
     recipe = options.recipe or ("tiny" if options.quick else None)
     with one_line_errors("reproduce"):
         root = repository_root()
+        if recipe:
+            recipe_file(root, recipe)
         say("The whole pipeline, twice from scratch, in two clones with separate DVC caches")
         say(f"machine: {machine()}")
         say(f"commit: {commit(root)} (a clone has HEAD alone)")
         scratch = Path(tempfile.mkdtemp(prefix="stillhouse-reproduce-"))
-        runs = []
+        runs, folders = [], []
         for number in (1, 2):
             folder = scratch / f"run{number}"
             clone(root, folder, recipe)
@@ -76,26 +91,28 @@ def main() -> None:
             start = time.monotonic()
             repro(folder)
             runs.append(outputs(folder))
+            folders.append(folder)
             say(f"run {number}/2: {len(runs[-1])} stages and the report in {(time.monotonic() - start) / 60:.1f} min")
         say(f"samples: {samples(folder)}")
-        first, second = runs
-        differing = report_differences(first, second)
-        stages = len(first.keys() | second.keys())
-        shutil.rmtree(scratch)
-    finish(stages=stages, identical=stages - differing)
+        stages = sorted(runs[0].keys() | runs[1].keys())
+        identical = sum([equal(stage, runs, folders) for stage in stages])
+        if identical == len(stages):
+            shutil.rmtree(scratch)
+        else:
+            say(f"both runs are kept in {scratch}")
+    finish(stages=len(stages), identical=identical)
 
 
-def report_differences(first: dict[str, dict[str, str]], second: dict[str, dict[str, str]]) -> int:
-    """Print every output that differs; returns the number of stages with one."""
-    differing = 0
-    for stage in sorted(first.keys() | second.keys()):
-        one, two = first.get(stage, {}), second.get(stage, {})
-        paths = [path for path in sorted(one.keys() | two.keys()) if one.get(path) != two.get(path)]
-        say(f"{stage:20}{len(one) - len(paths)} of {len(one)} outputs equal")
-        for path in paths:
-            say(f"  {path}: {one.get(path, 'missing')} and {two.get(path, 'missing')}")
-        differing += bool(paths or not one)
-    return differing
+def equal(stage: str, runs: list[dict[str, dict[str, str]]], folders: list[Path]) -> bool:
+    """Whether both runs wrote the same in `stage`; prints the files that differ."""
+    one, two = (run.get(stage, {}) for run in runs)
+    differing = unequal(one, two)
+    say(f"{stage:20}{len(one) - len(differing)} of {len(one)} outputs equal")
+    for path in differing:
+        say(f"  {path}: {one.get(path, 'missing')} and {two.get(path, 'missing')}")
+        for name in unequal(*(files(folder, path) for folder in folders)):
+            say(f"    {name}")
+    return bool(one) and not differing
 
 
 if __name__ == "__main__":

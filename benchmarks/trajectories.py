@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.common import arguments, finish, say
-from stillhouse.core.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError, TopologyError
 from stillhouse.core.stage import one_line_errors
 
 DROPOUT = {"without dropout": 0.0, "with dropout": 0.1}
@@ -44,7 +44,7 @@ def compare(steps: int, flags: list[str]) -> None:
 
     setting = Setting.read(steps)
     if setting.training.batch_size == "full" or setting.training.batch_size % MICRO_BATCHES:
-        raise RankError(f"batch_size {setting.training.batch_size} does not divide by {MICRO_BATCHES} micro-batches")
+        raise TopologyError(f"batch_size {setting.training.batch_size} does not divide by {MICRO_BATCHES} micro-batches")
     setting.describe("Loss per step: two ranks, and gradient accumulation, against one process with the whole batch")
     say("threads: 1 for each rank, instead of those of params.yaml")
     with tempfile.TemporaryDirectory() as folder:

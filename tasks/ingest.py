@@ -9,6 +9,7 @@ In: the embedded sample, files in `data/raw`, or a hub data set. Out: `source.pa
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 from pydantic import Field
 
 from stillhouse.core.artifacts import MANIFEST, write_json
@@ -35,16 +36,21 @@ class Params:
     ingest: Ingest
 
 
+def read(source: SampleSource | FilesSource | HubSource) -> tuple[pd.DataFrame, dict]:
+    """Canonical table and origin of one task."""
+    match source:
+        case SampleSource():
+            return read_sample(source)
+        case FilesSource():
+            return read_files(source)
+        case HubSource():
+            return read_hub(source)
+
+
 def run(params: Params, out: Path) -> None:
     manifest = {}
     for name, source in (("source", params.ingest.source), ("new", params.ingest.new)):
-        match source:
-            case SampleSource():
-                table, origin = read_sample(source)
-            case FilesSource():
-                table, origin = read_files(source)
-            case HubSource():
-                table, origin = read_hub(source)
+        table, origin = read(source)
         write_table(table, out / f"{name}.parquet")
         manifest[name] = describe(table, origin)
         print(f"{name}: {len(table):,} rows, {manifest[name]['classes']} classes ({origin['kind']})")

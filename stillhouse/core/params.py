@@ -89,7 +89,7 @@ def _explain(error: ValidationError, params_type: type, tree: dict[str, Any]) ->
     problems = error.errors()
     # An unknown key is the likeliest cause of a missing one: say that first.
     problem = next((p for p in problems if p["type"] in ("extra_forbidden", "unexpected_keyword_argument")), problems[0])
-    location = [part for part in problem["loc"] if not _is_union_tag(part, problem["loc"], tree)]
+    location = _keys_of_file(problem["loc"], tree, "missing" in problem["type"])
     key = ".".join(str(part) for part in location)
     match problem["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
@@ -109,15 +109,14 @@ def _explain(error: ValidationError, params_type: type, tree: dict[str, Any]) ->
             return f"'{key}' is {value!r} ({type(value).__name__}), expected {wish}"
 
 
-def _is_union_tag(part: Any, location: tuple, tree: Any) -> bool:
-    """Whether `part` of pydantic's location is a union member's name rather than a key or index of the file."""
+def _keys_of_file(location: tuple, tree: Any, missing: bool) -> list:
+    """Keys and indices in pydantic's location, without the names of union members that it puts between and behind them."""
+    keys = []
     for step in location:
-        here = (isinstance(tree, dict) and step in tree) or (isinstance(tree, list) and isinstance(step, int))
-        if step is part:
-            return not here and step is not location[-1]
-        if here:
+        if (isinstance(tree, dict) and step in tree) or (isinstance(tree, list) and isinstance(step, int)):
+            keys.append(step)
             tree = tree[step]
-    return False
+    return [*keys, location[-1]] if missing else keys
 
 
 def _known_keys(params_type: Any, path: list) -> set[str]:
@@ -133,6 +132,6 @@ def _known_keys(params_type: Any, path: list) -> set[str]:
     for member in get_args(params_type):
         if is_dataclass(member) or get_args(member):
             # The tag of a discriminated union stands in the path too.
-            tagged = bool(path) and is_dataclass(member) and getattr(member, "kind", None) == path[0]
+            tagged = bool(path) and is_dataclass(member) and path[0] in get_args(get_type_hints(member).get("kind"))
             found |= _known_keys(member, path[1:] if tagged else path)
     return found

@@ -60,5 +60,6 @@ class one_line_errors:
 def report_error(stage: str, message: str) -> None:
     """Print the message as one line, and where the last good outputs are if DVC has already cleared their place."""
     print(f"error: {stage}: {' '.join(message.split())}", file=sys.stderr, flush=True)
-    if "DVC_STAGE" in os.environ and not (DATA / stage).exists():
+    # DVC empties a stage's place before its command runs.
+    if "DVC_STAGE" in os.environ and not any((DATA / stage).glob("*")):
         print("note: the last good outputs are in the DVC cache; 'dvc checkout' brings them back", file=sys.stderr)

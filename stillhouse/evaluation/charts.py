@@ -71,7 +71,8 @@ def interval_chart(rows: list[Interval]) -> Markup:
         if row.low is not None and row.high is not None:
             shapes.append(line(x(row.low), y, x(row.high), y, "whisker"))
             shapes += [line(x(end), y - 5, x(end), y + 5, "whisker") for end in (row.low, row.high)]
-        shapes += [marker(row.model, x(row.value), y, 5), text(right + 12, y + 4, f"{row.value:.1%}".replace("%", " %"), "value")]
+        shapes.append(marker(row.model, x(row.value), y, 5))
+        shapes.append(text(right + 12, y + 4, f"{100 * row.value:.1f} %", "value"))
         parts.append(group(row.model, shapes))
     return drawing(bottom + 24, "Accuracy of each model with its 95 % interval", parts)
 
@@ -108,8 +109,8 @@ def line_chart(curves: list[Curve], tick: Callable[[float], str], label: str) ->
 
 def reliability_chart(model: str, points: list[tuple[float, float, float]]) -> Markup:
     """Accuracy over confidence, one dot for each bin; `points` are confidence, accuracy, share of rows."""
-    size, left, top = 220, 40, 8
-    right, bottom = size - 10, size - 42
+    size, left, top = 270, 44, 12
+    right, bottom = size - 18, size - 46
     x, y = scale(0, 1, left, right), scale(0, 1, bottom, top)
     parts = []
     for mark in (0, 0.5, 1):
@@ -120,7 +121,7 @@ def reliability_chart(model: str, points: list[tuple[float, float, float]]) -> M
     shapes = [tag("polyline", {"class": "thin line", "points": " ".join(f"{px:.1f},{py:.1f}" for px, py in places)})]
     # The area of a dot is its share of the rows; the smallest are still to be seen.
     shapes += [
-        tag("circle", {"class": "dot", "cx": px, "cy": py, "r": max(1.8, 14 * math.sqrt(share))})
+        tag("circle", {"class": "dot", "cx": px, "cy": py, "r": max(2.0, 15 * math.sqrt(share))})
         for (px, py), (_, _, share) in zip(places, points, strict=True)
     ]
     parts += [group(model, shapes), text((left + right) / 2, size - 6, "confidence of the model", "tick", "middle")]
@@ -129,14 +130,16 @@ def reliability_chart(model: str, points: list[tuple[float, float, float]]) -> M
 
 def f1_chart(rows: list[ClassScores]) -> Markup:
     """One line for each class, one mark for each model's F1."""
-    left, right, row_height = 134, WIDTH - 14, 21
+    # Names of classes are codes of two letters in one data set and short sentences in another.
+    letters = min(LABEL_LENGTH, max(len(row.label) for row in rows))
+    left, right, row_height = 56 + 7 * letters, WIDTH - 14, 21
     bottom = 6 + row_height * len(rows)
     x = scale(0, 1, left, right)
     parts = [line(x(mark), 4, x(mark), bottom, "grid") for mark in (0, 0.25, 0.5, 0.75, 1)]
     parts += [text(x(mark), bottom + 16, plain_tick(mark), "tick", "middle") for mark in (0, 0.25, 0.5, 0.75, 1)]
     for number, row in enumerate(rows):
         y = 6 + row_height * (number + 0.5)
-        parts.append(text(left - 44, y + 4, shorten(row.label, 13), "label", "end", title=row.label))
+        parts.append(text(left - 44, y + 4, shorten(row.label), "label", "end", title=row.label))
         parts.append(text(left - 12, y + 4, f"{row.test_rows}", "tick", "end"))
         parts.append(line(x(min(row.f1.values())), y, x(max(row.f1.values())), y, "link"))
         # The student is drawn last, so that no other mark hides it.
@@ -208,6 +211,11 @@ def shorten(label: str, length: int = LABEL_LENGTH) -> str:
     return label if len(label) <= length else label[: length - 1] + "…"
 
 
+def breakable(label: str) -> Markup:
+    """A label that may go on in the next line after each underscore; a browser would keep it in one piece."""
+    return Markup("_<wbr>").join(label.split("_"))
+
+
 def marker(model: str, x: float, y: float, radius: float) -> Markup:
     """Colour alone does not tell models apart for everyone, nor in a grey print: shapes differ too."""
     match model:
@@ -216,7 +224,8 @@ def marker(model: str, x: float, y: float, radius: float) -> Markup:
             return tag("rect", {"class": "dot", "x": x - side / 2, "y": y - side / 2, "width": side, "height": side})
         case "linear":
             r = radius * 1.25
-            return tag("path", {"class": "dot", "d": f"M{x:.1f} {y - r:.1f}l{r:.1f} {r:.1f}l{-r:.1f} {r:.1f}l{-r:.1f} {-r:.1f}z"})
+            outline = f"M{x:.1f} {y - r:.1f}l{r:.1f} {r:.1f}l{-r:.1f} {r:.1f}l{-r:.1f} {-r:.1f}z"
+            return tag("path", {"class": "dot", "d": outline})
         case "teacher":
             r = radius * 1.2
             return tag("path", {"class": "dot", "d": f"M{x:.1f} {y - r:.1f}l{r:.1f} {2 * r:.1f}h{-2 * r:.1f}z"})

@@ -1,13 +1,18 @@
 """What the figures say in plain words: the first lines of the report.
 
-The words follow the figures in every case. A lead counts only if its paired interval leaves out 0, a difference without
-a paired interval only if the two models' own intervals do not overlap, and speeds within 5 % are the same speed.
+The words follow the figures in every case. A difference between two models counts only if its paired 95 % interval leaves
+out 0: their own intervals may well overlap, because both fail on the same hard texts. Speeds within 5 % are the same speed.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
+
 from stillhouse.core.artifacts import DATA, read_json
+from stillhouse.core.errors import ArtifactError
 
 Scores = dict[str, Any]
 """The figures of one model on one task, as in `evaluate/metrics.json`."""
@@ -33,8 +38,10 @@ class Facts:
     """Task to model to figures."""
     speed: Scores
     """`timing.json` of `evaluate`."""
-    test_rows: dict[str, int]
-    """Task to number of test rows."""
+    right: dict[str, dict[str, np.ndarray]]
+    """Task to model to bool (test rows,): whether its answer is right."""
+    statistics: dict[str, Scores]
+    """Task to row counts."""
     steps: dict[str, int]
     """Training steps of `student` and `baseline`."""
     examples_per_class: int | None
@@ -43,30 +50,46 @@ class Facts:
 
 def read_facts(params: dict[str, Any]) -> Facts:
     """Raises ArtifactError if an output of an earlier stage is missing."""
-    statistics = read_json(DATA / "preprocess" / "statistics.json")
     return Facts(
         scores=read_json(DATA / "evaluate" / "metrics.json"),
         speed=read_json(DATA / "evaluate" / "timing.json"),
-        test_rows={task: statistics[task]["test_rows"] for task in ("source", "new")},
+        right={task: read_right(DATA / "evaluate" / f"predictions_{task}.parquet") for task in ("source", "new")},
+        statistics=read_json(DATA / "preprocess" / "statistics.json"),
         steps={name: read_json(DATA / f"train_{name}" / "metrics.json")["steps"] for name in ("student", "baseline")},
         examples_per_class=params.get("finetune", {}).get("examples_per_class"),
     )
 
 
+def read_right(path: Path) -> dict[str, np.ndarray]:
+    """Model to bool (test rows,): whether its answer is right. Raises ArtifactError if the file is missing or damaged."""
+    try:
+        table = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing; 'dvc repro' or 'dvc checkout' brings it back") from None
+    except ValueError as error:
+        raise ArtifactError(f"{path} is damaged ({error}); delete it and run 'dvc checkout'") from None
+    return {name: (table[name] == table["actual"]).to_numpy() for name in table.columns if name not in ("id", "actual")}
+
+
 def draw_findings(facts: Facts) -> list[Finding]:
     """What the teacher bought, what was lost, size and speed, the new task, and the linear model where there is one."""
-    found = [bought(facts), lost(facts.scores["source"]), size_and_speed(facts), new_task(facts)]
-    return found + ([linear_model(facts.scores)] if "linear" in facts.scores["source"] else [])
+    found = [bought(facts), lost(facts), size_and_speed(facts), new_task(facts)]
+    return found + ([linear_model(facts)] if "linear" in facts.scores["source"] else [])
 
 
 def bought(facts: Facts) -> Finding:
     """The student against the baseline."""
-    scores = facts.scores["source"]
+    scores, rows = facts.scores["source"], facts.statistics["source"]
     student, baseline = facts.steps["student"], facts.steps["baseline"]
     steps = f"the same {student:,} steps" if student == baseline else f"{baseline:,} steps (the student: {student:,})"
+    known = rows["train_rows"] - rows["withheld_labels"]
+    bare, taught = "the true labels alone", ""
+    if rows["withheld_labels"]:
+        bare = f"the {known:,} of {rows['train_rows']:,} texts whose true label is known"
+        taught = f" on all {rows['train_rows']:,}"
     text = (
-        f"Without a teacher, trained for {steps} on the true labels alone, the small model answers "
-        f"{percent(scores['baseline']['accuracy'])} of {facts.test_rows['source']:,} unseen texts correctly; with the teacher, "
+        f"Without a teacher, trained for {steps} on {bare}, the small model answers "
+        f"{percent(scores['baseline']['accuracy'])} of {rows['test_rows']:,} unseen texts correctly; with the teacher{taught}, "
         f"{percent(scores['student']['accuracy'])}. {lead_in_words(scores, 'baseline')}"
     )
     better = f"The teacher made the student {distance(scores, 'baseline')} better"
@@ -80,12 +103,13 @@ def new_task(facts: Facts) -> Finding:
     each = f"{facts.examples_per_class} examples of each class" if facts.examples_per_class else "every training row"
     text = (
         f"Fine-tuned on {each}, the small model answers {percent(scores['scratch']['accuracy'])} of "
-        f"{facts.test_rows['new']:,} unseen texts correctly when it starts from random weights, and "
+        f"{facts.statistics['new']['test_rows']:,} unseen texts correctly when it starts from random weights, and "
         f"{percent(scores['student']['accuracy'])} when it starts from the student. {lead_in_words(scores, 'scratch')}"
     )
     better = f"On the new task, starting from the student is worth {distance(scores, 'scratch')}"
     worse = f"On the new task, starting from the student costs {distance(scores, 'scratch')}"
-    return by_direction(scores, "scratch", better, "On the new task the student is no better start that can be shown", worse, text)
+    same = "On the new task, starting from the student is worth nothing that can be shown"
+    return by_direction(scores, "scratch", better, same, worse, text)
 
 
 def by_direction(scores: dict[str, Scores], rival: str, better: str, same: str, worse: str, text: str) -> Finding:
@@ -122,7 +146,7 @@ def lead_in_words(scores: dict[str, Scores], rival: str) -> str:
     if low is None or high is None:
         words = f"The difference of {difference} has no interval, so it may be chance."
     elif direction(student, rival):
-        words = f"That is {difference} (paired 95{NO_BREAK}% interval {points(low, unit=False)} to {points(high, unit=False)})."
+        words = f"That is {with_interval(lead(scores, rival), low, high)}."
     else:
         words = (
             f"The difference of {difference} may be chance: its paired 95{NO_BREAK}% interval, "
@@ -130,26 +154,29 @@ def lead_in_words(scores: dict[str, Scores], rival: str) -> str:
         )
     if teacher <= scores[rival]["accuracy"]:
         return f"{words} The teacher itself, at {percent(teacher)}, is no better than that: there was no gap to close."
+    if student["accuracy"] > teacher:
+        return f"{words} The teacher itself reaches less, {percent(teacher)}."
     if direction(student, rival) == 1 and "gap_closed" in student:
-        return f"{words} It closes {percent(student['gap_closed'], 0)} of the gap to the teacher, which reaches {percent(teacher)}."
+        closed = percent(student["gap_closed"], 0)
+        return f"{words} It closes {closed} of the gap to the teacher, which reaches {percent(teacher)}."
     return f"{words} The teacher reaches {percent(teacher)}."
 
 
-def lost(scores: dict[str, Scores]) -> Finding:
+def lost(facts: Facts) -> Finding:
     """The student against the teacher."""
-    student, teacher = scores["student"], scores["teacher"]
-    behind = teacher["accuracy"] - student["accuracy"]
-    chance = overlap(student, teacher)
+    student, teacher = facts.scores["source"]["student"], facts.scores["source"]["teacher"]
+    difference, low, high = paired(facts.right["source"], "student", "teacher")
     text = (
-        f"Teacher {percent(teacher['accuracy'])}, student {percent(student['accuracy'])}; the student gives the teacher's "
-        f"answer, right or wrong, to {percent(student['agreement'])} of the texts."
+        f"Teacher {percent(teacher['accuracy'])}, student {percent(student['accuracy'])}: "
+        f"{with_interval(difference, low, high)}. "
+        f"The student gives the teacher’s answer, right or wrong, to {percent(student['agreement'])} of the texts."
     )
-    text += f" Their 95{NO_BREAK}% intervals overlap, so the difference may be chance." if chance and behind else ""
-    by = points(abs(behind), signed=False)
-    if behind > 0:
-        return Finding("even" if chance else "bad", f"The student is {by} less accurate than the teacher", text)
-    heading = f"The student is {by} more accurate than the teacher" if behind else "The student is as accurate as the teacher"
-    return Finding("good", heading, text)
+    by = points(abs(difference), signed=False)
+    if low > 0:
+        return Finding("good", f"Against the teacher, the student gained {by}", text)
+    if high < 0:
+        return Finding("bad", f"Against the teacher, the student lost {by}", text)
+    return Finding("even", "No difference between student and teacher can be shown", text)
 
 
 def size_and_speed(facts: Facts) -> Finding:
@@ -181,47 +208,52 @@ def compared(ratio: float, more: str, less: str, same: str) -> str:
     if 1 / SAME_SIZE_OR_SPEED <= ratio <= SAME_SIZE_OR_SPEED:
         return same
     times = max(ratio, 1 / ratio)
-    return f"{times:,.0f} times {more if ratio > 1 else less}" if times >= 10 else f"{times:.1f} times {more if ratio > 1 else less}"
+    return f"{times:,.{0 if times >= 10 else 1}f} times {more if ratio > 1 else less}"
 
 
-def linear_model(tasks: dict[str, dict[str, Scores]]) -> Finding:
-    """The yardstick without a network."""
-    first, ahead, sentences = [], [], []
-    for task in ("source", "new"):
-        scores = tasks[task]
-        if "linear" not in scores:
-            continue
-        linear = scores["linear"]
+def linear_model(facts: Facts) -> Finding:
+    """The yardstick without a network: is a network needed at all?"""
+    ranks, sentences = {}, []
+    for task, right in facts.right.items():
+        scores = facts.scores[task]
         networks = {name: row["accuracy"] for name, row in scores.items() if name != "linear"}
         best = max(networks, key=networks.__getitem__)
-        if linear["accuracy"] > networks[best]:
-            first.append(task)
-        elif linear["accuracy"] >= networks["student"]:
-            ahead.append(task)
-        close = ", with overlapping intervals" if overlap(linear, scores[best]) else ""
-        sentences.append(
-            f"On the {task} task it answers {percent(linear['accuracy'])} correctly; the best network, the {best}, "
-            f"{percent(networks[best])}{close}, and the student {percent(networks['student'])}."
+        over_best, over_student = paired(right, "linear", best), paired(right, "linear", "student")
+        # Ahead of all, ahead of the student, level with it, behind it.
+        ranks[task] = 3 if over_best[1] > 0 else 2 if over_student[1] > 0 else 1 if over_student[2] >= 0 else 0
+        sentence = (
+            f"On the {task} task it answers {percent(scores['linear']['accuracy'])} correctly; against the student that is "
+            f"{with_interval(*over_student)}"
         )
-    weights = tasks["source"]["linear"].get("parameters")
-    if weights:
-        sentences.append(f"It has {weights:,} weights; the student has {tasks['source']['student']['parameters']:,}.")
-    text = " ".join(sentences)
-    if first:
-        where = "both tasks" if len(first) == 2 else f"the {first[0]} task"
-        return Finding("bad", f"A linear n-gram model is ahead of every network on {where}", text)
-    if ahead:
-        where = "both tasks" if len(ahead) == 2 else f"the {ahead[0]} task"
-        return Finding("bad", f"A linear n-gram model does no worse than the student on {where}", text)
-    return Finding("good", "The student is ahead of a linear n-gram model", text)
+        sentences.append(sentence + ("." if best == "student" else f", against the {best} {with_interval(*over_best)}."))
+    source = facts.scores["source"]
+    sentences.append(f"It has {source['linear']['parameters']:,} weights, the student {source['student']['parameters']:,}.")
+    top = max(ranks.values())
+    there = [task for task, rank in ranks.items() if rank == top]
+    where = "on both tasks" if len(there) == 2 else f"on the {there[0]} task"
+    if top > 1 and min(ranks.values()) == 0:
+        where += f", but behind the student on the {min(ranks, key=ranks.__getitem__)} task"
+    tone, heading = (
+        ("good", f"The student is ahead of a linear n-gram model {where}"),
+        ("even", f"No lead of the student over a linear n-gram model can be shown {where}"),
+        ("bad", f"A linear n-gram model is ahead of the student {where}"),
+        ("bad", f"A linear n-gram model is ahead of every network {where}"),
+    )[top]
+    return Finding(tone, heading, " ".join(sentences))
 
 
-def overlap(one: Scores, other: Scores) -> bool:
-    """Whether the accuracies' intervals have a point in common; without intervals nothing is sure."""
-    edges = [row.get(f"accuracy_{end}") for row in (one, other) for end in ("low", "high")]
-    if None in edges:
-        return True
-    return edges[0] <= edges[3] and edges[2] <= edges[1]
+def paired(right: dict[str, np.ndarray], one: str, other: str) -> tuple[float, float, float]:
+    """Lead of `one` over `other` in accuracy on the same texts, and the ends of its 95 % interval.
+
+    The normal interval of a mean of differences; with two answers per text this is McNemar 1947, doi:10.1007/BF02295996.
+    """
+    differences = right[one].astype(np.float64) - right[other]
+    margin = 1.96 * differences.std() / np.sqrt(len(differences))
+    return float(differences.mean()), float(differences.mean() - margin), float(differences.mean() + margin)
+
+
+def with_interval(difference: float, low: float, high: float) -> str:
+    return f"{points(difference)} (paired 95{NO_BREAK}% interval {points(low, unit=False)} to {points(high, unit=False)})"
 
 
 def percent(share: float, decimals: int = 1) -> str:

@@ -73,7 +73,13 @@ def write_report(title: str, path: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "size": size_of, "duration": duration, "key": charts.key}
+    environment.filters |= {
+        "percent": percent,
+        "size": size_of,
+        "duration": duration,
+        "key": charts.key,
+        "breakable": charts.breakable,
+    }
     page = environment.get_template(TEMPLATE).render(
         title=title,
         names=NAMES,
@@ -87,7 +93,7 @@ def write_report(title: str, path: Path) -> None:
         beliefs=beliefs(),
         soft_labels=read_json(DATA / "export_soft_labels" / "metrics.json"),
         classes=hardest_classes(),
-        data=[data_facts(task) for task in ("source", "new")],
+        data=[data_facts(facts, task) for task in ("source", "new")],
         examples=examples(),
         package=read_json(DATA / "export_model" / "metrics.json"),
         times={stage: read_json(DATA / stage / TIMING)["seconds"] for stage in STAGES if stage != "report"},
@@ -105,13 +111,16 @@ def tiles(facts: Facts) -> list[tuple[str, str, str]]:
     low, high = student.get("lead_over_baseline_low"), student.get("lead_over_baseline_high")
     interval = "no interval" if low is None or high is None else f"{points(low, unit=False)} to {points(high, unit=False)}"
     closed = student.get("gap_closed")
-    sure = "of the baseline’s gap to the teacher" if direction(student, "baseline") else "not different from 0"
+    if closed is None:
+        remark = "not measured" if teacher["accuracy"] > scores["baseline"]["accuracy"] else "there was no gap"
+    else:
+        remark = "of the baseline’s gap to the teacher" if direction(student, "baseline") else "not different from 0"
     latency = {model: facts.speed.get(f"source_{model}_latency_ms") for model in ("student", "teacher")}
     return [
         ("Student", percent(student["accuracy"]), "of unseen texts right"),
         ("Against the baseline", points(lead(scores, "baseline")), f"95{NO_BREAK}% interval {interval}"),
         ("Against the teacher", points(lead(scores, "teacher")), f"teacher: {percent(teacher['accuracy'])}"),
-        ("Gap closed", "–" if closed is None else percent(closed, 0), "there is no gap" if closed is None else sure),
+        ("Gap closed", "–" if closed is None else percent(closed, 0), remark),
         ("Size", size_of(student["bytes"]), f"teacher: {size_of(teacher['bytes'])}"),
         ("One text takes", milliseconds(latency["student"]), f"teacher: {milliseconds(latency['teacher'])}"),
     ]
@@ -126,7 +135,7 @@ def task_results(facts: Facts, task: str) -> dict[str, Any]:
     ]
     return {
         "name": task,
-        "test_rows": facts.test_rows[task],
+        "test_rows": facts.statistics[task]["test_rows"],
         "rows": [(name, result_cells(row, facts.speed, f"{task}_{name}")) for name, row in models.items()],
         "chart": charts.interval_chart(intervals),
     }
@@ -134,7 +143,7 @@ def task_results(facts: Facts, task: str) -> dict[str, Any]:
 
 def result_cells(row: Scores, speed: Scores, prefix: str) -> list[tuple[str, str]]:
     """Figure and interval of each column."""
-    shown = [
+    return [
         (written(row.get("accuracy"), percent), interval_of(row, "accuracy")),
         (written(row.get("macro_f1"), percent), interval_of(row, "macro_f1")),
         *((written(row.get(name), lambda value: f"{value:.3f}"), "") for name in ("nll", "ece")),
@@ -144,7 +153,6 @@ def result_cells(row: Scores, speed: Scores, prefix: str) -> list[tuple[str, str
         (milliseconds(speed.get(f"{prefix}_latency_ms")), ""),
         (written(speed.get(f"{prefix}_rows_per_second"), lambda value: f"{value:,.0f}"), ""),
     ]
-    return shown
 
 
 def interval_of(row: Scores, name: str) -> str:
@@ -228,14 +236,14 @@ def hardest_classes() -> dict[str, Any]:
     }
 
 
-def data_facts(task: str) -> dict[str, Any]:
+def data_facts(facts: Facts, task: str) -> dict[str, Any]:
     """Origin, statistics and class balance of one task."""
     ingested = read_json(DATA / "ingest" / MANIFEST)[task]
     counts = read_rows(DATA / "preprocess" / task / "class_counts.csv")
     return {
         "name": task,
         "origin": {key: value for key, value in ingested.get("origin", {}).items() if value is not None},
-        "statistics": read_json(DATA / "preprocess" / "statistics.json")[task],
+        "statistics": facts.statistics[task],
         "chart": charts.balance_chart([(row["label"], int(row["train"])) for row in counts]),
     }
 

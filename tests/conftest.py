@@ -1,0 +1,57 @@
+"""Fixtures that several test files share: the real data sets, and a project folder to run light stages in."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillhouse.core.params import read_yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder with the real data sets, whose README says how many rows and classes each has."""
+    folder = Path(os.environ.get("STILLHOUSE_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} does not exist; STILLHOUSE_TEST_DATA names the folder with the real data sets")
+    return folder
+
+
+class Project:
+    """A working folder with the tiny recipe as its `params.yaml`; the code is this checkout's."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.raw = folder / "data" / "raw"
+        self.raw.mkdir(parents=True)
+        shutil.copyfile(ROOT / "env.lock", folder / "env.lock")
+        self.params = copy.deepcopy(read_yaml(ROOT / "recipes" / "tiny.yaml"))
+        self.write_params()
+
+    def write_params(self, **blocks: Any) -> None:
+        """Write `params.yaml` with the named blocks in place of the recipe's."""
+        # JSON is YAML too.
+        (self.folder / "params.yaml").write_text(json.dumps({**self.params, **blocks}, indent=1), encoding="utf-8")
+
+    def command(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """`python -m` with `words` in the folder, its output as text."""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+        words = (sys.executable, "-m", *words)
+        return subprocess.run(words, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A fresh project folder; the test's working directory."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return Project(folder)

@@ -1,0 +1,78 @@
+"""Stage `finetune`: new head, few examples, frozen body, layer-wise rates."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from stillhouse.core.errors import ParamsError
+from stillhouse.core.params import build
+from stillhouse.models.build import build_model, load_model
+from stillhouse.models.config import ModelParams
+from stillhouse.training.classifier import Task
+from stillhouse.training.transfer import few_examples, freeze_body, head, replace_head
+from tasks.finetune import Finetune
+
+TRAINING = {
+    "steps": 5,
+    "batch_size": 16,
+    "optimizer": {"name": "adamw", "learning_rate": 0.01},
+    "schedule": {"name": "constant"},
+}
+
+
+def test_all_three_learned_from_the_same_few_rows(tiny):
+    rows = json.loads((tiny / "data/finetune/rows.json").read_text())
+    task = Task.read(tiny / "data/preprocess/new")
+    chosen = few_examples(task.train, 10, seed=1)
+    assert rows == chosen.ids.to_pylist()
+    assert np.bincount(chosen.labels).max() == 10
+
+
+def test_fewer_examples_are_a_subset_of_more(tiny):
+    task = Task.read(tiny / "data/preprocess/new")
+    few, more = (set(few_examples(task.train, n, seed=1).ids.to_pylist()) for n in (5, 10))
+    assert few < more
+    assert set(few_examples(task.train, 5, seed=2).ids.to_pylist()) != few
+
+
+def test_the_new_models_speak_the_new_labels(tiny):
+    for name in ("student", "scratch", "teacher"):
+        model = load_model(tiny / "data/finetune" / name / "model")
+        assert list(model.config.id2label.values()) == ["es", "es_MX", "pt", "pt_BR"]
+
+
+def test_the_student_starts_from_the_distilled_weights(tiny):
+    inputs = json.loads((tiny / "data/finetune/student/manifest.json").read_text())["inputs"]
+    assert inputs["start"] == json.loads((tiny / "data/train_student/manifest.json").read_text())["weights"]
+
+
+@pytest.mark.parametrize("architecture", ["ngram_encoder", "bert", "modernbert", "distilbert"])
+def test_a_head_of_equal_size_is_replaced_too(architecture):
+    config = {"dim": 16, "hidden_dim": 32, "n_heads": 2, "n_layers": 1} if architecture == "distilbert" else {
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "intermediate_size": 16,
+    }
+    model = build_model(ModelParams(architecture=architecture, config=config), 50, 0, ["a", "b"], seed=1)
+    old = head(model)[1].weight.clone()
+    replace_head(model, ["c", "d"], seed=1)
+    assert not torch.equal(head(model)[1].weight, old)
+    assert model.config.id2label == {0: "c", 1: "d"}
+    replace_head(model, ["x", "y", "z"], seed=1)
+    ids = torch.ones(2, 4, dtype=torch.int64)
+    assert model(input_ids=ids, attention_mask=ids).logits.shape == (2, 3)
+
+
+def test_a_frozen_body_leaves_the_head_alone_to_learn(tiny):
+    model = replace_head(load_model(tiny / "data/train_student/model"), ["a", "b"], seed=1)
+    freeze_body(model)
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == ["classifier.weight", "classifier.bias"]
+
+
+def test_layerwise_goes_with_a_layer_decay():
+    tree = {"mode": "layerwise", "examples_per_class": None, "training": TRAINING}
+    with pytest.raises(ParamsError, match=r"mode 'layerwise' goes with training.optimizer.layer_decay below 1"):
+        build(Finetune, tree, "test")

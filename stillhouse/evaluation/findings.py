@@ -188,16 +188,17 @@ def size_and_speed(facts: Facts) -> Finding:
         f"{student['parameters']:,} parameters against {teacher['parameters']:,}, "
         f"{size_of(student['bytes'])} against {size_of(teacher['bytes'])}."
     )
-    latency = [facts.speed.get(f"source_{model}_latency_ms") for model in ("student", "teacher")]
-    rows = [facts.speed.get(f"source_{model}_rows_per_second") for model in ("student", "teacher")]
-    if None in latency or None in rows:
+    keys = [f"source_{model}_{key}" for key in ("latency_ms", "rows_per_second") for model in ("student", "teacher")]
+    if not all(key in facts.speed for key in keys):
         return Finding("good" if ratio > SAME_SIZE_OR_SPEED else "bad", f"The student is {size} than the teacher", text)
-    alone, batched = latency[1] / latency[0], rows[0] / rows[1]
+    latency, teacher_latency, rows, teacher_rows = (facts.speed[key] for key in keys)
+    alone, batched = teacher_latency / latency, rows / teacher_rows
     speed = compared(alone, "faster", "slower", "no faster")
     gains = [ratio > SAME_SIZE_OR_SPEED, alone > SAME_SIZE_OR_SPEED]
     text += (
-        f" One text alone takes {latency[0]:.2f} ms against {latency[1]:.2f} ms; in batches the student answers "
-        f"{rows[0]:,.0f} texts per second, the teacher {rows[1]:,.0f}: {compared(batched, 'faster', 'slower', 'no faster')}."
+        f" One text alone takes {latency:.2f}{NO_BREAK}ms against {teacher_latency:.2f}{NO_BREAK}ms; in batches the student "
+        f"answers {rows:,.0f} texts per second, the teacher {teacher_rows:,.0f}: "
+        f"{compared(batched, 'faster', 'slower', 'no faster')}."
     )
     heading = f"The student is {size} than the teacher {'and' if gains[0] == gains[1] else 'but'} {speed}"
     return Finding("good" if all(gains) else "even" if any(gains) else "bad", heading, text)

@@ -1,0 +1,48 @@
+"""A command in a document is a promise: the README's run here, in a clone, word for word."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_run import ROOT, shell
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
+
+
+def commands(path: Path) -> list[str]:
+    """Lines of the ```sh blocks."""
+    blocks = re.findall(r"```sh\n(.*?)```", path.read_text(), flags=re.S)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_the_readme_works_word_for_word(tiny_copy):
+    """Everything but `make test`, which is what runs here; the tiny recipe stands for the default one.
+
+    The environment is the one that is installed: making it anew takes minutes, and every run in CI does it.
+    """
+    (tiny_copy / ".venv").symlink_to(ROOT / ".venv")
+    (tiny_copy / "train.csv").write_text("text,category\n" + "".join(f"text {i} {c},{c}\n" for c in "ab" for i in range(50)))
+    for line in commands(ROOT / "README.md"):
+        if line == "make test":
+            continue
+        words = line.split()
+        if words[0] == "make":
+            words[1:1] = ["--assume-old=.venv/.ready"]
+        done = shell(*words, folder=tiny_copy)
+        if line == "make distill":
+            assert "Report: data/report/index.html" in done.stdout
+    assert (tiny_copy / "data/raw/train.csv.dvc").is_file()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_every_file_that_a_document_names_exists(path):
+    for name in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+        assert (path.parent / name).exists(), f"{path.name} links to {name}"
+
+
+def test_the_stages_of_the_readme_are_those_of_the_pipeline():
+    from stillhouse.core.params import STAGES
+
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), flags=re.M)
+    assert tuple(rows) == STAGES

@@ -57,12 +57,16 @@ def test_a_difference_above_the_tolerance_fails_the_stage(tiny_copy):
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["bert", "modernbert", "distilbert"])
 def test_published_architectures_export_too(architecture, tmp_path):
-    config = {"dim": 16, "hidden_dim": 32, "n_heads": 2, "n_layers": 1} if architecture == "distilbert" else {
-        "hidden_size": 16,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-        "intermediate_size": 16,
-    }
+    config = (
+        {"dim": 16, "hidden_dim": 32, "n_heads": 2, "n_layers": 1}
+        if architecture == "distilbert"
+        else {
+            "hidden_size": 16,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 2,
+            "intermediate_size": 16,
+        }
+    )
     model = build_model(ModelParams(architecture=architecture, config=config), 50, 0, ["a", "b"], seed=1).eval()
     export_onnx(model, tmp_path / "m.onnx", opset=18)
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])

@@ -86,8 +86,8 @@ def test_a_store_of_another_form_is_refused(tiny_copy):
 
 
 def test_an_unknown_row_is_refused(tiny):
+    labels = SoftLabels.open(tiny / STORE)
     with pytest.raises(ArtifactError, match=r"lack 1 of 2 training rows \(first id ffffffffffffffff\)"):
-        labels = SoftLabels.open(tiny / STORE)
         labels.rows_of([labels.ids[0], "f" * 16])
 
 
@@ -96,7 +96,9 @@ def test_two_ranks_write_the_same_bytes_as_one(tiny_copy):
     params = Path("params.yaml")
     digests = {}
     for ranks, threads in ((1, 1), (2, 2)):
-        text = params.read_text().replace("threads: 2\n", f"threads: {threads}\n").replace("threads: 1\n", f"threads: {threads}\n")
+        text = (
+            params.read_text().replace("threads: 2\n", f"threads: {threads}\n").replace("threads: 1\n", f"threads: {threads}\n")
+        )
         params.write_text(text)
         done = subprocess.run(
             [sys.executable, "-m", "tasks.launch", "export_soft_labels"],

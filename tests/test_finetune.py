@@ -50,12 +50,16 @@ def test_the_student_starts_from_the_distilled_weights(tiny):
 
 @pytest.mark.parametrize("architecture", ["ngram_encoder", "bert", "modernbert", "distilbert"])
 def test_a_head_of_equal_size_is_replaced_too(architecture):
-    config = {"dim": 16, "hidden_dim": 32, "n_heads": 2, "n_layers": 1} if architecture == "distilbert" else {
-        "hidden_size": 16,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 1,
-        "intermediate_size": 16,
-    }
+    config = (
+        {"dim": 16, "hidden_dim": 32, "n_heads": 2, "n_layers": 1}
+        if architecture == "distilbert"
+        else {
+            "hidden_size": 16,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 1,
+            "intermediate_size": 16,
+        }
+    )
     model = build_model(ModelParams(architecture=architecture, config=config), 50, 0, ["a", "b"], seed=1)
     old = head(model)[1].weight.clone()
     replace_head(model, ["c", "d"], seed=1)

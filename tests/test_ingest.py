@@ -123,7 +123,12 @@ def test_another_encoding_is_read_when_it_is_named(project, encoding):
 
 def test_columns_delimiter_and_blank_lines_are_up_to_the_file(project):
     table = table_of_file(
-        project, "a.csv", "\nid;utterance;intent\n\n1;hello, you;a\n\n2;bye; b \n", text="utterance", label="intent", delimiter=";"
+        project,
+        "a.csv",
+        "\nid;utterance;intent\n\n1;hello, you;a\n\n2;bye; b \n",
+        text="utterance",
+        label="intent",
+        delimiter=";",
     )
     assert table[["text", "label"]].to_numpy().tolist() == [["hello, you", "a"], ["bye", "b"]]
 
@@ -197,13 +202,33 @@ def test_a_link_that_dvc_put_in_place_of_a_file_is_followed(project):
         ("a.csv", 'text,label\nx,a\n"y,b\n', {}, "data/raw/a.csv, row 2 (line 3): unexpected end of data; check its quotes"),
         ("a.csv", "text,label\nx,a\n,b\n", {}, "data/raw/a.csv, row 2: the text is missing (NaN or blank, in 1 of 2 rows)"),
         ("a.csv", "text,label\nx,a\n \t,b\n", {}, "data/raw/a.csv, row 2: the text is missing"),
-        ("a.csv", "text,label\nx,\ny,b\nz,\n", {}, "data/raw/a.csv, row 1: the label is missing (NaN or blank, in 2 of 3 rows)"),
+        (
+            "a.csv",
+            "text,label\nx,\ny,b\nz,\n",
+            {},
+            "data/raw/a.csv, row 1: the label is missing (NaN or blank, in 2 of 3 rows)",
+        ),
         ("a.jsonl", '{"text": "x", "label": "a"}\n{"text": "y"\n', {}, "data/raw/a.jsonl, line 2: not readable as JSON (Exp"),
-        ("a.jsonl", '{"text": "x", "label": "a"}\n["y"]\n', {}, "data/raw/a.jsonl, line 2: a JSON object is expected, not list"),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": "a"}\n["y"]\n',
+            {},
+            "data/raw/a.jsonl, line 2: a JSON object is expected, not list",
+        ),
         ("a.jsonl", '{"text": "\\ud83d x", "label": "a"}', {}, "data/raw/a.jsonl, line 1: not readable as JSON ('utf-8' codec"),
         ("a.jsonl", '{"text": "x", "label": "a"}\n{"text": "y"}', {}, "data/raw/a.jsonl, row 2: the label is missing"),
-        ("a.jsonl", '{"text": NaN, "label": "a"}\n{"text": "y", "label": 1}', {}, "data/raw/a.jsonl, row 1: the text is missing"),
-        ("a.jsonl", '{"text": "x", "label": ["a", "b"]}', {}, "data/raw/a.jsonl, row 1: the label is a list; one label per row"),
+        (
+            "a.jsonl",
+            '{"text": NaN, "label": "a"}\n{"text": "y", "label": 1}',
+            {},
+            "data/raw/a.jsonl, row 1: the text is missing",
+        ),
+        (
+            "a.jsonl",
+            '{"text": "x", "label": ["a", "b"]}',
+            {},
+            "data/raw/a.jsonl, row 1: the label is a list; one label per row",
+        ),
         ("a.jsonl", '{"text": {"a": "b"}, "label": "a"}', {}, "data/raw/a.jsonl, row 1: the text is a list; one text per row"),
         ("a.parquet", b"PAR1 and nothing else", {}, "data/raw/a.parquet cannot be read as parquet: "),
         ("a.txt", "x\n", {}, "data/raw/a.txt ends in '.txt', expected one of .csv, .jsonl, .ndjson, .parquet, .tsv"),
@@ -235,7 +260,9 @@ def test_a_bad_row_is_named_in_its_own_file(project):
 
 def test_a_missing_file_is_refused_with_the_nearest_name(project):
     (project.raw / "train.csv").write_text(GOOD)
-    message = r"^data/raw/trian\.csv does not exist; add it with 'make data FILE=path/to/trian\.csv'; did you mean 'train\.csv'\?$"
+    message = (
+        r"^data/raw/trian\.csv does not exist; add it with 'make data FILE=path/to/trian\.csv'; did you mean 'train\.csv'\?$"
+    )
     with pytest.raises(DataError, match=message):
         table_of({"kind": "files", "train": "trian.csv"})
 
@@ -302,7 +329,9 @@ def test_a_row_without_a_class_is_refused_and_not_given_the_last_one(project, da
 
 def test_a_split_or_column_that_the_data_set_lacks_is_refused(project, datasets):
     write_set(datasets, project.raw / "pets")
-    with pytest.raises(DataError, match=r"^data/raw/pets has no split 'validation' \(parameter 'validation'\); known: test, train"):
+    with pytest.raises(
+        DataError, match=r"^data/raw/pets has no split 'validation' \(parameter 'validation'\); known: test, train"
+    ):
         table_of({"kind": "hub", "dataset": "data/raw/pets"})
     with pytest.raises(ParamsError, match=r"^data/raw/pets has no column 'texts' \(parameter 'text'\); did you mean 'text'\?"):
         table_of({"kind": "hub", "dataset": "data/raw/pets", "validation": None, "text": "texts"})
@@ -318,7 +347,9 @@ def test_a_folder_that_is_missing_or_holds_no_data_is_refused(project, datasets)
 
 @pytest.mark.parametrize("revision", [None, "main", "abc123", COMMIT.upper(), COMMIT + "a"])
 def test_a_hub_data_set_without_a_full_commit_is_refused(project, revision):
-    with pytest.raises(ParamsError, match=r"^params\.yaml: 'ingest\.source': a hub data set needs a pinned 'revision' \(40 hex"):
+    with pytest.raises(
+        ParamsError, match=r"^params\.yaml: 'ingest\.source': a hub data set needs a pinned 'revision' \(40 hex"
+    ):
         table_of({"kind": "hub", "dataset": "owner/pets", "revision": revision})
 
 

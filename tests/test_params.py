@@ -105,8 +105,14 @@ def test_a_misspelt_key_is_reported_before_the_key_that_it_leaves_missing(projec
         ({"task": "languages"}, "parameter 'ingest.source.kind' is missing"),
         ({"kind": "sample"}, "parameter 'ingest.source.task' is missing"),
         ({"kind": "files"}, "parameter 'ingest.source.train' is missing"),
-        ({"kind": "sample", "task": "languages", "train": "a.csv"}, "unknown parameter 'ingest.source.train'; known: kind, labels, max_rows, task"),
-        ({"kind": "files", "train": "a.csv", "max_row": 5}, "unknown parameter 'ingest.source.max_row'; did you mean 'max_rows'?"),
+        (
+            {"kind": "sample", "task": "languages", "train": "a.csv"},
+            "unknown parameter 'ingest.source.train'; known: kind, labels, max_rows, task",
+        ),
+        (
+            {"kind": "files", "train": "a.csv", "max_row": 5},
+            "unknown parameter 'ingest.source.max_row'; did you mean 'max_rows'?",
+        ),
         ({"kind": "files", "train": 5}, "'ingest.source.train' is 5 (int), expected string"),
         ({"kind": "files", "train": "a.csv", "labels": ["a", 1]}, "'ingest.source.labels.1' is 1 (int), expected string"),
         ({"kind": "files", "train": "a.csv", "max_rows": 0}, "'ingest.source.max_rows' is 0 (int), expected greater than"),
@@ -191,6 +197,4 @@ def test_check_refuses_a_bad_file_in_one_line_without_traceback(project):
     project.write_params(preprocess={**project.params["preprocess"], "max_token": 3})
     done = project.command("tasks.check")
     assert done.returncode == 1
-    assert done.stderr == (
-        "error: check: params.yaml: unknown parameter 'preprocess.max_token'; did you mean 'max_tokens'?\n"
-    )
+    assert done.stderr == ("error: check: params.yaml: unknown parameter 'preprocess.max_token'; did you mean 'max_tokens'?\n")

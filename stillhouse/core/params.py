@@ -8,7 +8,7 @@ and `no` is a word (Norwegian).
 import json
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -37,6 +37,7 @@ T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 def block(cls: type[T]) -> type[T]:
     """Class decorator of every parameter block: a frozen keyword-only dataclass that forbids unknown keys."""
     frozen = dataclass(frozen=True, kw_only=True)(cls)

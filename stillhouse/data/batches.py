@@ -49,9 +49,7 @@ class BatchPlan:
     whole rows.
     """
 
-    def __init__(
-        self, table: TokenTable, batch_size: int, seed: int, bucket_batches: int = 16, num_views: int | None = 0
-    ):
+    def __init__(self, table: TokenTable, batch_size: int, seed: int, bucket_batches: int = 16, num_views: int | None = 0):
         self.table, self.batch_size, self.seed = table, batch_size, seed
         self.bucket_batches, self.num_views = bucket_batches, num_views
         self.lengths = table.lengths

@@ -113,7 +113,9 @@ def describe_tokenizer(folder: Path) -> TokenizerFacts:
     pad = pad["content"] if isinstance(pad, dict) else pad
     pad_id = tokenizer.token_to_id(pad)
     if pad_id is None:
-        raise ArtifactError(f"{folder} names no padding token that its vocabulary has; set 'pad_token' in tokenizer_config.json")
+        raise ArtifactError(
+            f"{folder} names no padding token that its vocabulary has; set 'pad_token' in tokenizer_config.json"
+        )
     marked = tokenizer.encode("a").ids
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     start = next(i for i in range(len(marked)) if marked[i : i + len(bare)] == bare)

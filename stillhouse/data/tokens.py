@@ -53,7 +53,9 @@ class TokenTable:
         )
 
 
-def write_tokens(path: Path, ids: list[str], texts: list[str], rows: list[list[int]], labels: np.ndarray, vocab_size: int) -> None:
+def write_tokens(
+    path: Path, ids: list[str], texts: list[str], rows: list[list[int]], labels: np.ndarray, vocab_size: int
+) -> None:
     """Write one split as a single record batch, so that reading it back is one mapping."""
     width = pa.uint16() if vocab_size <= 65536 else pa.int32()
     table = pa.table(

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from torch import nn
@@ -48,6 +49,21 @@ def export_onnx(model: nn.Module, path: Path, opset: int) -> None:
             external_data=False,
             verbose=False,
         )
+    strip_metadata(path)
+
+
+def strip_metadata(path: Path) -> None:
+    """Remove the exporter's notes: they hold stack traces with this machine's paths, and would make the bytes differ."""
+    model = onnx.load(path)
+    graphs = [model.graph, *model.functions]
+    for graph in graphs:
+        del graph.metadata_props[:]
+        items = [*graph.node, *graph.value_info]
+        if isinstance(graph, onnx.GraphProto):
+            items += [*graph.input, *graph.output, *graph.initializer]
+        for item in items:
+            del item.metadata_props[:]
+    onnx.save(model, path)
 
 
 def run_onnx(path: Path, table: TokenTable, facts: TokenizerFacts, threads: int) -> np.ndarray:

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from stillhouse.data.tokens import TokenTable
-from stillhouse.training.scores import log_softmax, per_class_f1
 from stillhouse.soft_labels.store import SoftLabels
+from stillhouse.training.scores import log_softmax, per_class_f1
 
 
 def per_class_table(predictions: dict[str, np.ndarray], labels_N: np.ndarray, names: list[str]) -> pd.DataFrame:

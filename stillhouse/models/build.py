@@ -11,9 +11,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import ArtifactError, ParamsError, nearest
+from stillhouse.core.hub import snapshot
 from stillhouse.models import ngram_encoder  # noqa: F401  registers the architecture
 from stillhouse.models.config import ModelParams
-from stillhouse.core.hub import snapshot
 
 WEIGHTS = "model.safetensors"
 

@@ -62,8 +62,8 @@ def read_hub(source: HubSource) -> tuple[pd.DataFrame, dict]:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:300]
         raise HubError(
-            f"the data set '{source.dataset}' at revision {source.revision} could not be loaded ({type(error).__name__}: {reason}); "
-            "check the name, the revision and the network, or put its files below data/raw"
+            f"the data set '{source.dataset}' at revision {source.revision} could not be loaded "
+            f"({type(error).__name__}: {reason}); check the name, the revision and the network, or put its files below data/raw"
         ) from None
     tables = []
     for split in SPLITS:

@@ -11,12 +11,12 @@ from stillhouse.core.artifacts import MANIFEST, read_json, write_json
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.tokens import TokenTable, read_tokens
 from stillhouse.data.views import ViewParams
-from stillhouse.training.scores import score
 from stillhouse.losses.classification import CrossEntropy, Loss
 from stillhouse.models.build import count_parameters, save_model
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.loop import History, Job, train
+from stillhouse.training.scores import score
 
 
 @dataclass(frozen=True)

@@ -105,14 +105,15 @@ def test_a_published_test_stays_whole():
     assert (split_rows(table, SPLIT, False)[0]["split"] == "test").sum() == 3
 
 
-def test_banking77_shares_six_test_texts_with_its_training_rows(test_data):
+def test_banking77_shares_seven_test_texts_with_its_training_rows(test_data):
     parts = [pd.read_csv(test_data / "text/banking77" / f"{split}.csv").assign(split=split) for split in ("train", "test")]
     table = canonical(pd.concat(parts).rename(columns={"category": "label"}), "banking77", None, None)
     text = folded(normalise(table["text"], lowercase=False))
     shared = text[table["split"] == "test"].isin(set(text[table["split"] == "train"])).sum()
-    assert shared == 6
+    # By case alone none: the training texts end in stray line breaks, which have to be folded too.
+    assert shared == 7
     cleaned, report = split_rows(table, SPLIT, False)
-    assert report.shared_between_published_splits >= 6
+    assert report.shared_between_published_splits == 7
     assert (cleaned["split"] == "test").sum() == 3080
     assert (cleaned.groupby("folded")["split"].nunique() == 1).all()
 

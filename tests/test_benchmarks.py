@@ -1,0 +1,40 @@
+"""Every benchmark runs, and ends with the keys it promises. What the figures are is no test's business."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.tiny_run import ROOT, environment
+
+FAST = {
+    "loop_overhead": {"over_bare", "over_trainer"},
+    "trajectories": {"two_ranks", "two_ranks_dropout", "accumulation", "accumulation_dropout"},
+    "precision": {"bf16_over_fp32", "loss_difference"},
+}
+SLOW = {
+    "reproduce": {"stages", "identical"},
+    "seeds": {"teacher", "student", "baseline", "gap_closed", "spread"},
+}
+
+
+def last_line(name: str, folder) -> dict[str, float]:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick"]
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_benchmark_runs_and_prints_its_keys(name, tiny_copy):
+    assert FAST[name] <= set(last_line(name, tiny_copy))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_slow_benchmark_runs_and_prints_its_keys(name):
+    figures = last_line(name, ROOT)
+    assert SLOW[name] <= set(figures)
+    if name == "reproduce":
+        assert figures["identical"] == figures["stages"]

@@ -138,7 +138,7 @@ def test_tabs_json_lines_and_parquet_give_the_same_table(project):
     rows.to_csv(project.raw / "rows.tsv", sep="\t", index=False)
     (project.raw / "rows.csv").write_text(rows.to_csv(index=False))
     (project.raw / "rows.parquet").write_bytes(rows.to_parquet(index=False))
-    lines = [json.dumps(row, ensure_ascii=i % 2 == 0) for i, row in enumerate(rows.to_dict("records"))]
+    lines = [json.dumps(row, ensure_ascii=i % 2 == 1) for i, row in enumerate(rows.to_dict("records"))]
     (project.raw / "rows.jsonl").write_text("\n\n".join(lines) + "\n")
     tables = [table_of({"kind": "files", "train": f"rows.{kind}"}) for kind in ("csv", "tsv", "jsonl", "parquet")]
     assert tables[0]["text"].tolist() == rows["text"].tolist()

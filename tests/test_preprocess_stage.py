@@ -125,9 +125,7 @@ def test_special_tokens_count_towards_the_limit(project):
     ingested()
     out = preprocess(max_tokens=10, tokenizer={"vocab_size": 300, "wrap": True})
     assert max(table.lengths.max() for table in read_task(out).values()) == 8
-    with pytest.raises(
-        ParamsError, match=r"'preprocess\.max_tokens' is 2, which the tokenizer's 2 special tokens use up; .* 3$"
-    ):
+    with pytest.raises(ParamsError, match=r"'preprocess\.max_tokens' is 2, which the tokenizer's 2 special tokens use up; .*"):
         preprocess(max_tokens=2, tokenizer={"vocab_size": 300, "wrap": True})
 
 
@@ -200,7 +198,7 @@ def test_goemotions_shares_thirty_nine_test_texts_that_leave_the_other_splits(te
 @pytest.mark.parametrize("side", ["train", "test"])
 def test_a_sequence_becomes_a_token_only_if_training_rows_hold_it(project, side):
     words = texts(300)
-    split = [SPLITS[i % 3] for i in range(300)]
+    split = [SPLITS[i // 3 % 3] for i in range(300)]
     words = [f"{text} zqxj" if part == side else text for text, part in zip(words, split, strict=True)]
     ingested(words, split)
     vocabulary = load_tokenizer(preprocess(tokenizer={"vocab_size": 400}) / "tokenizer").get_vocab()
@@ -224,7 +222,7 @@ def test_transformers_reads_the_tokenizer_and_gives_our_ids(project, wrap):
     out = preprocess(tokenizer={"vocab_size": 300, "wrap": wrap})
     theirs, facts = AutoTokenizer.from_pretrained(out / "tokenizer"), describe_tokenizer(out / "tokenizer")
     assert (len(facts.prefix), len(facts.suffix)) == (wrap, wrap)
-    assert (len(theirs), theirs.pad_token_id) == (facts.vocab_size, facts.pad_id)
+    assert (len(theirs), theirs.pad_token, theirs.pad_token_id) == (facts.vocab_size, "[PAD]", facts.pad_id)
     table = read_task(out)["test"]
     for i, text in enumerate(table.texts.to_pylist()):
         assert theirs(text)["input_ids"] == [*facts.prefix, *table.row(i).tolist(), *facts.suffix]

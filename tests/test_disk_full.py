@@ -1,5 +1,6 @@
 """A real full disk: `data/` on a file system of a few kilobytes."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,8 @@ def small_disk(tiny_copy: Path) -> Iterator[Path]:
 
 def test_a_full_disk_is_one_line_and_leaves_the_last_good_outputs(small_disk, tiny_copy):
     before = {stage: digest_folder(small_disk / stage) for stage in ("ingest", "train_teacher")}
-    (small_disk / "filler").write_bytes(b"x" * (30 * 1024))
+    disk = os.statvfs(small_disk)
+    (small_disk / "filler").write_bytes(b"x" * ((disk.f_bavail - 1) * disk.f_bsize))
     line = one_error_line(shell("python", "-m", "tasks.ingest", folder=tiny_copy, check=False))
     assert "error: ingest: the disk is full while writing data/ingest" in line
     assert "nothing was published" in line

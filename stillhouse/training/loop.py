@@ -5,6 +5,7 @@ micro-batches, so 1 x 128, 4 x 32 and 2 ranks x 64 rows walk the same trajectory
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -79,7 +80,9 @@ def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
     schedule = Schedule(params.schedule, params.steps)
     batch_size = len(job.train) if params.batch_size == "full" else params.batch_size
     num_parts = accumulation(batch_size, params, ranks)
-    plan = BatchPlan(job.train, batch_size, job.seed, params.bucket_batches, job.num_views)
+    # A full batch is one epoch: sorting over several of them would mix them.
+    bucket_batches = 1 if params.batch_size == "full" else params.bucket_batches
+    plan = BatchPlan(job.train, batch_size, job.seed, bucket_batches, job.num_views)
     collate = Collator(job.train, job.facts, job.views, job.seed)
     replica = DistributedDataParallel(model, gradient_as_bucket_view=True) if ranks.world > 1 else model
     history, best = History(), Best(params)
@@ -185,7 +188,8 @@ class Best:
 
     def offer(self, scores: dict[str, float], step: int, model: nn.Module) -> bool:
         value = scores[self.metric] * (-1 if self.metric == "loss" else 1)
-        if self.value is not None and value <= self.value:
+        # NaN is better than nothing and worse than everything else.
+        if self.value is not None and not (value > self.value or math.isnan(self.value)):
             self.stalled += 1
             return False
         self.value, self.step, self.stalled = value, step, 0

@@ -3,8 +3,8 @@
     python -m tasks.launch train_teacher
 
 This is torchrun itself, called in-process, and reads the same `PET_*` environment (decision 1 of `docs/design.md`), with
-two differences: parameters are checked before torch is imported, and a failed rank is reported as one line with its
-rank, host and reason instead of torchrun's own traceback.
+three differences: parameters are checked before torch is imported, a failed rank is reported as one line with its
+rank, host and reason instead of torchrun's own traceback, and no rank outlives this process.
 """
 
 import importlib
@@ -12,18 +12,31 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 from stillhouse.core.environment import check_environment
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.params import load
+from stillhouse.core.processes import LAUNCHER, join_death_pact, write_failure
 from stillhouse.core.stage import one_line_errors, report_error
+
+STARTED_FILE = "STILLHOUSE_STARTED_FILE"
+"""Environment variable: a file to touch once the command really runs, so that the other nodes of a gang may follow."""
+
+# A rank that dies takes the connections of its peers with it, and one of those may be the first to be reported.
+LOST = ("Connection closed by peer", "Connection reset by peer", "DistNetworkError", "DistBackendError", "NCCL error",
+        "OutOfMemoryError", "out of memory", "MemoryError", "RendezvousConnectionError", "RendezvousTimeoutError")  # fmt: skip
 
 
 def main() -> None:
+    join_death_pact()
     stage = sys.argv[1]
     with one_line_errors(stage):
         check_environment()
         load(importlib.import_module(f"tasks.{stage}").Params)
+    if STARTED_FILE in os.environ:
+        Path(os.environ[STARTED_FILE]).touch()
+    os.environ[LAUNCHER] = str(os.getpid())
     # The ranks set their threads themselves; unset, torchrun sets this with a warning.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # What went wrong is said below, once; the agent says it three times.
@@ -32,30 +45,41 @@ def main() -> None:
     import torch.distributed.run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
 
     try:
         torch.distributed.run.main(["-m", f"tasks.{stage}"])
     except ChildFailedError as error:
-        report_error(stage, explain(error))
+        kind, message, facts = explain(error)
+        write_failure(kind, message, **facts)
+        report_error(stage, message)
+        sys.exit(1)
+    except RendezvousError as error:
+        message = f"the nodes did not find each other ({type(error).__name__}: {error})"
+        write_failure("lost", message)
+        report_error(stage, message)
         sys.exit(1)
     except SignalException as error:
         sys.exit(128 + int(error.sigval))
 
 
-def explain(error) -> str:
-    """Rank, host and reason of the rank that failed first."""
+def explain(error) -> tuple[str, str, dict]:
+    """Kind of failure, one line with rank, host and reason, and facts of the rank that failed first."""
     rank, failure = error.get_first_failure()
     details = failure.message if isinstance(failure.message, dict) else {"message": failure.message}
-    kind, _, message = str(details["message"]).partition(": ")
-    if kind in {cls.__name__ for cls in (StillhouseError, *StillhouseError.__subclasses__())}:
-        return message
-    host = details.get("extraInfo", {}).get("hostname")
-    place = f"rank {rank}" + (f" on {host}" if host else "")
-    if failure.exitcode < 0:
-        name = signal.Signals(-failure.exitcode).name
-        hint = "; the kernel does that when memory runs out: lower micro_batch_size" if name == "SIGKILL" else ""
-        return f"{place} was killed by {name}{hint}"
-    return f"{place} failed with exit code {failure.exitcode} ({details['message']}); its traceback stands above"
+    name, _, message = str(details["message"]).partition(": ")
+    if name in {cls.__name__ for cls in (StillhouseError, *StillhouseError.__subclasses__())}:
+        return "user", message, {"rank": rank}
+    extra = details.get("extraInfo", {})
+    facts = {"rank": rank, "host": extra.get("hostname"), "traceback": extra.get("py_callstack")}
+    place = f"rank {rank}" + (f" on {facts['host']}" if facts["host"] else "")
+    # A rank's own handler turns SIGTERM into 143.
+    number = -failure.exitcode if failure.exitcode < 0 else failure.exitcode - 128
+    if number > 0:
+        hint = "; the kernel does that when memory runs out: lower micro_batch_size" if number == signal.SIGKILL else ""
+        return "lost", f"{place} was killed by {signal.Signals(number).name}{hint}", facts
+    kind = "lost" if any(word in str(details["message"]) for word in LOST) else "error"
+    return kind, f"{place} failed with exit code {failure.exitcode} ({details['message']}); its traceback stands above", facts
 
 
 if __name__ == "__main__":

@@ -2,15 +2,10 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
 from tqdm import tqdm
 
 PLAIN_INTERVAL_SECONDS = 5.0
-
-T = TypeVar("T")
-
 
 class Progress:
     """Counts towards `total`; `update(n, loss="1.23")` moves on and shows the named figures."""
@@ -59,11 +54,3 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def progress(items: Iterable[T], total: int, description: str, unit: str = "it") -> Iterator[T]:
-    """Yield `items` and count them."""
-    with Progress(total, description, unit) as counter:
-        for item in items:
-            yield item
-            counter.update()

@@ -18,6 +18,7 @@ from stillhouse.core.artifacts import DATA, TIMING, published, write_json
 from stillhouse.core.environment import check_environment
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.params import load
+from stillhouse.core.processes import join_death_pact, write_failure
 
 P = TypeVar("P")
 
@@ -30,6 +31,7 @@ def run_stage(stage: str, params_type: type[P], run: Callable[[P, Path], dict | 
 
 def execute(stage: str, params_type: type[P], run: Callable[[P, Path], dict | None]) -> None:
     """Check the environment, read parameters, run and publish. Raises StillhouseError."""
+    join_death_pact()
     # A polite kill must unwind, so that scratch folders go away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     check_environment()
@@ -51,6 +53,7 @@ class one_line_errors:
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, StillhouseError):
+            write_failure("user", str(error))
             report_error(self.stage, str(error))
             sys.exit(1)
         if isinstance(error, KeyboardInterrupt):

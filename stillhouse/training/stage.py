@@ -23,6 +23,7 @@ from stillhouse.core.artifacts import DATA, TIMING, published, write_json
 from stillhouse.core.environment import check_environment
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.params import load
+from stillhouse.core.processes import join_death_pact
 from stillhouse.core.stage import report_error
 from stillhouse.training.distributed import Ranks, join
 
@@ -31,6 +32,7 @@ def run_ranked_stage(stage: str, params_type: type, run: Callable[[Any, Path, Ra
     """Run a stage on this rank. Exits with code 1 on a user's error."""
 
     def body() -> None:
+        join_death_pact()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()

@@ -1,0 +1,262 @@
+"""The flow `distill`: the whole pipeline as one run in a workspace of its own. Deployments `full` and `nightly`.
+
+    prefect deployment run distill/full -p 'overrides={"train_student.distillation.temperature": 4}' --watch
+    python -m flows.distill --override train_student.distillation.temperature=4          # the same with no server
+
+Each stage of `dvc.yaml` is a task of the same name. What DVC finds unchanged is shown as cached; stages with
+`meta.pool: torchrun` go to a worker of that pool, the rest run here; independent stages run at the same time. A run of the
+whole pipeline ends as a DVC experiment under the run's name.
+"""
+
+import argparse
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import Task
+from ruamel.yaml import YAML
+
+from flows.dispatch import check_pool
+from flows.dispatch import dispatch as run_on_worker
+from flows.publish import publish
+from flows.repro import Verdict
+from flows.run import Log, Request, Run, open_run
+from flows.stage import state_of
+from flows.summary import print_summary
+from flows.watch import watched
+from flows.workspace import repository_root
+from stillhouse.core.errors import ParamsError, StillhouseError
+from stillhouse.core.stage import one_line_errors
+
+# Waiting threads cost nothing; what runs at once is bounded by cores and workers.
+MAX_TASKS = 16
+LOST_ATTEMPTS = 3
+
+Dispatch = Literal["pool", "process"]
+
+
+@flow(name="distill", task_runner=ThreadPoolTaskRunner(max_workers=MAX_TASKS), persist_result=False)
+def distill(
+    recipe: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    targets: list[str] | None = None,
+    force: list[str] | None = None,
+    rev: str | None = None,
+    dispatch: Dispatch = "pool",
+) -> State:
+    """Distil the teacher into the student and fine-tune it.
+
+    recipe: a file in recipes/ instead of params.yaml. overrides: dotted key of params.yaml to value. targets: stages to run
+    with all they depend on (such a run is not saved). force: stages to run although nothing changed, or 'all'. rev: a
+    commit to run instead of the checkout as it lies there. dispatch: 'pool' sends training to workers, 'process' runs
+    everything here.
+    """
+    logger = get_run_logger()
+    request = Request(
+        recipe=recipe, overrides=overrides or {}, targets=targets or [], force=force or [], rev=rev
+    )  # fmt: skip
+    try:
+        run = open_run(checkout(), flow_run.get_name(), request)
+    except StillhouseError as error:
+        logger.error(str(error))
+        return Failed(message=str(error))
+    logger.info(f"workspace: {run.folder}")
+    with watched(UUID(flow_run.get_id()), None, run.stop) as watch:
+        try:
+            if dispatch == "pool":
+                for pool in {run.pipeline.stages[name].pool for name in run.stages} - {"cpu"}:
+                    check_pool(pool)
+            verdicts = walk_with_prefect(run, dispatch)
+        except StillhouseError as error:
+            run.close()
+            return Failed(message=str(error))
+    if watch.reason:
+        return Cancelled(message=f"{watch.reason}; the workspace is kept in {run.folder}")
+    failed = {name: verdict for name, verdict in verdicts.items() if not verdict.good}
+    if failed:
+        first = next((v for v in failed.values() if v.kind != "stopped"), next(iter(failed.values())))
+        return Failed(message=f"{first.message}\nThe workspace is kept in {run.folder}")
+    message = finish(run, logger.info, publish)
+    return Completed(message=message)
+
+
+def checkout() -> Path:
+    """The checkout that this code belongs to: a worker starts a run in a folder of its own."""
+    return repository_root(Path(__file__).parent)
+
+
+def walk_with_prefect(run: Run, how: Dispatch) -> dict[str, Verdict]:
+    """Run the stages as tasks; returns every stage's verdict."""
+    verdicts: dict[str, Verdict] = {}
+    futures = {}
+    for name in run.stages:
+        stage = run.pipeline.stages[name]
+        task = Task(
+            fn=stage_task, name=name, version=run.pipeline.version(name), cache_policy=NO_CACHE, persist_result=False,
+            task_run_name=name,
+        )  # fmt: skip
+        futures[name] = task.submit(run, name, how, verdicts, wait_for=[futures[other] for other in stage.upstream])
+    for future in futures.values():
+        future.wait()
+    return {name: verdicts.get(name, Verdict("stopped", f"{name} was not started")) for name in run.stages}
+
+
+def stage_task(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict]) -> State:
+    """One stage; its state says how it ended, and stops what depends on it."""
+    logger = get_run_logger()
+    stage = run.pipeline.stages[name]
+
+    def elsewhere() -> Verdict:
+        parameters = {
+            "stage": name,
+            "workspace": str(run.folder),
+            "parent": flow_run.get_id(),
+            "force": name in run.forced,
+        }  # fmt: skip
+        key = f"{flow_run.get_id()}-{flow_run.get_run_count()}"
+        return run_on_worker(
+            name, stage.pool, parameters, name=flow_run.get_name(), key=key, stop=run.stop, log=logger.warning
+        )  # fmt: skip
+
+    try:
+        verdict = attempt(run, name, logger.info, elsewhere if stage.dispatched and how == "pool" else None)
+    except StillhouseError as error:
+        verdict = Verdict("error", str(error))
+    verdicts[name] = verdict
+    if not verdict.good:
+        # The first failure ends the run: nothing after it can be saved.
+        run.stop.set()
+    if verdict.kind == "stopped":
+        return Cancelled(message=verdict.message)
+    return state_of(verdict)
+
+
+def attempt(run: Run, name: str, log: Log, elsewhere: Callable[[], Verdict] | None) -> Verdict:
+    """Run a stage; one that was lost in this process is tried again, as `dispatch` does with those on workers."""
+    verdict = run.run_stage(name, log, elsewhere)
+    for number in range(2, LOST_ATTEMPTS + 1):
+        if verdict.kind != "lost" or elsewhere or run.stop.is_set():
+            break
+        log(f"{verdict.message}; attempt {number} of {LOST_ATTEMPTS}")
+        verdict = run.run_stage(name, log, None)
+    return verdict
+
+
+def finish(run: Run, log: Log, show: Callable[[Run, Path | None], None]) -> str:
+    """Save the run, show what came out, remove the workspace; returns a line about it."""
+    if run.request.targets:
+        run.close()
+        return f"ran {', '.join(run.request.targets)} and what they depend on; a run with targets is not saved"
+    experiment = run.save()
+    if experiment is None:
+        raise StillhouseError(f"the pipeline in {run.folder} is not up to date after the run; nothing was saved")
+    report = run.keep_report()
+    show(run, report)
+    run.close()
+    ran = ", ".join(name for name in run.stages if name in run.executed) or "nothing"
+    log(f"experiment {experiment}: dvc exp show; dvc exp apply {experiment}")
+    return f"experiment {experiment}; executed: {ran}"
+
+
+# ---- without a server ----
+
+
+def run_without_server(root: Path, name: str, request: Request) -> None:
+    """The same run with plain threads. Raises StillhouseError if a stage fails."""
+    run = open_run(root, name, request)
+    say = Lines()
+    # Two trainings at once would share the cores and each take many times longer; a pool has workers for that.
+    training = threading.Lock()
+
+    def execute(name: str, upstream: list) -> Verdict:
+        if not all(future.result().good for future in upstream):
+            return Verdict("stopped", f"{name} was not started")
+        if run.pipeline.stages[name].dispatched and not run.unchanged(name):
+            with training:
+                verdict = attempt(run, name, say.of(name), None)
+        else:
+            verdict = attempt(run, name, say.of(name), None)
+        say(f"{name}: {verdict.kind}")
+        if not verdict.good:
+            run.stop.set()
+        return verdict
+
+    try:
+        with ThreadPoolExecutor(max_workers=MAX_TASKS) as threads:
+            futures: dict[str, Any] = {}
+            for stage in run.stages:
+                upstream = [futures[other] for other in run.pipeline.stages[stage].upstream]
+                futures[stage] = threads.submit(execute, stage, upstream)
+            try:
+                verdicts = {name: future.result() for name, future in futures.items()}
+            except BaseException:
+                run.stop.set()
+                raise
+    except KeyboardInterrupt:
+        raise StillhouseError(f"interrupted; the workspace is kept in {run.folder}") from None
+    bad = [verdict for verdict in verdicts.values() if not verdict.good]
+    if bad:
+        first = next((verdict for verdict in bad if verdict.kind != "stopped"), bad[0])
+        raise StillhouseError(f"{first.message}; the workspace is kept in {run.folder}")
+    if not request.targets:
+        print_summary(run.folder)
+    print(finish(run, print, lambda _, report: print(f"report: {report}")))
+
+
+class Lines:
+    """Lines of several stages at once, each with its stage's name."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __call__(self, line: str) -> None:
+        with self.lock:
+            print(line, flush=True)
+
+    def of(self, stage: str) -> Log:
+        return lambda line: self(f"{stage:<18} | {line}")
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`key=value` with a YAML value."""
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise ParamsError(f"--override '{text}' has no '='; expected, for example, train_student.distillation.temperature=4")
+    return key, YAML(typ="safe", pure=True).load(value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m flows.distill", description="Run the pipeline without a server.")
+    parser.add_argument("--recipe")
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--target", action="append", default=[], metavar="STAGE")
+    parser.add_argument("--force", action="append", default=[], metavar="STAGE")
+    parser.add_argument("--rev")
+    parser.add_argument("--name", help="name of the experiment; default: two words")
+    options = parser.parse_args()
+    with one_line_errors("distill"):
+        from prefect.utilities.names import generate_slug
+
+        request = Request(
+            recipe=options.recipe,
+            overrides=dict(parse_override(text) for text in options.override),
+            targets=options.target,
+            force=options.force,
+            rev=options.rev,
+        )
+        run_without_server(repository_root(), options.name or generate_slug(2), request)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""One run of the pipeline: its parameters, workspace, stages and what is kept of it. Knows DVC and git, not Prefect.
+
+`flows.distill` walks it with Prefect tasks, or with plain threads where there is no server.
+"""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from flows.pipeline import Pipeline, read_pipeline
+from flows.recipe import recipe_file
+from flows.repro import Verdict, core_slot, cores_for, in_run_cache, lease, repro
+from flows.workspace import command, environment, open_workspace, remove_workspace, up_to_date
+from stillhouse.core.errors import ParamsError
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks of a run."""
+
+    recipe: str | None = None
+    """A file in `recipes/`; without it `params.yaml` as it lies in the checkout."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Dotted key of `params.yaml` to value."""
+    targets: list[str] = field(default_factory=list)
+    """Stages to run, with all they depend on; such a run is not saved as an experiment. Empty: all."""
+    force: list[str] = field(default_factory=list)
+    """Stages to execute even if nothing changed; `all` for every stage."""
+    rev: str | None = None
+    """A branch, tag or commit to run instead of the checkout as it lies there."""
+
+
+@dataclass
+class Run:
+    """A run with its workspace; `open_run` makes one."""
+
+    root: Path
+    folder: Path
+    name: str
+    request: Request
+    pipeline: Pipeline
+    stages: list[str]
+    """What has to be looked at, in order."""
+    stale: set[str]
+    """Stages that DVC found changed when the run began."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    executed: set[str] = field(default_factory=set)
+
+    @cached_property
+    def forced(self) -> set[str]:
+        return set(self.pipeline.stages if "all" in self.request.force else self.request.force)
+
+    def unchanged(self, stage: str) -> bool:
+        """Whether nothing that the stage depends on has changed, so that there is nothing to do."""
+        behind = set(self.pipeline.needed_for([stage]))
+        return not behind & (self.stale | self.forced)
+
+    def run_stage(self, stage: str, log: Log, execute: Callable[[], Verdict] | None = None) -> Verdict:
+        """Run one stage whose upstream stages are done: from the cache, in this process, or by `execute` elsewhere."""
+        if self.unchanged(stage):
+            return Verdict("cached", f"{stage} is unchanged")
+        force = stage in self.forced
+
+        def waiting() -> None:
+            log(f"another run computes the same {stage}; waiting for its result")
+
+        with lease(self.root, self.pipeline.key(stage), self.stop, waiting) as waited:
+            if self.stop.is_set():
+                return Verdict("stopped", f"{stage} was not started")
+            # What another run has just computed need not be forced again.
+            if execute and (not force or waited) and in_run_cache(self.folder, stage):
+                execute, force = None, False
+            if execute:
+                verdict = execute()
+            else:
+                threads = self.pipeline.params.get("threads", 1)
+                with core_slot(self.root, cores_for(threads if isinstance(threads, int) else 1), self.stop):
+                    verdict = repro(self.folder, stage, on_line=log, stop=self.stop, force=force and not waited)
+        if verdict.kind == "executed":
+            self.executed.add(stage)
+        return verdict
+
+    def save(self) -> str | None:
+        """Save the finished run as a DVC experiment under its name; None if it may not be saved.
+
+        `dvc exp save` commits whatever lies there, so only a pipeline that is wholly done may be saved (decision 4).
+        """
+        if self.request.targets or not up_to_date(self.folder):
+            return None
+        command("dvc", "exp", "save", "--force", "--name", self.name, cwd=self.folder)
+        return self.name
+
+    def keep_report(self) -> Path | None:
+        """Copy the report out of the workspace to `reports/`; returns its place."""
+        page = self.folder / "data" / "report" / "index.html"
+        if not page.is_file():
+            return None
+        kept = self.root / "reports" / f"{self.name}.html"
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copyfile(page, kept)
+        return kept
+
+    def close(self) -> None:
+        remove_workspace(self.root, self.folder)
+
+
+def open_run(root: Path, name: str, request: Request) -> Run:
+    """Check the request and make the workspace. Raises StillhouseError, with nothing left behind, if it cannot run."""
+    if request.recipe:
+        recipe_file(root, request.recipe)
+    checkout = read_pipeline(root)
+    if request.rev is None:
+        check_stages(checkout, request)
+    folder = open_workspace(root, name, request.rev)
+    try:
+        write_params(root, folder, request)
+        pipeline = read_pipeline(folder)
+        check_stages(pipeline, request)
+        # Brings what an earlier run recorded; what the cache lacks is stale, and runs.
+        subprocess.run(["dvc", "checkout", "--quiet"], cwd=folder, env=environment(folder), capture_output=True)
+        stages = pipeline.needed_for(request.targets)
+        return Run(root, folder, name, request, pipeline, stages, stale_stages(folder))
+    except BaseException:
+        with contextlib.suppress(Exception):
+            remove_workspace(root, folder)
+        raise
+
+
+def check_stages(pipeline: Pipeline, request: Request) -> None:
+    pipeline.check_names(request.targets, "targets")
+    pipeline.check_names([name for name in request.force if name != "all"], "force")
+
+
+def write_params(root: Path, folder: Path, request: Request) -> None:
+    """Put recipe and overrides into the workspace's `params.yaml`. Raises ParamsError if that is not valid."""
+    target = folder / "params.yaml"
+    if request.recipe:
+        shutil.copyfile(recipe_file(root, request.recipe), target)
+    if request.overrides:
+        # Comments and order stay: people read this file in the experiment's commit.
+        yaml = YAML()
+        yaml.preserve_quotes = True
+        with target.open(encoding="utf-8") as file:
+            tree = yaml.load(file)
+        for key, value in request.overrides.items():
+            override(tree, key, value)
+        with target.open("w", encoding="utf-8") as file:
+            yaml.dump(tree, file)
+    done = subprocess.run(
+        ["python", "-m", "tasks.check"], cwd=folder, env=environment(folder), capture_output=True, text=True
+    )  # fmt: skip
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["params.yaml is not valid"]
+        raise ParamsError(lines[-1].removeprefix("error: check: "))
+
+
+def override(tree: Any, key: str, value: Any) -> None:
+    """Set `key`, dotted, in a tree of mappings. Whether the key is known is for `tasks.check` to say."""
+    *path, last = key.split(".")
+    if not all([*path, last]):
+        raise ParamsError(f"overrides: '{key}' is no key of params.yaml; expected, for example, 'train_student.training.steps'")
+    for depth, step in enumerate(path):
+        tree = tree.setdefault(step, {})
+        if not isinstance(tree, dict):
+            raise ParamsError(f"overrides: '{key}': '{'.'.join(path[: depth + 1])}' is a value, not a block of params.yaml")
+    tree[last] = value
+
+
+def stale_stages(folder: Path) -> set[str]:
+    """Stages that DVC finds changed in the workspace."""
+    return set(json.loads(command("dvc", "status", "--json", cwd=folder)))

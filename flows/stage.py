@@ -1,0 +1,96 @@
+"""The flow `stage`: one DVC stage in one workspace, on a worker of a torchrun pool. Deployment `torchrun`.
+
+The worker sets torchrun's environment (`PET_*`); the stage's command reads it. The run's state says how it ended:
+Completed (named Cached if nothing was executed), Failed (trying again is no use), Crashed (killed, out of memory, a peer
+gone: the parent tries again) or Cancelled; the message holds the failed rank, its host and its traceback.
+"""
+
+import re
+import threading
+from pathlib import Path
+from uuid import UUID
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Crashed, Failed
+
+from flows.repro import Verdict, repro
+from flows.watch import UNREACHABLE, watched
+from stillhouse.core.errors import StillhouseError
+
+# `train_teacher: 120/600 steps, 31.0 steps/s, ...`, printed by rank 0 every few seconds; a prefix names the rank.
+PROGRESS = re.compile(r"^(?:\[\w+\]:)?(?P<what>[\w ]+): (?P<done>\d+)/(?P<total>\d+) ")
+
+
+@flow(name="stage", flow_run_name="{stage}", persist_result=False)
+def stage(
+    stage: str,
+    workspace: str,
+    parent: UUID | None = None,
+    force: bool = False,
+    timeout_seconds: float | None = None,
+) -> State:
+    """Run one stage of `dvc.yaml` in `workspace`, whose upstream stages are done."""
+    logger = get_run_logger()
+    stop = threading.Event()
+    report = ProgressReport(stage)
+
+    def on_line(line: str) -> None:
+        report.read(line)
+        logger.info(line)
+
+    try:
+        with watched(UUID(flow_run.get_id()), parent, stop) as watch:
+            folder = Path(workspace)
+            if not folder.is_dir():
+                raise StillhouseError(f"workspace {workspace} does not exist on this host, and no order came with the run")
+            verdict = repro(folder, stage, on_line=on_line, stop=stop, force=force, timeout_seconds=timeout_seconds)
+    except StillhouseError as error:
+        return Failed(message=str(error))
+    if verdict.good:
+        report.finish()
+    if verdict.kind == "stopped" and watch.cancelled:
+        return Cancelled(message=f"{verdict.message}: {watch.reason}")
+    return state_of(verdict)
+
+
+def state_of(verdict: Verdict) -> State:
+    """The Prefect state that says the same as a verdict."""
+    message = verdict.message + (f"\n{verdict.traceback}" if verdict.traceback else "")
+    match verdict.kind:
+        case "executed":
+            return Completed(message=message)
+        case "cached":
+            return Completed(name="Cached", message=message)
+        case "lost" | "stopped":
+            return Crashed(message=message)
+        case _:
+            return Failed(message=message)
+
+
+class ProgressReport:
+    """The run's progress artifact, fed by the lines that rank 0 prints every few seconds."""
+
+    def __init__(self, stage: str):
+        self.key = f"progress-{stage.replace('_', '-')}"
+        self.artifact: UUID | None = None
+
+    def read(self, line: str) -> None:
+        if found := PROGRESS.match(line):
+            self.show(100 * int(found["done"]) / max(int(found["total"]), 1), found["what"])
+
+    def show(self, percent: float, what: str) -> None:
+        # A picture of progress is not worth losing a training for.
+        try:
+            if self.artifact is None:
+                self.artifact = create_progress_artifact(percent, key=self.key, description=what)
+            else:
+                update_progress_artifact(self.artifact, percent)
+        except UNREACHABLE:
+            return
+
+    def finish(self) -> None:
+        if self.artifact is not None:
+            self.show(100.0, "done")

@@ -1,0 +1,58 @@
+"""Processes that must not outlive the one that started them, and what they say when they fail.
+
+A rank has a session of its own, and a killed DVC or torchrun leaves its command running: it would hold a GPU, and write
+into the outputs of a later run. So each process of a stage asks the kernel to be killed when its parent dies.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+LAUNCHER = "STILLHOUSE_LAUNCHER"
+"""Environment variable: process id of the launcher, which its ranks expect as their parent."""
+
+FAILURE_FILE = "STILLHOUSE_FAILURE_FILE"
+"""Environment variable: where a stage writes why it failed, as JSON, for the flow that runs it."""
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def prctl(option: int, value: int) -> None:
+    """Linux' `prctl`; nothing elsewhere. Raises OSError if the kernel refuses."""
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None, use_errno=True)
+        if library.prctl(option, value, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "prctl")
+
+
+def die_with_parent(signal_number: int = signal.SIGKILL, parent: int | None = None) -> None:
+    """Let the kernel send this process a signal when the thread that started it ends.
+
+    `parent` is the process that is expected to have started this one: if it has died already, this process ends at once.
+    """
+    prctl(PR_SET_PDEATHSIG, signal_number)
+    if parent is not None and os.getppid() != parent:
+        os._exit(128 + signal_number)
+
+
+def join_death_pact() -> None:
+    """What a stage's process does first: die with DVC, or with the launcher of its ranks; under neither, nothing."""
+    if LAUNCHER in os.environ and "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with_parent(parent=int(os.environ[LAUNCHER]))
+    elif "DVC_STAGE" in os.environ:
+        die_with_parent()
+
+
+def write_failure(kind: str, message: str, **facts: Any) -> None:
+    """Tell the flow that runs this stage, if one does, why it failed.
+
+    `kind`: `user` (wrong input: never retried), `lost` (killed, out of memory, a peer gone: retried) or `error`.
+    """
+    name = os.environ.get(FAILURE_FILE)
+    if name:
+        Path(name).write_text(json.dumps({"kind": kind, "message": " ".join(message.split()), **facts}), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Checks every block of `params.yaml` against every stage, without running or importing anything heavy.
+"""Checks every block of `params.yaml` against every stage and the gate, without running or importing anything heavy.
 
 python -m tasks.check [FILE]
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stillhouse.core.params import PARAMS_FILE, STAGES, load
 from stillhouse.core.stage import one_line_errors
+from stillhouse.evaluation.gate import Params as GateParams
 
 
 def main() -> None:
@@ -16,6 +17,7 @@ def main() -> None:
     with one_line_errors("check"):
         for stage in STAGES:
             load(importlib.import_module(f"tasks.{stage}").Params, path)
+        load(GateParams, path)
         print(f"{path}: all blocks are valid")
 
 

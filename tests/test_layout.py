@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stillhouse.core.params import SHARED_BLOCKS, STAGES
+from stillhouse.core.params import FLOW_BLOCKS, SHARED_BLOCKS, STAGES
 
 ROOT = Path(__file__).parent.parent
 PIPELINE = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -51,7 +51,7 @@ def reached(start: Path) -> set[Path]:
 
 def test_one_spelling_per_stage():
     assert list(PIPELINE) == list(STAGES)
-    assert set(PARAMS) == {*STAGES, *SHARED_BLOCKS}
+    assert set(PARAMS) == {*STAGES, *SHARED_BLOCKS, *FLOW_BLOCKS}
     for stage, entry in PIPELINE.items():
         assert (ROOT / "tasks" / f"{stage}.py").is_file()
         assert (ROOT / "tests" / f"test_{stage}.py").is_file(), f"tests/test_{stage}.py is missing"

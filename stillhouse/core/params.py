@@ -31,6 +31,8 @@ STAGES = (
     "report",
 )
 SHARED_BLOCKS = ("seed", "threads", "views", "student")
+# Read by no stage: what is done with a finished run.
+FLOW_BLOCKS = ("gate",)
 
 T = TypeVar("T")
 
@@ -66,7 +68,7 @@ def load(params_type: type[T], path: Path = PARAMS_FILE) -> T:
     value out of range.
     """
     tree = read_yaml(path)
-    known = {*STAGES, *SHARED_BLOCKS}
+    known = {*STAGES, *SHARED_BLOCKS, *FLOW_BLOCKS}
     for name in tree:
         if name not in known:
             raise ParamsError(f"{path}: unknown parameter '{name}'{nearest(str(name), known)}")

@@ -1,0 +1,313 @@
+"""The gate and the registry, with real packages, DVC and git tags: a short training against one fifteen times as long."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.promote import PromotionError, Version, gate, promote, promoted
+from stillhouse.core.errors import ArtifactError, ParamsError
+from stillhouse.core.params import build, load
+from stillhouse.data.tokens import read_tokens
+from stillhouse.evaluation.gate import Gate, Params, TextRules, accuracy, decide, macro_f1, placed, tokenised
+from tests.tiny_run import commit, shell
+
+PACKAGE = Path("data/export_model/package")
+LIMITS = {"max_calibration_error": "0.5", "max_bytes": "200000", "max_latency_ms": "1000.0"}
+
+
+@pytest.fixture(scope="module")
+def runs(tiny, tmp_path_factory) -> Path:
+    """A clone whose HEAD is the tiny run, and its experiment `long` the same with a real fine-tuning."""
+    folder = tmp_path_factory.mktemp("runs") / "clone"
+    shutil.copytree(tiny, folder, symlinks=True)
+    shell("git", "config", "user.name", "t", folder=folder)
+    shell("git", "config", "user.email", "t@example.org", folder=folder)
+    commit(folder, "the run with a short fine-tuning")
+    params = folder / "params.yaml"
+    short = params.read_text()
+    params.write_text(
+        short.replace("steps: 10\n", "steps: 150\n").replace("examples_per_class: 10", "examples_per_class: null")
+    )
+    shell("dvc", "repro", "export_model", folder=folder)
+    shell("dvc", "exp", "save", "--name", "long", folder=folder)
+    shell("git", "checkout", "--quiet", "params.yaml", "dvc.lock", folder=folder)
+    shell("dvc", "checkout", "--quiet", folder=folder)
+    return folder
+
+
+@pytest.fixture
+def clone(runs, tmp_path, monkeypatch) -> Path:
+    """A copy to promote in; the working directory of the test."""
+    folder = tmp_path / "clone"
+    shutil.copytree(runs, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def command(clone: Path, run: str, code: int = 0):
+    """`python -m flows.promote`; its output."""
+    done = shell("python", "-m", "flows.promote", "--commit", run, folder=clone, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def tags(clone: Path) -> list[str]:
+    return shell("git", "tag", "--list", folder=clone).stdout.split()
+
+
+def hash_of(clone: Path, revision: str) -> str:
+    return shell("git", "rev-parse", f"{revision}^{{commit}}", folder=clone).stdout.strip()
+
+
+def test_the_first_promotion_tags_the_runs_own_commit(clone, tmp_path):
+    said = command(clone, "long").stdout
+    assert "nothing promoted before" in said
+    assert "promoted: student@v0.0.1\nno DVC remote is configured" in said
+    experiment = shell("git", "for-each-ref", "--format=%(objectname)", "refs/exps/*/*/long", folder=clone).stdout.strip()
+    assert promoted(clone) == Version("student@v0.0.1", experiment)
+    assert shell("git", "cat-file", "-t", "student@v0.0.1", folder=clone).stdout == "tag\n"
+    message = shell("git", "tag", "--list", "--format=%(contents)", "student@v0.0.1", folder=clone).stdout
+    assert message.startswith(f"student of run {experiment[:12]}\n\n")
+    for words in (
+        "test rows, nothing promoted before",
+        "accuracy 0.",
+        "macro_f1 0.",
+        "calibration error 0.",
+        "(at most 200,000)",
+    ):
+        assert words in message
+    # The registry's own commands know it, and the checkout is as it was.
+    assert "v0.0.1" in shell("gto", "show", "student", folder=clone).stdout
+    shell("dvc", "artifacts", "get", str(clone), "student", "--out", str(tmp_path / "got"), folder=clone)
+    assert (tmp_path / "got" / "model.onnx").is_file()
+    assert shell("git", "status", "--short", folder=clone).stdout == ""
+    assert len(shell("git", "worktree", "list", folder=clone).stdout.splitlines()) == 1
+
+
+def test_the_gate_scores_as_the_pipeline_does(clone):
+    figures = gate(clone, clone).figures
+    student = json.loads(Path("data/evaluate/metrics.json").read_text())["new"]["student"]
+    for name in ("accuracy", "macro_f1"):
+        assert figures["metrics"][name]["candidate"] == pytest.approx(student[name], abs=1e-5)
+    assert figures["calibration_error"] == pytest.approx(student["ece"], abs=1e-5)
+    assert figures["bytes"] == sum(path.stat().st_size for path in PACKAGE.iterdir())
+    assert figures["test_rows"] == len(read_tokens(Path("data/preprocess/new/test.arrow")))
+
+
+def test_an_equal_model_passes_and_gets_no_second_version(clone):
+    command(clone, "HEAD")
+    decision = gate(clone, clone)
+    assert (decision.promoted, decision.against, decision.notes) == (True, "student@v0.0.1", [])
+    for figures in decision.figures["metrics"].values():
+        assert (figures["difference"], figures["low"], figures["high"]) == (0, 0, 0)
+    assert promote(clone, "HEAD", decision) == "student@v0.0.1"
+    assert tags(clone) == ["student@v0.0.1"]
+
+
+def test_a_better_model_takes_the_place_and_the_worse_one_is_refused_with_its_figures(clone):
+    command(clone, "HEAD")
+    assert "promoted: student@v0.0.2" in command(clone, "long").stdout
+    refused = command(clone, "HEAD", code=1)
+    reasons = refused.stderr.splitlines()
+    assert [line.split()[:2] for line in reasons] == [["refused:", "accuracy"], ["refused:", "macro_f1"]]
+    assert " is worse than 0." in reasons[0]
+    assert " of student@v0.0.2: -" in reasons[0]
+    assert " to -" in reasons[0]
+    assert reasons[0].endswith("and gate.tolerance allows -10.0")
+    assert tags(clone) == ["student@v0.0.1", "student@v0.0.2"]
+    # Taken back, the one before is the promoted one again.
+    shell("gto", "deregister", "student", "v0.0.2", folder=clone)
+    assert promoted(clone) == Version("student@v0.0.1", hash_of(clone, "HEAD"))
+    shell("gto", "deregister", "student", "v0.0.1", folder=clone)
+    assert promoted(clone) is None
+
+
+def test_each_limit_is_named_with_both_values(clone):
+    params = Path("params.yaml").read_text()
+    for name, limit in LIMITS.items():
+        assert f"{name}: {limit}\n" in params
+        params = params.replace(f"{name}: {limit}\n", f"{name}: {1 if name == 'max_bytes' else '1.0e-6'}\n")
+    Path("params.yaml").write_text(params)
+    decision = gate(clone, clone)
+    assert not decision.promoted
+    assert [reason.split(" is ")[0] for reason in decision.reasons] == ["calibration error", "package", "latency"]
+    assert decision.reasons[1] == f"package is {decision.figures['bytes']:,} bytes, above gate.max_bytes 1 bytes"
+    assert "above gate.max_calibration_error 0.0000" in decision.reasons[0]
+    assert " ms, above gate.max_latency_ms 0.00 ms" in decision.reasons[2]
+    with pytest.raises(PromotionError, match="was refused: calibration error is"):
+        promote(clone, "HEAD", decision)
+    assert tags(clone) == []
+
+
+def promoted_folder(folder: Path) -> Path:
+    """The package and parameters here as if they were those of a promoted version."""
+    shutil.copytree(PACKAGE, folder / "package")
+    shutil.copyfile("params.yaml", folder / "params.yaml")
+    return folder
+
+
+def test_a_class_that_the_promoted_model_does_not_know_counts_as_wrong_for_it(clone, tmp_path):
+    folder = promoted_folder(tmp_path / "promoted")
+    (folder / "package" / "labels.json").write_text('["es", "es_MX", "pt", "pt_AO"]')
+    decision = decide(load(Params), "student@v0.0.7", folder)
+    labels = read_tokens(Path("data/preprocess/new/test.arrow")).labels
+    rows = int((labels == 3).sum())
+    assert rows > 0
+    assert decision["notes"] == [
+        f"student@v0.0.7 does not know pt_BR: its answers to their {rows} test rows count as wrong",
+        "pt_AO of student@v0.0.7 is no class any more: such an answer counts as wrong",
+    ]
+    figures = decision["metrics"]["accuracy"]
+    assert figures["candidate"] - figures["promoted"] == pytest.approx(figures["difference"])
+    # The same model but for pt_BR: what it loses is exactly its right answers there.
+    assert figures["difference"] * len(labels) == pytest.approx(right_answers(clone, number=3))
+
+
+def right_answers(clone: Path, number: int) -> int:
+    import pandas as pd
+
+    table = pd.read_parquet("data/evaluate/predictions_new.parquet")
+    name = json.loads((PACKAGE / "labels.json").read_text())[number]
+    return int(((table["student"] == name) & (table["actual"] == name)).sum())
+
+
+def test_answers_are_placed_by_the_name_of_the_class():
+    logits = np.array([[9, 0, 0], [0, 9, 0], [0, 0, 9], [np.nan, 0, 0]], dtype=np.float32)
+    assert placed(logits, ["c", "gone", "a"], ["a", "b", "c"]).tolist() == [2, 3, 0, 3]
+
+
+def test_an_answer_that_is_no_class_of_tonight_is_a_miss_and_no_class_of_its_own():
+    labels, answers = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1])
+    assert accuracy(answers, labels, 2) == 0.75
+    # F1 of class 0 is 2/3, of class 1 is 1; a third class with F1 0 would pull the mean down to 5/9.
+    assert macro_f1(answers, labels, 2) == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_texts_are_cut_and_folded_as_the_packages_own_run_did(clone):
+    test = read_tokens(Path("data/preprocess/new/test.arrow"))
+    rules = TextRules.read(Path("params.yaml"))
+    table, _ = tokenised(PACKAGE, test, rules)
+    assert table.tokens.tolist() == test.tokens.tolist()
+    assert table.offsets.tolist() == test.offsets.tolist()
+    assert tokenised(PACKAGE, test, replace(rules, max_tokens=3))[0].lengths.max() == 3
+    assert tokenised(PACKAGE, test, replace(rules, lowercase=True))[0].tokens.tolist() != test.tokens.tolist()
+
+
+def test_another_cut_of_the_texts_is_said_because_rows_may_not_be_new_to_the_promoted_model(clone, tmp_path):
+    folder = promoted_folder(tmp_path / "promoted")
+    (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("test_share: 0.15", "test_share: 0.1"))
+    notes = decide(load(Params), "student@v0.0.7", folder)["notes"]
+    assert notes == [
+        "preprocess.split has changed since student@v0.0.7, which may have been trained on some of these test rows"
+    ]
+
+
+def test_a_decision_holds_for_its_package_and_its_rival_alone(clone):
+    decision = gate(clone, clone)
+    experiment = shell("git", "for-each-ref", "--format=%(objectname)", "refs/exps/*/*/long", folder=clone).stdout.strip()
+    with pytest.raises(PromotionError, match="holds another package than the one that passed the gate"):
+        promote(clone, experiment, decision)
+    with pytest.raises(PromotionError, match=r"compared with student@v0\.0\.9, and now no version is the promoted one"):
+        promote(clone, "HEAD", replace(decision, against="student@v0.0.9"))
+    assert promote(clone, "HEAD", decision) == "student@v0.0.1"
+    with pytest.raises(PromotionError, match=r"compared with no version, and now student@v0\.0\.1 is the promoted one"):
+        promote(clone, "HEAD", decision)
+
+
+def test_data_go_to_the_remote_and_the_promoted_package_comes_back_from_there(clone, tmp_path):
+    shell("dvc", "remote", "add", "--quiet", "--default", "store", str(tmp_path / "store"), folder=clone)
+    commit(clone, "a remote")
+    # Data before the tag: where they cannot go, there is no version.
+    (tmp_path / "store").write_text("a file stands where the remote should be")
+    with pytest.raises(PromotionError, match=r"'dvc push' to remote 'store' failed: .*; no tag was made"):
+        promote(clone, "HEAD", gate(clone, clone))
+    (tmp_path / "store").unlink()
+    assert tags(clone) == []
+    assert "no DVC remote" not in command(clone, "long").stdout
+    # The long run's data are there, the short one's package is not.
+    shutil.rmtree(clone / ".dvc" / "cache")
+    assert gate(clone, clone).against == "student@v0.0.1"
+    with pytest.raises(PromotionError, match="are neither in the cache nor on the remote 'store'.*no tag was made"):
+        promote(clone, "HEAD", replace(gate(clone, clone), promoted=True))
+    assert tags(clone) == ["student@v0.0.1"]
+
+
+def test_a_promoted_package_that_is_nowhere_is_said_with_what_to_do(clone):
+    command(clone, "long")
+    shutil.rmtree(clone / ".dvc" / "cache")
+    with pytest.raises(PromotionError) as caught:
+        gate(clone, clone)
+    message = str(caught.value)
+    assert "data/export_model/package of student@v0.0.1 is neither in the DVC cache nor to be had from a remote" in message
+    for advice in ("dvc remote add", "dvc push --all-tags", "gto deregister student"):
+        assert advice in message
+    assert "\n" not in message
+
+
+def test_a_commit_whose_results_are_of_other_parameters_is_no_finished_run(clone):
+    params = Path("params.yaml")
+    # The gate's own limits do not count: no result depends on them.
+    params.write_text(params.read_text().replace("max_bytes: 200000", "max_bytes: 300000"))
+    commit(clone, "another limit")
+    assert "promoted: student@v0.0.1" in command(clone, "HEAD").stdout
+    params.write_text(params.read_text().replace("steps: 10\n", "steps: 20\n"))
+    commit(clone, "more steps, not run")
+    error = command(clone, "HEAD", code=1).stderr
+    assert error.startswith("error: promote: commit ")
+    assert "is no finished run: finetune (params.yaml) changed since its results were made" in error
+
+
+def test_an_unknown_run_is_refused_in_one_line(clone):
+    error = command(clone, "masterr", code=1).stderr
+    assert len(error.splitlines()) == 1
+    assert "there is no revision 'masterr'" in error
+
+
+def test_a_damaged_package_is_one_line(clone, tmp_path):
+    folder = promoted_folder(tmp_path / "promoted")
+    (folder / "package" / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(ArtifactError, match=r"model\.onnx does not run: "):
+        decide(load(Params), "student@v0.0.7", folder)
+    # DVC's files in the workspace may be links into the cache.
+    (PACKAGE / "labels.json").unlink()
+    (PACKAGE / "labels.json").write_text('["a", "b"]')
+    with pytest.raises(PromotionError, match="name different classes; run 'dvc repro export_model'"):
+        gate(clone, clone)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": []}, "metrics must name at least one"),
+        ({"metrics": ["recall"]}, "'metrics.0' is 'recall'"),
+        ({"tolerance": -0.1}, r"tolerance must lie in \[0, 1\)"),
+        ({"confidence": 1.0}, "confidence must lie in"),
+        ({"bootstrap_samples": 0}, "must be at least 1"),
+        ({"max_latency_ms": 0.0}, "must be above 0"),
+        ({"max_size": 1}, "unknown parameter 'max_size'"),
+    ],
+)
+def test_wrong_limits_are_refused(change, message):
+    good = dict(
+        metrics=["accuracy"],
+        tolerance=0.0,
+        bootstrap_samples=10,
+        confidence=0.9,
+        calibration_bins=5,
+        max_calibration_error=0.1,
+        max_bytes=1,
+        max_latency_ms=1.0,
+    )
+    assert build(Gate, good, "here").metrics == ["accuracy"]
+    with pytest.raises(ParamsError, match=message):
+        build(Gate, good | change, "here")
+
+
+def test_check_sees_the_gate(project):
+    project.write_params(gate={**project.params["gate"], "tolerence": 0.1})
+    assert "unknown parameter 'gate.tolerence'; did you mean 'tolerance'?" in project.command("tasks.check").stderr

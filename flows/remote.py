@@ -1,0 +1,266 @@
+"""Order and receipt: a stage on a host that shares nothing with this one but a git remote and a DVC remote (decision 5).
+
+    order = place_order(folder, "train_teacher")      # here: checks, pushes the stage's inputs
+    receipt = fulfil(order, root, scratch=scratch)    # there: pulls them, runs the stage, pushes its outputs
+    merge(receipt, folder)                            # here: the entry into dvc.lock, the outputs into the workspace
+
+Order and receipt are JSON (`dataclasses.asdict`); who carries them is not this module's business. A host that has only a
+fresh clone and the remote gets a published run back with `dvc repro --pull`, which executes nothing.
+"""
+
+import fcntl
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows import store
+from flows.pipeline import is_within, read_pipeline
+from flows.settings import share_settings
+from flows.workspace import CommandError, command
+from stillhouse.core.errors import StillhouseError
+from stillhouse.core.params import read_yaml
+
+# They travel in the order.
+CARRIED = ("params.yaml", "dvc.lock")
+
+
+class OrderError(StillhouseError):
+    """A stage cannot be ordered from, or fulfilled on, another host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """All that another host needs to run a stage as it would run here."""
+
+    stage: str
+    revision: str
+    """Full commit hash: a branch would move."""
+    params: str
+    """Text of `params.yaml`."""
+    lock: str
+    """Text of `dvc.lock`; empty if there is none."""
+    run: str
+    """Name of the flow run, for people."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", self.revision):
+            raise OrderError(f"order of {self.stage}: '{self.revision}' is no full commit hash")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What came of an order; the outputs themselves lie in the DVC remote."""
+
+    stage: str
+    entry: str
+    """The stage's entry of `dvc.lock` as YAML text: JSON would turn a parameter's numeric keys into words."""
+    cached: bool
+    """Whether it was taken from a cache, so that nothing was executed."""
+
+
+# ---- the host that orders ----
+
+
+def place_order(folder: Path, stage: str, run: str = "") -> Order:
+    """Push the stage's inputs and return the order for it. `folder` is the run's worktree, its upstream stages done.
+
+    Raises OrderError if another host could not run the stage as it lies here, and says what to do.
+    """
+    inherit_settings(folder, clone_root(folder))
+    store.default_remote(folder)
+    check_pushed(folder)
+    targets = input_targets(folder, stage)
+    if targets:
+        store.dvc("push", *targets, cwd=folder)
+        store.check_arrived(folder, targets)
+    return Order(
+        stage=stage,
+        revision=command("git", "rev-parse", "HEAD", cwd=folder),
+        params=text_of(folder / "params.yaml"),
+        lock=text_of(folder / "dvc.lock"),
+        run=run or folder.name,
+    )
+
+
+def check_pushed(folder: Path) -> None:
+    """Raises OrderError unless the code of `folder` is a commit that a git remote holds."""
+    listed = (
+        command("git", "diff", "--name-only", "-z", "HEAD", cwd=folder),
+        command("git", "ls-files", "--others", "--exclude-standard", "-z", cwd=folder),
+    )
+    differing = [name for names in listed for name in names.split("\0") if name and name not in CARRIED]
+    if differing:
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise OrderError(
+            f"{differing[0]}{more} differs from the commit, which is all that another host can fetch; commit and push it, "
+            "or run the stage on this host"
+        )
+    remotes = command("git", "remote", cwd=folder).split()
+    if not remotes:
+        raise OrderError(
+            "this clone has no git remote from which another host could fetch the code; 'git remote add' one and push"
+        )
+    if command("git", "branch", "--remotes", "--contains", "HEAD", cwd=folder):
+        return
+    tags = set(command("git", "tag", "--contains", "HEAD", cwd=folder).split())
+    for name in remotes if tags else []:
+        there = command("git", "ls-remote", "--tags", name, cwd=folder).splitlines()
+        if tags & {line.split("refs/tags/", 1)[1].removesuffix("^{}") for line in there}:
+            return
+    head = command("git", "rev-parse", "--short", "HEAD", cwd=folder)
+    raise OrderError(
+        f"commit {head} is on no branch or tag of a git remote, so that another host cannot fetch it; 'git push' it"
+    )
+
+
+def input_targets(folder: Path, stage: str) -> list[str]:
+    """What of the stage's dependencies lies in DVC: outputs of other stages, and the pointers of own data.
+
+    Raises OrderError if a stage that it depends on has not run.
+    """
+    pipeline = read_pipeline(folder)
+    pipeline.check_names([stage], "stage")
+    deps = pipeline.stages[stage].deps
+    recorded = pipeline.recorded_outputs()
+    outs = [out for name in pipeline.stages[stage].upstream for out in pipeline.stages[name].outs if touches(out, deps)]
+    for out in outs:
+        if out not in recorded:
+            raise OrderError(f"{stage} needs {out}, which dvc.lock does not hold; run the stages before it first")
+    return outs + [name for name in own_data(folder) if touches(name.removesuffix(".dvc"), deps)]
+
+
+def own_data(folder: Path) -> list[str]:
+    """The `.dvc` files that git knows: what `make data` added."""
+    return [name for name in command("git", "ls-files", "-z", "*.dvc", cwd=folder).split("\0") if name]
+
+
+def touches(out: str, deps: Iterable[str]) -> bool:
+    """Whether an output is, holds or lies in a dependency."""
+    return any(is_within(out, dep) or is_within(dep, out) for dep in deps)
+
+
+def merge(receipt: Receipt, folder: Path) -> None:
+    """Put the receipt's entry into `folder/dvc.lock` and bring the stage's outputs. Stages may end at the same time.
+
+    Raises OrderError if the outputs are not in the remote, or are not those of the workspace as it lies here.
+    """
+    entry = store.read_entry(receipt.entry)
+    store.write_entry(folder, receipt.stage, entry)
+    store.pull(folder, [receipt.stage], f"the outputs of {receipt.stage}")
+    store.check_clean(folder, receipt.stage)
+    # Here too the next run then finds the result without asking another host.
+    store.write_record(store.cache_folder(folder), entry)
+
+
+def publish(folder: Path) -> None:
+    """Push all that a finished run recorded, so that `dvc repro --pull` in a fresh clone restores it, executing nothing.
+
+    `folder` is the run's worktree; in a checkout `dvc push --run-cache` does it.
+    """
+    inherit_settings(folder, clone_root(folder))
+    pointers = own_data(folder)
+    if pointers:
+        store.dvc("push", *pointers, cwd=folder)
+        store.check_arrived(folder, pointers)
+    store.push_stages(folder, read_yaml(folder / "dvc.lock")["stages"])
+
+
+# ---- the host that fulfils ----
+
+
+def fulfil(order: Order, root: Path, execute: Callable[[Path], bool] | None = None, *, scratch: Path) -> Receipt:
+    """Run an ordered stage in a worktree of the clone `root` and push its outputs.
+
+    `execute` runs the stage in the folder it is given, says whether it came from a cache, and raises if it failed; the
+    worktree is then kept. Without one, `reproduce` runs it.
+    """
+    with ordered_workspace(order, root, scratch) as folder:
+        cached = execute(folder) if execute else reproduce(folder, order.stage)
+        store.check_clean(folder, order.stage)
+        entry = read_yaml(folder / "dvc.lock")["stages"][order.stage]
+        store.push_stages(folder, {order.stage: entry})
+    return Receipt(stage=order.stage, entry=store.entry_text(entry), cached=cached)
+
+
+@contextmanager
+def ordered_workspace(order: Order, root: Path, scratch: Path) -> Iterator[Path]:
+    """A worktree of `root` in `scratch` with the order's code, parameters and lock file, and the stage's inputs.
+
+    Removed when the block ends well, kept when it fails. Raises OrderError if code or inputs are not to be had.
+    """
+    obtain_revision(order, root)
+    scratch.mkdir(parents=True, exist_ok=True)
+    prefix = re.sub(r"[^\w.-]+", "-", f"{order.run}-{order.stage}-")
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=scratch)).resolve()
+    try:
+        command("git", "worktree", "add", "--quiet", "--detach", str(folder), order.revision, cwd=root)
+        inherit_settings(folder, root)
+        for name, text in (("params.yaml", order.params), ("dvc.lock", order.lock)):
+            (folder / name).write_text(text, encoding="utf-8") if text else (folder / name).unlink(missing_ok=True)
+        store.default_remote(folder)
+        targets = input_targets(folder, order.stage)
+        if targets:
+            store.pull(folder, targets, f"the inputs of {order.stage}")
+    except BaseException:
+        remove_worktree(root, folder)
+        raise
+    yield folder
+    remove_worktree(root, folder)
+
+
+def obtain_revision(order: Order, root: Path) -> None:
+    """Fetch until the clone knows the order's commit. Raises OrderError if no git remote has it."""
+    reason = ""
+    # Two fetches at once would fail on each other's reference locks.
+    with (shared_git_folder(root) / "stillhouse-fetch.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if knows(root, order.revision):
+            return
+        try:
+            command("git", "fetch", "--quiet", "--all", "--tags", cwd=root)
+        except CommandError as error:
+            reason = f" ({error})"
+    if not knows(root, order.revision):
+        raise OrderError(
+            f"commit {order.revision[:12]}, ordered by {order.run}, is in no git remote of {root}{reason}; "
+            "push it from the host that orders, or let this clone's remote point at the same repository"
+        )
+
+
+def knows(root: Path, revision: str) -> bool:
+    words = ["git", "cat-file", "-e", f"{revision}^{{commit}}"]
+    return subprocess.run(words, cwd=root, capture_output=True).returncode == 0
+
+
+def reproduce(folder: Path, stage: str) -> bool:
+    """Run the stage's command unless a cache, the remote's included, holds the result; returns whether it did.
+
+    Raises CommandError with DVC's reason.
+    """
+    # --pull looks for the result in the remote's run-cache first: another host may have run the same stage.
+    return f"Running stage '{stage}'" not in store.dvc("repro", "--single-item", "--pull", stage, cwd=folder)
+
+
+def remove_worktree(root: Path, folder: Path) -> None:
+    command("git", "worktree", "remove", "--force", str(folder), cwd=root)
+
+
+def inherit_settings(folder: Path, root: Path) -> None:
+    share_settings(folder, root, store.cache_folder(root))
+
+
+def shared_git_folder(folder: Path) -> Path:
+    return Path(command("git", "rev-parse", "--path-format=absolute", "--git-common-dir", cwd=folder))
+
+
+def clone_root(folder: Path) -> Path:
+    """The checkout that a worktree was made from; a checkout's own."""
+    return shared_git_folder(folder).parent
+
+
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""

@@ -1,0 +1,51 @@
+"""DVC's settings in a worktree: those of its checkout, so that both use one cache and reach the same remotes."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from configobj import ConfigObj
+
+LOCAL = Path(".dvc") / "config.local"
+"""Settings of this host alone, secrets among them; git ignores it, so that no worktree has it by itself."""
+
+
+def share_settings(folder: Path, root: Path, cache: Path) -> None:
+    """Give the worktree `folder` the local DVC settings of the checkout `root`, and its cache.
+
+    DVC reads a relative path from the folder of the file that holds it: in a worktree it would name another place.
+    """
+    if folder.resolve() == root.resolve():
+        return
+    local = read_settings(root / LOCAL)
+    for section, values in [*read_settings(folder / ".dvc" / "config").items(), *local.items()]:
+        url = values.get("url", "")
+        if is_remote(section) and url and "://" not in url and not url.startswith(("/", "~")):
+            local.setdefault(section, {})["url"] = os.path.normpath(root.resolve() / ".dvc" / url)
+    local.setdefault("cache", {})["dir"] = str(cache)
+    write_settings(folder, local)
+
+
+def is_remote(section: str) -> bool:
+    return section.strip("'").startswith("remote ")
+
+
+def set_cache(folder: Path, cache: Path) -> None:
+    """Let DVC commands in `folder` use another cache."""
+    local = read_settings(folder / LOCAL)
+    local.setdefault("cache", {})["dir"] = str(cache)
+    write_settings(folder, local)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Sections of a DVC settings file; none if there is no file."""
+    return {name: dict(values) for name, values in ConfigObj(str(path)).items()}
+
+
+def write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write the local settings of `folder`, for its owner's eyes only: they may hold passwords."""
+    path = folder / LOCAL
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    # git's own `git config --file` cannot read a file that names a remote.
+    path.write_text("\n".join(ConfigObj(settings).write() or []) + "\n", encoding="utf-8")

@@ -1,0 +1,177 @@
+"""DVC between hosts: what lies in the remote, the lock file's entries, the run-cache's records.
+
+Through DVC's commands; only three things go past them, because no command does them: to set one entry of `dvc.lock`, to
+push one record of the run-cache, and to hold the repository's lock.
+"""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dvc.lock import make_lock
+from ruamel.yaml import YAML
+
+from flows.settings import LOCAL, read_settings, set_cache
+from flows.workspace import CommandError, environment
+from stillhouse.core.errors import StillhouseError
+
+
+class StoreError(StillhouseError):
+    """Data are not where they have to be: no remote, not pushed, or not what the lock file says."""
+
+
+def dvc(*words: str, cwd: Path) -> str:
+    """Standard output of a DVC command that waits for the repository's lock. Raises CommandError with DVC's own error."""
+    done = subprocess.run(["dvc", "--wait-for-lock", *words], cwd=cwd, env=environment(cwd), capture_output=True, text=True)
+    if done.returncode:
+        noise = ("Having any troubles?", "Is your cache up to date?", "<https://")
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip() and not line.startswith(noise)]
+        first = next((number for number, line in enumerate(lines) if line.startswith("ERROR")), -1)
+        reason = " ".join(lines[first:][:6]) if lines else f"exit code {done.returncode}"
+        raise CommandError(f"'dvc {' '.join(words)}' in {cwd} failed: {reason.removeprefix('ERROR: ')}")
+    return done.stdout
+
+
+def pull(folder: Path, targets: list[str], what: str) -> None:
+    """`dvc pull`. Raises StoreError that names what neither this host nor the remote has."""
+    try:
+        dvc("pull", *targets, cwd=folder)
+    except CommandError as error:
+        _, _, names = str(error).partition("Checkout failed for following targets: ")
+        if not names:
+            # A folder of which only some files are lost.
+            names = ", ".join(name for name, state in cloud_states(folder, targets).items() if state == "missing")
+        if not names:
+            raise
+        raise StoreError(
+            f"{what} are not all in DVC remote {default_remote(folder)}: {names} missing; "
+            "push it with 'dvc push' from the host that has it"
+        ) from None
+
+
+def check_arrived(folder: Path, targets: list[str]) -> None:
+    """Raises StoreError if a target is not in the remote: `dvc push` of a folder with a lost file says it went well."""
+    absent = [name for name, state in cloud_states(folder, targets).items() if state in ("new", "missing")]
+    if absent:
+        raise StoreError(
+            f"{', '.join(sorted(absent)[:3])} did not reach DVC remote {default_remote(folder)}: the local cache does not hold "
+            "all of it; 'dvc repro' of the stage that makes it brings it back"
+        )
+
+
+def cloud_states(folder: Path, targets: list[str]) -> dict[str, str]:
+    """Path to `new` (not in the remote), `deleted` (only there) or `missing` (nowhere); what is on both sides is left out."""
+    return json.loads(dvc("status", "--cloud", "--json", *targets, cwd=folder) or "{}")
+
+
+def default_remote(folder: Path) -> str:
+    """`'name' (url)` of the DVC remote that plain `dvc push` uses, for messages. Raises StoreError if there is none."""
+    settings = dict(line.split("=", 1) for line in dvc("config", "--list", cwd=folder).splitlines())
+    name = settings.get("core.remote")
+    if name is None:
+        known = sorted(key.split(".")[1] for key in settings if key.startswith("remote.") and key.endswith(".url"))
+        how = f"dvc remote default {known[0]}" if known else "dvc remote add --default NAME URL"
+        raise StoreError(f"no default DVC remote is configured, so that another host cannot get the data; '{how}' sets one")
+    return f"'{name}' ({settings.get(f'remote.{name}.url', 'no url')})"
+
+
+def push_stages(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
+    """Push the outputs of the stages with these entries of `dvc.lock`, and their records in the run-cache, but no others.
+
+    `dvc push --run-cache` copies every record of the clone each time, also those whose outputs the remote never gets.
+    `folder` is a worktree with settings of its own (`share_settings`), in which no other command runs now.
+    """
+    cache = cache_folder(folder)
+    with tempfile.TemporaryDirectory(prefix="stillhouse-push-") as name:
+        private = Path(name)
+        (private / "files").symlink_to(cache / "files")
+        for entry in entries.values():
+            write_record(private, entry)
+        set_cache(folder, private)
+        try:
+            dvc("push", "--run-cache", *entries, cwd=folder)
+        finally:
+            set_cache(folder, cache)
+    check_arrived(folder, [*entries])
+
+
+# ---- dvc.lock ----
+
+
+def write_entry(folder: Path, stage: str, entry: dict[str, Any]) -> None:
+    """Set a stage's entry in `dvc.lock` as DVC itself would, under its lock of the repository."""
+    path = folder / "dvc.lock"
+    yaml = dvc_yaml()
+    scratch = folder / ".dvc" / "tmp"
+    scratch.mkdir(exist_ok=True)
+    with make_lock(str(scratch / "lock"), tmp_dir=str(scratch), wait=True):
+        tree: Any = (yaml.load(path.read_text(encoding="utf-8")) if path.exists() else None) or {"schema": "2.0"}
+        tree.setdefault("stages", {})[stage] = entry
+        temporary = scratch / f"dvc.lock.{os.getpid()}"
+        with temporary.open("w", encoding="utf-8") as file:
+            yaml.dump(tree, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def check_clean(folder: Path, stage: str) -> None:
+    """Raises StoreError if DVC finds that the stage's recorded result is not that of what lies in `folder`."""
+    status = json.loads(dvc("status", "--json", stage, cwd=folder))
+    if status:
+        raise StoreError(f"{stage} is not up to date in {folder}: {json.dumps(status[next(iter(status))])}; order it again")
+
+
+def dvc_yaml() -> YAML:
+    """Reads and writes `dvc.lock` to the byte as DVC does."""
+    yaml = YAML()
+    yaml.default_flow_style = False
+    return yaml
+
+
+def entry_text(entry: dict[str, Any]) -> str:
+    stream = io.StringIO()
+    dvc_yaml().dump(entry, stream)
+    return stream.getvalue()
+
+
+def read_entry(text: str) -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(text)
+
+
+# ---- the run-cache ----
+
+
+def write_record(cache: Path, entry: dict[str, Any]) -> None:
+    """Write a result into the run-cache `cache/runs`, as `dvc repro` does where it runs the stage."""
+    bare = without_sizes(entry)
+    key = record_digest({**bare, "outs": [out["path"] for out in bare["outs"]]})
+    path = cache / "runs" / key[:2] / key / record_digest(bare)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(entry_text(entry), encoding="utf-8")
+        temporary.replace(path)
+
+
+def without_sizes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_sizes(item) for key, item in value.items() if key not in ("size", "nfiles")}
+    return [without_sizes(item) for item in value] if isinstance(value, list) else value
+
+
+def record_digest(value: dict[str, Any]) -> str:
+    """DVC's name for a record or its key."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def cache_folder(folder: Path) -> Path:
+    """The DVC cache that commands in `folder` use."""
+    named = read_settings(folder / LOCAL).get("cache", {}).get("dir", "")
+    # DVC's own answer takes 0.4 seconds.
+    return Path(named) if named.startswith("/") else (folder / dvc("cache", "dir", cwd=folder).strip()).resolve()

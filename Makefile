@@ -7,14 +7,18 @@ READY := $(VENV)/.ready
 ACTIVATE := . $(BIN)/activate
 RECIPE ?=
 FILE ?=
+SERVER ?=
+POOL ?= torchrun
 
-.PHONY: help distill use data test test-all lint lock bench venv clean
+.PHONY: help distill use data up down worker test test-all lint lock bench venv clean
 
 help:
 	@echo "make distill              run the pipeline, end with a table and the path of the report"
 	@echo "make distill RECIPE=tiny  the same with recipes/tiny.yaml, in its own worktree, saved as a DVC experiment"
 	@echo "make use RECIPE=tiny      copy a recipe over params.yaml"
 	@echo "make data FILE=train.csv  put own data into data/raw, tracked by DVC"
+	@echo "make up / down            Prefect server, pools, workers and deployments on this machine / stop them"
+	@echo "make worker SERVER=http://host:4200/api POOL=torchrun     be a worker of another machine's server"
 	@echo "make test / test-all      the tests / with the slow ones"
 	@echo "make lint / lock / bench  ruff and pyright / new lock files / every benchmark into docs/benchmarks.md"
 
@@ -38,6 +42,15 @@ use: venv
 
 data: venv
 	@$(ACTIVATE) && python -m flows.data "$(FILE)"
+
+up: venv
+	@$(ACTIVATE) && python -m flows.service up
+
+down: venv
+	@$(ACTIVATE) && python -m flows.service down
+
+worker: venv
+	@$(ACTIVATE) && python -m flows.service worker --server "$(SERVER)" --pool "$(POOL)"
 
 test: venv
 	@$(ACTIVATE) && python -m pytest

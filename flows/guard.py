@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 
@@ -27,6 +28,9 @@ from stillhouse.core.processes import PR_SET_CHILD_SUBREAPER, die_with_parent, p
 
 MARKER = "STILLHOUSE_RUN"
 """Environment variable that all processes of one run carry: the flow run's id."""
+
+JOB = "STILLHOUSE_JOB"
+"""Environment variable that a guard and everything below it carry."""
 
 # Politely first: torchrun passes it on to its ranks. Longer than PET_SHUTDOWN_TIMEOUT of the pool, shorter than the
 # 30 seconds that Prefect gives a cancelled run.
@@ -64,9 +68,10 @@ def run_guarded(
     Returns when the command and all its descendants are gone.
     """
     guard = [sys.executable, "-P", __file__, str(os.getpid()), str(grace_seconds), *words]
+    job = uuid4().hex
     # The death signal follows the thread that starts the guard: it is this one, which waits here.
     process = subprocess.Popen(
-        guard, cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        guard, cwd=cwd, env={**env, JOB: job}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         start_new_session=True,
     )  # fmt: skip
     tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -103,8 +108,8 @@ def run_guarded(
     lines.close()
     process.stdout.close()
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode
-    if process.returncode < 0 and MARKER in env:
-        sweep(env[MARKER])
+    if process.returncode < 0:
+        sweep(JOB, job)
     return Outcome(code, stopped, timed_out, list(tail))
 
 
@@ -137,9 +142,9 @@ class LineSplitter:
             self.on_line(text)
 
 
-def sweep(marker: str) -> int:
-    """Kill every process that carries the marker, but this one; returns how many there were."""
-    wanted = f"{MARKER}={marker}".encode()
+def sweep(variable: str, value: str) -> int:
+    """Kill every process that started with the environment variable, but this one and its parents; returns how many."""
+    wanted = f"{variable}={value}".encode()
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     killed: set[int] = set()
     while True:

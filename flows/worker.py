@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -128,7 +127,7 @@ class Mended:
         finally:
             with anyio.CancelScope(shield=True):
                 # Whatever of the run is left has lost its master: an engine whose supervisor was killed, a rank.
-                await anyio.to_thread.run_sync(sweep, str(flow_run.id))
+                await anyio.to_thread.run_sync(sweep, MARKER, str(flow_run.id))
             records.forget(flow_run.id)
 
     async def kill_infrastructure(self, infrastructure_pid: str, configuration: Any, grace_seconds: int = 30) -> None:
@@ -137,7 +136,7 @@ class Mended:
             os.killpg(int(infrastructure_pid), signal.SIGTERM)
         marker = configuration.env.get(MARKER)
         if marker:
-            await anyio.to_thread.run_sync(sweep, marker)
+            await anyio.to_thread.run_sync(sweep, MARKER, marker)
 
     async def _sweep_for_ever(self) -> None:
         while True:
@@ -149,7 +148,7 @@ class Mended:
     async def _sweep(self) -> None:
         """Report and clear away runs that a killed worker of this host left behind."""
         for run_id in self._records.dead():
-            await anyio.to_thread.run_sync(sweep, str(run_id))
+            await anyio.to_thread.run_sync(sweep, MARKER, str(run_id))
             if await self._report_crash(run_id, "its process ended while its worker was gone"):
                 self._records.forget(run_id)
 
@@ -274,8 +273,3 @@ with warnings.catch_warnings():
         type = "process"
         job_configuration = MendedConfiguration
         job_configuration_variables = MendedVariables
-
-
-def worker_name(pool: str) -> str:
-    """The name under which this host's worker of a pool is known."""
-    return f"{pool}-{socket.gethostname()}"

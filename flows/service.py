@@ -1,0 +1,289 @@
+"""`make up`, `make down`, `make worker`: the server, its pools, workers and deployments on this machine.
+
+    python -m flows.service up            # server, pools, workers, deployments; again: no change
+    python -m flows.service status
+    python -m flows.service down
+    python -m flows.service worker --server http://host:4200/api --pool torchrun        # on a GPU host
+
+supervisord keeps the processes alive; everything lies in `.prefect/` of this clone, on a free port of 127.0.0.1. On a real
+server systemd does the same: see `docs/operations.md`.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from flows.guard import MARKER, sweep
+from flows.workspace import command, environment, repository_root
+from stillhouse.core.errors import StillhouseError, nearest
+from stillhouse.core.stage import one_line_errors
+
+HOME = ".prefect"
+POOLS = {"cpu": "process", "torchrun": "torchrun"}
+# Runs of `distill` mostly wait; each takes an interpreter of 150 MB.
+CPU_LIMIT = 8
+START_SECONDS = 120.0
+FIRST_PORT = 4200
+
+WORKER_SETTINGS = {
+    # Stock settings make a dispatched stage cost 10 to 12 seconds; with these, about 5.
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+    "PREFECT_WORKER_HEARTBEAT_SECONDS": "5",
+    # Off by default: a run could not be cancelled while Pending.
+    "PREFECT_WORKER_ENABLE_CANCELLATION": "true",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+}
+SERVER_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # A run that waits for a slot is put back for 30 seconds by default, longer than the worker looks ahead.
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
+}
+
+
+class ServiceError(StillhouseError):
+    """The server or one of its workers did not start, or does not answer."""
+
+
+class Service:
+    """The service of one clone."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.home = root / HOME
+        self.marker = "service-" + hashlib.sha256(str(root).encode()).hexdigest()[:12]
+        # A socket's path may have no more than 107 bytes, which a clone's own may exceed.
+        self.socket = Path(tempfile.gettempdir()) / f"stillhouse-{self.marker}.sock"
+        self.configuration = self.home / "supervisord.conf"
+
+    # ---- what is there ----
+
+    def url(self) -> str | None:
+        """The API's address that `.env` holds."""
+        path = self.root / ".env"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return next((line.partition("=")[2] for line in lines if line.startswith("PREFECT_API_URL=")), None)
+
+    def control(self, *words: str) -> subprocess.CompletedProcess[str]:
+        words = (sys.executable, "-m", "supervisor.supervisorctl", "-c", str(self.configuration), *words)
+        return subprocess.run(words, capture_output=True, text=True)
+
+    def states(self) -> dict[str, str]:
+        """Program to state; empty if supervisord is not running."""
+        if not self.configuration.exists():
+            return {}
+        lines = [line.split() for line in self.control("status").stdout.splitlines()]
+        return {words[0]: words[1] for words in lines if len(words) > 1 and words[0] in ("server", *POOLS)}
+
+    # ---- up ----
+
+    def up(self) -> bool:
+        """Bring everything up; returns whether anything had to be done."""
+        states = self.states()
+        changed = not states
+        if not states:
+            self.sweep_leftovers()
+            self.write_settings(free_port(self.url()))
+            self.start_supervisor()
+        url = self.url()
+        assert url is not None
+        if states and states.get("server") != "RUNNING":
+            self.control("start", "server")
+            changed = True
+        wait_for_server(url, START_SECONDS, self.home / "server.log")
+        changed |= self.deploy(url)
+        for pool in POOLS:
+            if self.states().get(pool) != "RUNNING":
+                self.control("start", pool)
+                changed = True
+        return changed
+
+    def write_settings(self, port: int) -> None:
+        """Write supervisord's configuration and the `.env` that the `prefect` command reads in the checkout."""
+        self.home.mkdir(exist_ok=True)
+        (self.root / ".env").write_text(f"PREFECT_API_URL=http://127.0.0.1:{port}/api\n", encoding="utf-8")
+        sections = [
+            f"[supervisord]\nlogfile={self.home}/supervisord.log\npidfile={self.home}/supervisord.pid\n"
+            f"directory={self.root}\nlogfile_maxbytes=1MB\nlogfile_backups=1",
+            f"[unix_http_server]\nfile={self.socket}\nchmod=0700",
+            "[rpcinterface:supervisor]\n"
+            "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+            f"[supervisorctl]\nserverurl=unix://{self.socket}",
+            self.program("server", f"server start --host 127.0.0.1 --port {port}", autostart=True),
+        ]  # fmt: skip
+        limits = {"cpu": CPU_LIMIT, "torchrun": 1}
+        for pool, kind in POOLS.items():
+            words = f"worker start --pool {pool} --type {kind} --limit {limits[pool]} --name {worker_name(pool)}"
+            sections.append(self.program(pool, words, autostart=False))
+        self.configuration.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+    def program(self, name: str, words: str, autostart: bool) -> str:
+        """A section of supervisord's configuration: restarted whenever it ends, stopped politely."""
+        prefect = f"{sys.executable} -m prefect"
+        return (
+            f"[program:{name}]\ncommand={prefect} {words}\nautostart={str(autostart).lower()}\nautorestart=true\n"
+            f"startsecs=2\nstartretries=10\nstopsignal=TERM\nstopwaitsecs=20\nkillasgroup=true\n"
+            f"redirect_stderr=true\nstdout_logfile={self.home}/{name}.log\nstdout_logfile_maxbytes=5MB"
+        ).replace("%", "%%")
+
+    def environment(self) -> dict[str, str]:
+        own = environment(self.root)
+        # What torchrun reads comes from the pool, not from the shell in which somebody typed 'make up'.
+        own = {name: value for name, value in own.items() if not name.startswith("PET_")}
+        url = self.url()
+        return {
+            **own,
+            **SERVER_SETTINGS,
+            **WORKER_SETTINGS,
+            "PREFECT_HOME": str(self.home),
+            **({"PREFECT_API_URL": url} if url else {}),
+            MARKER: self.marker,
+        }
+
+    def start_supervisor(self) -> None:
+        def default_signals() -> None:
+            # A worker that was started with SIGINT ignored, as a shell does after '&', never stops.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+        words = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.configuration)]
+        with (self.home / "up.log").open("w") as log:
+            done = subprocess.run(
+                words, env=self.environment(), cwd=self.root, stdout=log, stderr=log, preexec_fn=default_signals,
+                start_new_session=True,
+            )  # fmt: skip
+        if done.returncode:
+            raise ServiceError(f"supervisord did not start: {last_line(self.home / 'up.log')}")
+
+    def deploy(self, url: str) -> bool:
+        """Create pools and deployments unless these very ones exist; returns whether it had to."""
+        code = [self.root / "prefect.yaml", *sorted((self.root / "flows").glob("*.py"))]
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
+        mark = self.home / "deployed"
+        if mark.exists() and mark.read_text() == digest:
+            return False
+        env = self.environment()
+        for pool, kind in POOLS.items():
+            answer = httpx.get(f"{url}/work_pools/{pool}", timeout=30)
+            if answer.status_code == 404:
+                command("prefect", "work-pool", "create", "--type", kind, pool, cwd=self.root, env=env)
+            elif answer.json()["type"] != kind:
+                raise ServiceError(
+                    f"work pool '{pool}' is of type '{answer.json()['type']}', expected '{kind}'; "
+                    f"'prefect work-pool delete {pool}', then 'make up' again"
+                )
+        command("prefect", "--no-prompt", "deploy", "--all", cwd=self.root, env=env)
+        mark.write_text(digest)
+        return True
+
+    # ---- down ----
+
+    def down(self) -> bool:
+        """Stop everything; returns whether anything ran."""
+        running = bool(self.states())
+        if running:
+            pid = int((self.home / "supervisord.pid").read_text())
+            self.control("shutdown")
+            deadline = time.monotonic() + 60
+            while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+        return bool(self.sweep_leftovers()) or running
+
+    def sweep_leftovers(self) -> int:
+        """End what a killed supervisord left; runs that go on are ended by their own guards."""
+        count = sweep(MARKER, self.marker)
+        self.socket.unlink(missing_ok=True)
+        return count
+
+
+def worker_name(pool: str) -> str:
+    """The name under which this host's worker of a pool is known."""
+    return f"{pool}-{socket.gethostname()}"
+
+
+def free_port(last: str | None) -> int:
+    """The port that this clone had last, the usual one, or any that is free."""
+    usual = [int(last.rsplit(":", 1)[1].split("/")[0])] if last else []
+    for port in [*usual, FIRST_PORT, 0]:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return probe.getsockname()[1]
+    raise ServiceError("no port of 127.0.0.1 is free")
+
+
+def wait_for_server(url: str, seconds: float, log: Path | None) -> None:
+    """Raises ServiceError if the server does not answer in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        time.sleep(0.2)
+    hint = f"; last line of {log}: {last_line(log)}" if log else "; check the address, and that 'make up' ran there"
+    raise ServiceError(f"the server at {url} does not answer within {seconds:g} seconds{hint}")
+
+
+def last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.exists() else []
+    return lines[-1].strip() if lines else "nothing"
+
+
+def run_worker(root: Path, server: str, pool: str) -> None:
+    """Be a worker of a pool on another server; does not return."""
+    url = server.rstrip("/")
+    url = url if url.endswith("/api") else f"{url}/api"
+    if pool not in POOLS:
+        raise ServiceError(f"POOL is '{pool}'{nearest(pool, POOLS)}")
+    wait_for_server(url, 10, None)
+    answer = httpx.get(f"{url}/work_pools/{pool}", timeout=30)
+    if answer.status_code == 404:
+        raise ServiceError(f"the server at {url} has no work pool '{pool}'; 'make up' there creates it")
+    if answer.json()["type"] != POOLS[pool]:
+        raise ServiceError(f"work pool '{pool}' is of type '{answer.json()['type']}', expected '{POOLS[pool]}'")
+    own = {name: value for name, value in environment(root).items() if not name.startswith("PET_")}
+    env = {**own, **WORKER_SETTINGS, "PREFECT_API_URL": url, "PREFECT_HOME": str(root / HOME)}
+    prefect = shutil.which("prefect", path=env["PATH"]) or "prefect"
+    words = ["worker", "start", "--pool", pool, "--type", POOLS[pool], "--limit", "1", "--name", worker_name(pool)]
+    print(f"worker '{worker_name(pool)}' of pool '{pool}' at {url}; Ctrl-C stops it", flush=True)
+    os.chdir(root)
+    os.execve(prefect, [prefect, *words], env)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m flows.service")
+    parser.add_argument("action", choices=["up", "down", "status", "worker"])
+    parser.add_argument("--server")
+    parser.add_argument("--pool", default="torchrun")
+    options = parser.parse_args()
+    with one_line_errors(options.action):
+        root = repository_root()
+        service = Service(root)
+        match options.action:
+            case "up":
+                changed = service.up()
+                print(f"{'up' if changed else 'already up, nothing changed'}: {(service.url() or '').removesuffix('/api')}")
+            case "down":
+                print("down" if service.down() else "nothing was running")
+            case "status":
+                for name, state in service.states().items() or {"nothing": "is running"}.items():
+                    print(f"{name:<10} {state}")
+            case "worker":
+                if not options.server:
+                    raise ServiceError("SERVER is missing; usage: make worker SERVER=http://host:4200/api POOL=torchrun")
+                run_worker(root, options.server, options.pool)
+
+
+if __name__ == "__main__":
+    main()

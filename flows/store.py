@@ -43,15 +43,15 @@ def pull(folder: Path, targets: list[str], what: str) -> None:
         dvc("pull", *targets, cwd=folder)
     except CommandError as error:
         _, _, names = str(error).partition("Checkout failed for following targets: ")
-        if not names:
-            # A folder of which only some files are lost.
-            names = ", ".join(name for name, state in cloud_states(folder, targets).items() if state == "missing")
+        remedy = "push it with 'dvc push' from the host that has it"
+        if not names and "failed to download" in str(error):
+            names = f"files of {', '.join(targets)}"
+            # DVC takes a folder whose list of files is in the remote to be there wholly.
+            remedy += ", after deleting the '.dir' objects of these folders in the remote, which make 'dvc push' skip them"
         if not names:
             raise
-        raise StoreError(
-            f"{what} are not all in DVC remote {default_remote(folder)}: {names} missing; "
-            "push it with 'dvc push' from the host that has it"
-        ) from None
+        missing = f"{what} are not all in DVC remote {default_remote(folder)}: {names} missing; {remedy}"
+        raise StoreError(missing) from None
 
 
 def check_arrived(folder: Path, targets: list[str]) -> None:

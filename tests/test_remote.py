@@ -1,11 +1,11 @@
 """Order and receipt between two clones that share only git and a DVC remote: a folder, an SSH server, an S3 server.
 
-The pipelines are small: what is tested is what travels. `two_hosts.py` holds the machinery.
+The pipelines are small: what is tested is what travels. What is refused stands in `test_remote_refused.py`.
 """
 
 import json
 import threading
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,12 @@ import pytest
 from flows.remote import Order, Receipt, fulfil, merge, place_order, publish
 from flows.settings import read_settings
 from flows.store import StoreError, write_entry
-from flows.workspace import CommandError
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.params import read_yaml
-from tests.two_hosts import DEAD_END, Hosts, NetworkHosts, make_hosts, s3_server, shell, ssh_server  # noqa: F401
+from tests.network_hosts import NetworkHosts
+from tests.servers import s3_server, ssh_server  # noqa: F401
+from tests.tiny_run import shell
+from tests.two_hosts import Hosts, fed_template, make_fed_hosts, make_hosts, template  # noqa: F401
 
 
 def order_and_merge(hosts: Hosts, folder: Path, stage: str) -> Receipt:
@@ -138,163 +140,23 @@ def test_an_entry_is_written_under_the_lock_of_dvc(hosts):
     assert sorted(stages) == sorted(["baseline", *(f"other_{i}" for i in range(20))])
 
 
-def test_a_receipt_whose_parameters_are_not_those_of_the_workspace_is_refused(hosts):
-    with hosts.run() as folder:
-        hosts.repro(folder, "ingest")
-        receipt = fulfil(place_order(folder, "train"), hosts.there, scratch=hosts.scratch)
+def test_a_receipt_whose_parameters_are_not_those_of_the_workspace_is_refused(fed):
+    with fed.run() as folder:
+        fed.repro(folder, "ingest")
+        receipt = fulfil(place_order(folder, "train"), fed.there, scratch=fed.scratch)
         (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("0.001", "0.002"))
         with pytest.raises(StoreError, match=r"train is not up to date in .*params.yaml.*modified"):
             merge(receipt, folder)
 
 
-def test_settings_of_this_host_reach_the_worktrees_and_relative_paths_keep_their_meaning(hosts):
-    (hosts.here / ".dvc/config.local").write_text("[core]\n    remote = near\n['remote \"near\"']\n    url = ../../near\n")
-    with hosts.run() as folder:
-        hosts.repro(folder, "ingest")
+def test_settings_of_this_host_reach_the_worktrees_and_relative_paths_keep_their_meaning(fed):
+    (fed.here / ".dvc/config.local").write_text("[core]\n    remote = near\n['remote \"near\"']\n    url = ../../near\n")
+    with fed.run() as folder:
+        fed.repro(folder, "ingest")
         place_order(folder, "train")
-        assert read_settings(folder / ".dvc/config.local")['remote "near"']["url"] == str(hosts.folder / "near")
+        assert read_settings(folder / ".dvc/config.local")['remote "near"']["url"] == str(fed.folder / "near")
         assert (folder / ".dvc/config.local").stat().st_mode & 0o077 == 0
-    assert list((hosts.folder / "near").glob("files/md5/*/*"))
-
-
-# ---- what cannot be ordered, said in one line ----
-
-
-def refused(folder: Path, match: str) -> None:
-    with pytest.raises(StillhouseError, match=match) as caught:
-        place_order(folder, "train")
-    assert "\n" not in str(caught.value)
-
-
-def test_no_dvc_remote(hosts):
-    (hosts.here / ".dvc/config.local").unlink()
-    refused(hosts.here, "no default DVC remote is configured.*'dvc remote add --default NAME URL' sets one")
-    (hosts.here / ".dvc/config.local").write_text("['remote \"store\"']\n    url = /nowhere\n")
-    refused(hosts.here, "'dvc remote default store' sets one")
-
-
-def test_code_that_is_not_committed(hosts):
-    hosts.repro(hosts.here, "ingest")
-    (hosts.here / "params.yaml").write_text((hosts.here / "params.yaml").read_text() + "# another\n")
-    place_order(hosts.here, "train")
-    (hosts.here / "code" / "new.py").write_text("")
-    refused(hosts.here, "^code/new.py differs from the commit.*commit and push it")
-    (hosts.here / "code" / "steps.py").write_text("")
-    refused(hosts.here, r"^code/steps.py \(and 1 more\) differs from the commit")
-    # In the worktree of a run the snapshot lies in git's index.
-    shell("git", "add", "--all", folder=hosts.here)
-    refused(hosts.here, r"^code/new.py \(and 1 more\) differs from the commit")
-
-
-@pytest.mark.slow
-def test_a_commit_that_no_git_remote_has(hosts):
-    hosts.repro(hosts.here, "ingest")
-    shell("git", "commit", "--quiet", "--allow-empty", "-m", "not pushed", folder=hosts.here)
-    refused(hosts.here, "is on no branch or tag of a git remote.*'git push' it")
-    shell("git", "tag", "v1", folder=hosts.here)
-    refused(hosts.here, "is on no branch or tag of a git remote")
-    shell("git", "push", "--quiet", "origin", "v1", folder=hosts.here)
-    order = place_order(hosts.here, "train")
-    # A commit that only a tag holds reaches the other host too.
-    assert not fulfil(order, hosts.there, scratch=hosts.scratch).cached
-    shell("git", "remote", "remove", "origin", folder=hosts.here)
-    refused(hosts.here, "no git remote")
-
-
-def test_an_upstream_stage_that_has_not_run(hosts):
-    refused(hosts.here, "train needs data/ingest/rows, which dvc.lock does not hold; run the stages before it first")
-
-
-def test_a_stage_that_is_none(hosts):
-    with pytest.raises(StillhouseError, match=r"'trian' is no stage of dvc.yaml; did you mean 'train'"):
-        place_order(hosts.here, "trian")
-
-
-def test_inputs_that_this_host_has_lost(hosts):
-    """`dvc push` of a folder with a lost file warns, pushes the rest and exits with 0."""
-    hosts.repro(hosts.here, "ingest")
-    for path in hosts.here.glob(".dvc/cache/files/md5/*/*"):
-        if path.read_text() == "a":
-            path.unlink()
-    refused(hosts.here, r"data/ingest/rows/0 did not reach DVC remote 'store' \(.*\): the local cache does not hold all of it")
-
-
-def test_a_remote_that_does_not_answer(hosts):
-    pytest.importorskip("dvc_ssh")
-    hosts.repro(hosts.here, "ingest")
-    hosts.use_remote(hosts.here, DEAD_END)
-    refused(hosts.here, r"'dvc push data/ingest/rows data/raw/own.txt.dvc' in .* failed: .*Connect call failed")
-
-
-# ---- what cannot be fulfilled ----
-
-
-def test_an_order_names_a_commit_and_not_a_branch():
-    with pytest.raises(StillhouseError, match="order of train: 'main' is no full commit hash"):
-        Order(stage="train", revision="main", params="", lock="", run="r")
-
-
-@pytest.mark.slow
-def test_a_revision_is_fetched_and_an_unknown_one_refused(hosts):
-    (hosts.here / "code" / "steps.py").write_text((hosts.here / "code" / "steps.py").read_text() + "# newer\n")
-    shell("git", "commit", "--quiet", "--all", "-m", "newer", folder=hosts.here)
-    shell("git", "push", "--quiet", "origin", "HEAD", folder=hosts.here)
-    hosts.repro(hosts.here, "ingest")
-    order = place_order(hosts.here, "train")
-    assert not fulfil(order, hosts.there, scratch=hosts.scratch).cached
-    unknown = replace(order, revision="0" * 40)
-    with pytest.raises(StillhouseError, match=r"commit 000000000000, ordered by .*, is in no git remote of .*; push it"):
-        fulfil(unknown, hosts.there, scratch=hosts.scratch)
-    shell("git", "remote", "set-url", "origin", "/nowhere", folder=hosts.there)
-    with pytest.raises(StillhouseError, match=r"is in no git remote of .*'git fetch"):
-        fulfil(unknown, hosts.there, scratch=hosts.scratch)
-
-
-@pytest.mark.slow
-def test_inputs_that_the_remote_has_lost(hosts):
-    hosts.repro(hosts.here, "ingest")
-    order = place_order(hosts.here, "train")
-    expected = r"the inputs of train are not all in DVC remote 'store' \(.*/store\): data/ingest/rows.* missing; push"
-    for path in hosts.store.glob("files/md5/*/*"):
-        if path.read_text() == "a":
-            path.unlink()
-    with pytest.raises(StoreError, match=expected):
-        fulfil(order, hosts.there, scratch=hosts.scratch)
-    shell("rm", "-rf", str(hosts.store), folder=hosts.folder)
-    with pytest.raises(StoreError, match=expected):
-        fulfil(order, hosts.clone("another"), scratch=hosts.scratch)
-    # Nothing was done, so that nothing is kept.
-    assert list(hosts.scratch.iterdir()) == []
-
-
-def test_a_worker_without_a_remote(hosts):
-    hosts.repro(hosts.here, "ingest")
-    order = place_order(hosts.here, "train")
-    (hosts.there / ".dvc/config.local").unlink()
-    with pytest.raises(StoreError, match="no default DVC remote"):
-        fulfil(order, hosts.there, scratch=hosts.scratch)
-
-
-@pytest.mark.slow
-def test_a_failed_stage_keeps_its_worktree_and_pushes_nothing(hosts, monkeypatch):
-    hosts.repro(hosts.here, "ingest")
-    order = place_order(hosts.here, "train")
-    before = sorted(hosts.store.rglob("*"))
-    monkeypatch.setenv("STAGE_FAILS", "train")
-    with pytest.raises(CommandError, match="failed to reproduce 'train'"):
-        fulfil(order, hosts.there, scratch=hosts.scratch)
-    assert sorted(hosts.store.rglob("*")) == before
-    (kept,) = hosts.scratch.iterdir()
-    assert (kept / "data/ingest/rows/0").is_file()
-    monkeypatch.delenv("STAGE_FAILS")
-    assert not fulfil(order, hosts.there, scratch=hosts.scratch).cached
-
-
-def test_an_execution_that_leaves_the_stage_stale_gives_no_receipt(hosts):
-    hosts.repro(hosts.here, "ingest")
-    order = place_order(hosts.here, "train")
-    with pytest.raises(StoreError, match="train is not up to date"):
-        fulfil(order, hosts.there, lambda folder: False, scratch=hosts.scratch)
+    assert list((fed.folder / "near").glob("files/md5/*/*"))
 
 
 # ---- real servers ----

@@ -4,7 +4,7 @@
     python -m flows.promote --commit tiny-1f2e    # a commit, a tag, or an experiment of `dvc exp list`
 
 Versions are annotated tags in gto's form (`student@v0.0.3`) on the run's commit, and nothing else keeps the registry:
-`gto show student` lists it, `dvc artifacts get . student` brings a package out, `gto deregister student v0.0.3` takes a
+`gto show student` lists it, `dvc artifacts get . student` brings a package out, `gto deprecate student v0.0.3` takes a
 version back, and the one before it is the promoted one again. What a version is held against, and why one is refused,
 stands in `stillhouse/evaluation/gate.py`.
 """
@@ -199,7 +199,7 @@ def bring(root: Path, commit: str, path: str, target: Path, name: str) -> None:
         place = f"the remote '{remote}'" if remote else "a remote, because none is configured ('dvc remote add -d NAME URL')"
         raise PromotionError(
             f"{path} of {name} is neither in the DVC cache nor to be had from {place}: {last_error(done, 'ERROR: ')}; "
-            f"run 'dvc push --all-tags' where {name} was made, or take it back with 'gto deregister {ARTIFACT} VERSION'"
+            f"run 'dvc push --all-tags' where {name} was made, or take it back with 'gto deprecate {ARTIFACT} VERSION'"
         )
 
 

@@ -1,4 +1,4 @@
-"""A stage on a worker: start a run of `stage/torchrun`, wait for its end, and say what became of it.
+"""A stage on a worker, or on several: start runs of `stage/torchrun`, wait for their end, and say what became of them.
 
 Prefect's own waiting returns the child's run whatever its state, so that a failed child leaves its parent Completed; asks
 every five seconds; and waits for ever where no worker is.
@@ -7,61 +7,24 @@ every five seconds; and waits for ever where no worker is.
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.deployments import run_deployment
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
+from flows.children import Nodes, PoolError, WorkerCheck, check_pool, read_nodes, start, too_few_workers, verdict_of
+from flows.gang import JOIN_SECONDS, run_gang
 from flows.repro import Verdict
 from flows.watch import UNREACHABLE
-from stillhouse.core.errors import StillhouseError
 
-DEPLOYMENT = "stage/torchrun"
+__all__ = ["PoolError", "check_pool", "dispatch"]
+
 POLL_SECONDS = 0.4
-LOOK_FOR_WORKERS_SECONDS = 5.0
-NO_WORKER_SECONDS = 25.0
-# A worker's heartbeat is due every few seconds (see `flows.service`); three missed are its death.
-HEARTBEATS_MISSED = 3
 # The child's own grace, and its watcher's interval twice.
 CANCEL_SECONDS = 15.0
 ATTEMPTS = 3
-
-
-class PoolError(StillhouseError):
-    """A work pool is missing, of the wrong type, or has no worker."""
-
-
-def check_pool(name: str) -> None:
-    """Raises PoolError if the pool is missing or its type is not `torchrun`."""
-    with get_client(sync_client=True) as client:
-        try:
-            pool = client.read_work_pool(name)
-        except ObjectNotFound:
-            raise PoolError(
-                f"work pool '{name}' (dvc.yaml: meta.pool) does not exist on this server; 'make up' creates it, or "
-                f"'prefect work-pool create --type torchrun {name}'"
-            ) from None
-    if pool.type != "torchrun":
-        raise PoolError(
-            f"work pool '{name}' is of type '{pool.type}', expected 'torchrun'; delete it and create it again: "
-            f"'prefect work-pool create --type torchrun {name}'"
-        )
-
-
-def online_workers(client: SyncPrefectClient, pool: str) -> list[str]:
-    """Names of the workers whose heartbeat is not overdue. The server itself takes 90 seconds to notice."""
-    now = datetime.now(UTC)
-    names = []
-    for worker in client.read_workers_for_work_pool(pool):
-        interval = worker.heartbeat_interval_seconds or 30
-        beat = worker.last_heartbeat_time
-        if beat and (now - beat).total_seconds() < HEARTBEATS_MISSED * interval + 2:
-            names.append(worker.name)
-    return names
 
 
 def dispatch(
@@ -73,27 +36,42 @@ def dispatch(
     key: str,
     stop: threading.Event,
     log: Callable[[str], None],
+    join_seconds: float = JOIN_SECONDS,
 ) -> Verdict:
-    """Run the stage on a worker, again if it was lost; `key` keeps a retried parent from starting a second child."""
-    verdict = Verdict("lost", f"{stage} was not started")
+    """Run the stage on as many workers as the pool says, again if it was lost.
+
+    `key` keeps a retried parent from starting a second child. `join_seconds`: time for all nodes of a gang to come.
+    Raises PoolError if the pool is not as it should be, or has too few workers.
+    """
+    nodes = nodes_of(pool, stop)
+    verdict = Verdict("stopped", f"{stage} was not started")
     for attempt in range(1, ATTEMPTS + 1):
-        child = start(parameters, f"{name}-{stage}" + (f"-{attempt}" if attempt > 1 else ""), f"{key}-{stage}-{attempt}", stop)
-        if child is None:
-            return Verdict("stopped", f"{stage} was not started")
-        verdict = wait(stage, pool, child.id, stop, log)
+        if stop.is_set() or nodes is None:
+            return verdict
+        child_name = f"{name}-{stage}" + (f"-{attempt}" if attempt > 1 else "")
+        child_key = f"{key}-{stage}-{attempt}"
+        if nodes.maximum > 1:
+            verdict = run_gang(
+                stage, pool, nodes, parameters, name=child_name, key=child_key, attempt=attempt, stop=stop, log=log,
+                join_seconds=join_seconds,
+            )  # fmt: skip
+        else:
+            child = start(parameters, child_name, child_key, stop)
+            if child is None:
+                return Verdict("stopped", f"{stage} was not started")
+            verdict = wait(stage, pool, child.id, stop, log)
         if verdict.kind != "lost" or stop.is_set():
             return verdict
         log(f"{verdict.message.splitlines()[0]}; attempt {attempt} of {ATTEMPTS}")
     return verdict
 
 
-def start(parameters: dict, name: str, key: str, stop: threading.Event) -> FlowRun | None:
-    """Create the child run; asks again while the server is away. None if the run was stopped meanwhile."""
+def nodes_of(pool: str, stop: threading.Event) -> Nodes | None:
+    """The pool's number of nodes; asks again while the server is away. None if the run was stopped meanwhile."""
     while not stop.is_set():
         try:
-            return run_deployment(DEPLOYMENT, parameters=parameters, timeout=0, flow_run_name=name, idempotency_key=key)
-        except ObjectNotFound:
-            raise PoolError(f"deployment '{DEPLOYMENT}' does not exist on this server; 'make up' creates it") from None
+            with get_client(sync_client=True) as client:
+                return read_nodes(client, pool)
         except UNREACHABLE:
             stop.wait(1.0)
     return None
@@ -119,7 +97,7 @@ def wait(stage: str, pool: str, child: UUID, stop: threading.Event, log: Callabl
                     waiting = state and state.type in (StateType.SCHEDULED, StateType.PENDING)
                     if waiting and not stop.is_set() and workers.missing(client):
                         client.set_flow_run_state(child, Cancelling())
-                        raise PoolError(no_worker(pool))
+                        raise PoolError(too_few_workers(pool))
                     time.sleep(POLL_SECONDS)
         except ObjectNotFound:
             return Verdict("stopped", f"{stage}: its run was deleted from the server")
@@ -128,39 +106,3 @@ def wait(stage: str, pool: str, child: UUID, stop: threading.Event, log: Callabl
                 return Verdict("stopped", f"{stage} was stopped")
             log(f"the server does not answer ({type(error).__name__}); {stage} goes on, asking again")
             stop.wait(2.0)
-
-
-class WorkerCheck:
-    """Looks every few seconds whether a pool has a worker; one that restarts has time to come back."""
-
-    def __init__(self, pool: str):
-        self.pool = pool
-        self.looked = self.seen = time.monotonic()
-
-    def missing(self, client: SyncPrefectClient) -> bool:
-        now = time.monotonic()
-        if now - self.looked >= LOOK_FOR_WORKERS_SECONDS:
-            self.looked = now
-            if online_workers(client, self.pool):
-                self.seen = now
-        return self.looked - self.seen >= NO_WORKER_SECONDS - LOOK_FOR_WORKERS_SECONDS
-
-
-def no_worker(pool: str) -> str:
-    return (
-        f"work pool '{pool}' has no worker that is alive; start one on this host with 'make up', "
-        f"or on another with 'make worker SERVER=<url of the API> POOL={pool}'"
-    )
-
-
-def verdict_of(stage: str, run: FlowRun, stopped: bool) -> Verdict:
-    """What the child's final state means to its parent."""
-    assert run.state is not None
-    message = run.state.message or f"{stage} ended {run.state.name}"
-    if run.state.is_completed():
-        return Verdict("cached" if run.state.name == "Cached" else "executed", message)
-    if run.state.is_failed():
-        return Verdict("error", message)
-    if run.state.is_cancelled() or stopped:
-        return Verdict("stopped", message)
-    return Verdict("lost", message)

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
+from flows.member import Seat, take_part
 from flows.repro import Verdict, repro
 from flows.watch import UNREACHABLE, watched
 from stillhouse.core.errors import StillhouseError
@@ -31,8 +32,9 @@ def stage(
     parent: UUID | None = None,
     force: bool = False,
     timeout_seconds: float | None = None,
+    gang: Seat | None = None,
 ) -> State:
-    """Run one stage of `dvc.yaml` in `workspace`, whose upstream stages are done."""
+    """Run one stage of `dvc.yaml` in `workspace`, whose upstream stages are done; `gang`: as one node of several."""
     logger = get_run_logger()
     stop = threading.Event()
     report = ProgressReport(stage)
@@ -46,7 +48,13 @@ def stage(
             folder = Path(workspace)
             if not folder.is_dir():
                 raise StillhouseError(f"workspace {workspace} does not exist on this host, and no order came with the run")
-            verdict = repro(folder, stage, on_line=on_line, stop=stop, force=force, timeout_seconds=timeout_seconds)
+            if gang:
+                verdict = take_part(
+                    gang, watch.run_id, parent, folder, stage, on_line=on_line, stop=stop, force=force,
+                    timeout_seconds=timeout_seconds,
+                )  # fmt: skip
+            else:
+                verdict = repro(folder, stage, on_line=on_line, stop=stop, force=force, timeout_seconds=timeout_seconds)
     except StillhouseError as error:
         return Failed(message=str(error))
     if verdict.good:

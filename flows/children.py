@@ -1,0 +1,139 @@
+"""Runs of `stage/torchrun` on the workers of a pool: what dispatching one of them and a gang of them have in common."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+
+from flows.repro import Verdict
+from flows.watch import UNREACHABLE
+from stillhouse.core.errors import StillhouseError
+
+DEPLOYMENT = "stage/torchrun"
+LOOK_FOR_WORKERS_SECONDS = 5.0
+NO_WORKER_SECONDS = 25.0
+# A worker's heartbeat is due every few seconds (see `flows.service`); three missed are its death.
+HEARTBEATS_MISSED = 3
+
+
+class PoolError(StillhouseError):
+    """A work pool is missing, of the wrong type, or has no worker."""
+
+
+def check_pool(name: str) -> None:
+    """Raises PoolError if the pool is missing, its type is not `torchrun`, or its number of nodes is none."""
+    with get_client(sync_client=True) as client:
+        read_nodes(client, name)
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """How many nodes a pool's job has; a range lets each attempt take what is alive."""
+
+    minimum: int
+    maximum: int
+
+
+def read_nodes(client: SyncPrefectClient, name: str) -> Nodes:
+    """The default of `nnodes` in the pool's template. Raises PoolError."""
+    try:
+        pool = client.read_work_pool(name)
+    except ObjectNotFound:
+        raise PoolError(
+            f"work pool '{name}' (dvc.yaml: meta.pool) does not exist on this server; 'make up' creates it, or "
+            f"'prefect work-pool create --type torchrun {name}'"
+        ) from None
+    if pool.type != "torchrun":
+        raise PoolError(
+            f"work pool '{name}' is of type '{pool.type}', expected 'torchrun'; delete it and create it again: "
+            f"'prefect work-pool create --type torchrun {name}'"
+        )
+    field: dict[str, Any] = pool.base_job_template.get("variables", {}).get("properties", {}).get("nnodes", {})
+    return parse_nodes(field.get("default", 1), name)
+
+
+def parse_nodes(value: int | str | None, pool: str) -> Nodes:
+    """`4` or `2:4`, as torchrun has it. Raises PoolError."""
+    parts = str(1 if value is None else value).split(":")
+    if len(parts) <= 2 and all(part.isdigit() and int(part) > 0 for part in parts) and int(parts[0]) <= int(parts[-1]):
+        return Nodes(int(parts[0]), int(parts[-1]))
+    raise PoolError(f"nnodes of work pool '{pool}' is '{value}', expected a number of at least 1, or MIN:MAX such as 2:4")
+
+
+def online_workers(client: SyncPrefectClient, pool: str) -> list[str]:
+    """Names of the workers whose heartbeat is not overdue. The server itself takes 90 seconds to notice."""
+    now = datetime.now(UTC)
+    names = []
+    for worker in client.read_workers_for_work_pool(pool):
+        interval = worker.heartbeat_interval_seconds or 30
+        beat = worker.last_heartbeat_time
+        if beat and (now - beat).total_seconds() < HEARTBEATS_MISSED * interval + 2:
+            names.append(worker.name)
+    return names
+
+
+def start(parameters: dict, name: str, key: str, stop, tags: tuple[str, ...] = ()) -> FlowRun | None:
+    """Create the child run; asks again while the server is away. None if the run was stopped meanwhile.
+
+    The same `key` never makes a second run.
+    """
+    while not stop.is_set():
+        try:
+            return run_deployment(
+                DEPLOYMENT, parameters=parameters, timeout=0, flow_run_name=name, idempotency_key=key, tags=tags
+            )
+        except ObjectNotFound:
+            raise PoolError(f"deployment '{DEPLOYMENT}' does not exist on this server; 'make up' creates it") from None
+        except UNREACHABLE:
+            stop.wait(1.0)
+    return None
+
+
+class WorkerCheck:
+    """Looks every few seconds whether a pool has enough workers; one that restarts has time to come back."""
+
+    def __init__(self, pool: str, needed: int = 1, grace_seconds: float = NO_WORKER_SECONDS):
+        self.pool, self.needed, self.grace_seconds = pool, needed, grace_seconds
+        self.enough = time.monotonic()
+        self.looked = float("-inf")
+        self.online: list[str] = []
+
+    def missing(self, client: SyncPrefectClient) -> bool:
+        now = time.monotonic()
+        if now - self.looked >= LOOK_FOR_WORKERS_SECONDS:
+            self.looked = now
+            self.online = online_workers(client, self.pool)
+            if len(self.online) >= self.needed:
+                self.enough = now
+        return self.looked - self.enough >= self.grace_seconds - LOOK_FOR_WORKERS_SECONDS
+
+
+def too_few_workers(pool: str, needed: int = 1, online: int = 0) -> str:
+    """One line about a pool whose workers are too few, and how to start one."""
+    start_one = (
+        "start one on this host with 'make up', or on another with "
+        f"'make worker SERVER=<url of the API> POOL={pool}'"
+    )  # fmt: skip
+    if needed == 1:
+        return f"work pool '{pool}' has no worker that is alive; {start_one}"
+    return (
+        f"work pool '{pool}' has {online} of the {needed} workers that nnodes asks for; {start_one}: one worker takes one node"
+    )
+
+
+def verdict_of(stage: str, run: FlowRun, stopped: bool) -> Verdict:
+    """What the child's final state means to its parent."""
+    assert run.state is not None
+    message = run.state.message or f"{stage} ended {run.state.name}"
+    if run.state.is_completed():
+        return Verdict("cached" if run.state.name == "Cached" else "executed", message)
+    if run.state.is_failed():
+        return Verdict("error", message)
+    if run.state.is_cancelled() or stopped:
+        return Verdict("stopped", message)
+    return Verdict("lost", message)

@@ -13,78 +13,23 @@ undisturbed run.
 import os
 import random
 import signal
-import subprocess
-import sys
-import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import psutil
 
-from benchmarks.common import arguments, commit, finish, machine, repro, say
-from benchmarks.reproduce import clone
-from flows.guard import MARKER
+from benchmarks.common import arguments, commit, finish, machine, say
+from benchmarks.served import FINAL, Server, processes, served_clone
 from flows.service import Service
-from flows.workspace import command, environment, repository_root
+from flows.workspace import repository_root
 from stillhouse.core.params import read_yaml
 from stillhouse.core.stage import one_line_errors
 
 STAGE = "train_student"
 KILLS, QUICK_KILLS = 60, 3
 TRUE_SECONDS = 60
-END_SECONDS = 180
 VICTIMS = ("rank", "launcher", "dvc", "guard", "stage flow", "parent flow", "torchrun worker", "cpu worker", "server")
 PARAMETERS = {"targets": [STAGE], "force": ["ingest", STAGE]}
-
-
-@dataclass
-class Server:
-    """What the benchmark asks the server."""
-
-    url: str
-    deployment: str
-
-    def post(self, path: str, body: dict) -> dict:
-        return self.ask("POST", path, body)
-
-    def ask(self, method: str, path: str, body: dict | None = None) -> dict:
-        for _ in range(120):
-            try:
-                answer = httpx.request(method, f"{self.url}/{path}", json=body, timeout=20)
-                if answer.status_code < 500:
-                    answer.raise_for_status()
-                    return answer.json()
-            except httpx.TransportError:
-                pass
-            time.sleep(0.5)
-        raise RuntimeError(f"the server does not answer {path}")
-
-    def start(self) -> str:
-        return self.post(f"deployments/{self.deployment}/create_flow_run", {"parameters": PARAMETERS})["id"]
-
-    def runs(self, parent: str) -> list[dict]:
-        """The run and its children."""
-        children = self.post("flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [parent]}}})
-        return [self.ask("GET", f"flow_runs/{parent}"), *children]  # type: ignore[list-item]
-
-
-FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-def processes(run: str) -> list[psutil.Process]:
-    """Living processes that carry the run's mark."""
-    wanted = f"{MARKER}={run}".encode()
-    found = []
-    for process in psutil.process_iter():
-        try:
-            carries = wanted in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
-            if carries and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (OSError, psutil.NoSuchProcess):
-            continue
-    return found
 
 
 def victim(kind: str, service: Service, parent: str, child: str | None) -> int | None:
@@ -134,21 +79,10 @@ def outputs(folder: Path) -> dict[str, str]:
     return {out["path"]: out["md5"] for out in newest[1]["outs"] if not out["path"].endswith("timing.json")}
 
 
-def await_end(server: Server, parent: str) -> str:
-    """Name of the run's final state, once its children are final too; `hangs` if it takes too long."""
-    deadline = time.monotonic() + END_SECONDS
-    while time.monotonic() < deadline:
-        runs = server.runs(parent)
-        if all(run["state"]["type"] in FINAL for run in runs):
-            return runs[0]["state"]["name"]
-        time.sleep(0.5)
-    return "hangs: " + ", ".join(f"{run['name']} {run['state']['name']}" for run in server.runs(parent))
-
-
 def one_kill(server: Server, service: Service, chance: random.Random, kind: str, folder: Path, reference: dict) -> tuple:
     """Start, kill, wait, start again if it was lost; returns whether states were true, orphans, and bytes equal."""
     wanted = signal.SIGKILL if chance.random() < 0.5 else signal.SIGTERM
-    parent = server.start()
+    parent = server.start("distill/full", PARAMETERS)
     # Most of a run's time lies before and in the training; other moments are hit by waiting for the victim to appear.
     time.sleep(chance.uniform(0.0, 20.0))
     pid = None
@@ -173,33 +107,19 @@ def one_kill(server: Server, service: Service, chance: random.Random, kind: str,
         true = not lies
     # True means: true, and still true a little later.
     time.sleep(3)
-    end = await_end(server, parent)
+    end = server.await_end(parent)
     lies = untrue(server, parent)
     true = true and not lies and not end.startswith("hangs")
     time.sleep(1)
     orphans = sum(len(processes(run["id"])) for run in server.runs(parent))
     text = f"{wanted.name} to {kind}: {end}"
     if end != "Completed":
-        again = server.start()
-        second = await_end(server, again)
+        again = server.start("distill/full", PARAMETERS)
+        second = server.await_end(again)
         text += f", started again: {second}"
         if second != "Completed":
             return true, orphans, False, text
     return true, orphans, outputs(folder) == reference, text + (f" UNTRUE {lies}" if not true else "")
-
-
-def prepare(root: Path, folder: Path) -> Service:
-    """A clone with the tiny recipe, run once, and its own service."""
-    clone(root, folder, "tiny")
-    (folder / ".venv").symlink_to(Path(sys.prefix))
-    for words in (
-        ["git", "add", "--all"],
-        ["git", "-c", "user.name=b", "-c", "user.email=b@example.org", "commit", "-qm", "tiny"],
-    ):
-        command(*words, cwd=folder)
-    repro(folder)
-    subprocess.run(["python", "-m", "flows.service", "up"], cwd=folder, env=environment(folder), check=True, stdout=sys.stderr)
-    return Service(folder)
 
 
 def main() -> None:
@@ -213,14 +133,9 @@ def main() -> None:
         root = repository_root()
         say(f"machine: {machine()}")
         say(f"commit: {commit(root)}; recipe tiny, seed {options.seed}, {kills} kills")
-        folder = Path(tempfile.mkdtemp(prefix="stillhouse-kill-")) / "clone"
-        service = prepare(root, folder)
-        try:
-            counts = {"kills": 0, "true_states": 0, "orphans": 0, "identical": 0}
-            url = service.url() or ""
-            deployment = httpx.get(f"{url}/deployments/name/distill/full", timeout=30).json()["id"]
-            server = Server(url, deployment)
-            first = await_end(server, server.start())
+        counts = {"kills": 0, "true_states": 0, "orphans": 0, "identical": 0}
+        with served_clone(root) as (folder, service, server):
+            first = server.await_end(server.start("distill/full", PARAMETERS))
             reference = outputs(folder)
             say(f"undisturbed run: {first}, {len(reference)} outputs")
             chance = random.Random(options.seed)
@@ -242,8 +157,6 @@ def main() -> None:
                     f"{counts['kills']:>3}/{kills} {text}; {'same bytes' if identical else 'OTHER BYTES'}, "
                     f"{orphans} orphans, {time.monotonic() - start:.0f} s"
                 )
-        finally:
-            subprocess.run(["python", "-m", "flows.service", "down"], cwd=folder, env=environment(folder), stdout=sys.stderr)
     finish(**counts)
 
 

@@ -28,6 +28,7 @@ from ruamel.yaml import YAML
 
 from flows.dispatch import check_pool
 from flows.dispatch import dispatch as run_on_worker
+from flows.nights import tonight
 from flows.publish import publish
 from flows.repro import Verdict
 from flows.run import Log, Request, Run, open_run
@@ -53,23 +54,38 @@ def distill(
     force: list[str] | None = None,
     rev: str | None = None,
     dispatch: Dispatch = "pool",
+    promote: bool = False,
+    once_a_night: str | None = None,
 ) -> State:
     """Distil the teacher into the student and fine-tune it.
 
     recipe: a file in recipes/ instead of params.yaml. overrides: dotted key of params.yaml to value. targets: stages to run
     with all they depend on (such a run is not saved). force: stages to run although nothing changed, or 'all'. rev: a
     commit to run instead of the checkout as it lies there. dispatch: 'pool' sends training to workers, 'process' runs
-    everything here.
+    everything here. promote: hold the result against the promoted version and tag it if it may take its place.
+    once_a_night: a time zone; a second run for the same date there does nothing.
     """
     logger = get_run_logger()
     request = Request(
         recipe=recipe, overrides=overrides or {}, targets=targets or [], force=force or [], rev=rev
     )  # fmt: skip
     try:
-        run = open_run(checkout(), flow_run.get_name(), request)
+        with tonight(once_a_night) as night:
+            if night.taken_by:
+                return Completed(name="Skipped", message=f"{night.date} has had its run: {night.taken_by}")
+            state = distill_once(request, dispatch, promote)
+            if state.is_completed():
+                night.done(flow_run.get_name())
+            return state
     except StillhouseError as error:
         logger.error(str(error))
         return Failed(message=str(error))
+
+
+def distill_once(request: Request, dispatch: Dispatch, promote: bool) -> State:
+    """The body of the flow: one run, saved and perhaps promoted. Raises StillhouseError if it cannot start."""
+    logger = get_run_logger()
+    run = open_run(checkout(), flow_run.get_name(), request)
     logger.info(f"workspace: {run.folder}")
     with watched(UUID(flow_run.get_id()), None, run.stop) as watch:
         try:
@@ -86,8 +102,7 @@ def distill(
     if failed:
         first = next((v for v in failed.values() if v.kind != "stopped"), next(iter(failed.values())))
         return Failed(message=f"{first.message}\nThe workspace is kept in {run.folder}")
-    message = finish(run, logger.info, publish)
-    return Completed(message=message)
+    return finish(run, logger.info, publish, promote)
 
 
 def checkout() -> Path:
@@ -152,20 +167,35 @@ def attempt(run: Run, name: str, log: Log, elsewhere: Callable[[], Verdict] | No
     return verdict
 
 
-def finish(run: Run, log: Log, show: Callable[[Run, Path | None], None]) -> str:
-    """Save the run, show what came out, remove the workspace; returns a line about it."""
+def finish(run: Run, log: Log, show: Callable[[Run, Path | None], None], promote: bool = False) -> State:
+    """Save the run, show what came out, promote it if asked, remove the workspace."""
     if run.request.targets:
         run.close()
-        return f"ran {', '.join(run.request.targets)} and what they depend on; a run with targets is not saved"
+        return Completed(message=f"ran {', '.join(run.request.targets)} and what they depend on; such a run is not saved")
     experiment = run.save()
     if experiment is None:
         raise StillhouseError(f"the pipeline in {run.folder} is not up to date after the run; nothing was saved")
-    report = run.keep_report()
-    show(run, report)
-    run.close()
+    show(run, run.keep_report())
     ran = ", ".join(name for name in run.stages if name in run.executed) or "nothing"
     log(f"experiment {experiment}: dvc exp show; dvc exp apply {experiment}")
-    return f"experiment {experiment}; executed: {ran}"
+    state = Completed(message=f"experiment {experiment}; executed: {ran}")
+    if promote:
+        state = promotion(run, experiment)
+        log(state.message or "")
+    run.close()
+    return state
+
+
+def promotion(run: Run, experiment: str) -> State:
+    """Hold the run against the promoted version; a refusal is a state of its own, which the notification knows."""
+    # DVC's and the registry's own modules take a second to import.
+    from flows.promote import find_commit, gate, promote
+
+    decision = gate(run.folder, run.root)
+    if not decision.promoted:
+        return Completed(name="Refused", message=f"experiment {experiment} was refused: {'; '.join(decision.reasons)}")
+    tag = promote(run.root, find_commit(run.root, experiment), decision)
+    return Completed(message=f"experiment {experiment} is promoted as {tag}")
 
 
 # ---- without a server ----
@@ -210,7 +240,7 @@ def run_without_server(root: Path, name: str, request: Request) -> None:
         raise StillhouseError(f"{first.message}; the workspace is kept in {run.folder}")
     if not request.targets:
         print_summary(run.folder)
-    print(finish(run, print, lambda _, report: print(f"report: {report}")))
+    print(finish(run, print, lambda _, report: print(f"report: {report}")).message)
 
 
 class Lines:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from flows.pipeline import Pipeline, read_pipeline
+from flows.pipeline import Pipeline, is_within, read_pipeline
 from flows.recipe import recipe_file
 from flows.repro import Verdict, core_slot, cores_for, in_run_cache, lease, repro
 from flows.workspace import command, environment, open_workspace, remove_workspace, up_to_date
@@ -54,17 +54,33 @@ class Run:
     """What has to be looked at, in order."""
     stale: set[str]
     """Stages that DVC found changed when the run began."""
+    recorded: dict[str, str]
+    """Path to MD5 of every output in `dvc.lock` when the run began."""
     stop: threading.Event = field(default_factory=threading.Event)
+    ran: set[str] = field(default_factory=set)
+    """Stages that were given to DVC."""
     executed: set[str] = field(default_factory=set)
+    """Those of them whose command ran, and was not taken from the cache."""
 
     @cached_property
     def forced(self) -> set[str]:
         return set(self.pipeline.stages if "all" in self.request.force else self.request.force)
 
     def unchanged(self, stage: str) -> bool:
-        """Whether nothing that the stage depends on has changed, so that there is nothing to do."""
-        behind = set(self.pipeline.needed_for([stage]))
-        return not behind & (self.stale | self.forced)
+        """Whether there is nothing to do, because nothing that the stage depends on has changed.
+
+        Its upstream stages must be done: they may have run and given the same outputs as before. DVC would say the same in
+        more than a second a stage.
+        """
+        if stage in self.stale | self.forced:
+            return False
+        if not self.ran:
+            return True
+        deps = self.pipeline.stages[stage].deps
+        now = self.pipeline.recorded_outputs()
+        return not any(
+            self.recorded.get(path) != md5 for path, md5 in now.items() if any(is_within(path, dep) for dep in deps)
+        )  # fmt: skip
 
     def run_stage(self, stage: str, log: Log, execute: Callable[[], Verdict] | None = None) -> Verdict:
         """Run one stage whose upstream stages are done: from the cache, in this process, or by `execute` elsewhere."""
@@ -87,6 +103,7 @@ class Run:
                 threads = self.pipeline.params.get("threads", 1)
                 with core_slot(self.root, cores_for(threads if isinstance(threads, int) else 1), self.stop):
                     verdict = repro(self.folder, stage, on_line=log, stop=self.stop, force=force and not waited)
+        self.ran.add(stage)
         if verdict.kind == "executed":
             self.executed.add(stage)
         return verdict
@@ -96,7 +113,8 @@ class Run:
 
         `dvc exp save` commits whatever lies there, so only a pipeline that is wholly done may be saved (decision 4).
         """
-        if self.request.targets or not up_to_date(self.folder):
+        # Where DVC was given nothing to do, it has just said that all is up to date.
+        if self.request.targets or ((self.ran or self.stale) and not up_to_date(self.folder)):
             return None
         command("dvc", "exp", "save", "--force", "--name", self.name, cwd=self.folder)
         return self.name
@@ -124,13 +142,21 @@ def open_run(root: Path, name: str, request: Request) -> Run:
         check_stages(checkout, request)
     folder = open_workspace(root, name, request.rev)
     try:
-        write_params(root, folder, request)
-        pipeline = read_pipeline(folder)
-        check_stages(pipeline, request)
-        # Brings what an earlier run recorded; what the cache lacks is stale, and runs.
-        subprocess.run(["dvc", "checkout", "--quiet"], cwd=folder, env=environment(folder), capture_output=True)
+        # Brings what an earlier run recorded, while the parameters are checked; what the cache lacks is stale, and runs.
+        restoring = subprocess.Popen(
+            ["dvc", "checkout", "--quiet"], cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            write_params(root, folder, request)
+            pipeline = read_pipeline(folder)
+            check_stages(pipeline, request)
+        finally:
+            restoring.wait()
         stages = pipeline.needed_for(request.targets)
-        return Run(root, folder, name, request, pipeline, stages, stale_stages(folder))
+        return Run(
+            root, folder, name, request, pipeline, stages, stale_stages(folder), pipeline.recorded_outputs()
+        )  # fmt: skip
     except BaseException:
         with contextlib.suppress(Exception):
             remove_workspace(root, folder)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,15 +89,18 @@ def open_workspace(root: Path, name: str, revision: str | None = None) -> Path:
 
     Own data lie in it; the stages' outputs do not yet (`dvc checkout` brings them).
     """
-    tree = None if revision else snapshot(root)
-    commit = resolve(root, revision or "HEAD")
+    with ThreadPoolExecutor() as threads:
+        # Half a second each.
+        cache = threads.submit(cache_folder, root)
+        tree = None if revision else snapshot(root)
+        commit = resolve(root, revision or "HEAD")
     (root / RUNS).mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root / RUNS))
     try:
         command("git", "worktree", "add", "--quiet", "--detach", str(folder), commit, cwd=root)
         if tree:
             command("git", "read-tree", "-u", "--reset", tree, cwd=folder)
-        share_cache(root, folder)
+        share_cache(root, folder, cache.result())
         # Own data are outputs of .dvc files: the pipeline does not bring them by itself.
         pointers = sorted(str(path.relative_to(folder)) for path in folder.glob("data/raw/**/*.dvc"))
         if pointers:
@@ -107,14 +111,18 @@ def open_workspace(root: Path, name: str, revision: str | None = None) -> Path:
     return folder
 
 
-def share_cache(root: Path, folder: Path) -> None:
+def cache_folder(root: Path) -> Path:
+    """Where the checkout's DVC cache lies."""
+    return (root / command("dvc", "cache", "dir", cwd=root)).resolve()
+
+
+def share_cache(root: Path, folder: Path, cache: Path) -> None:
     """Give a worktree the local DVC settings of the checkout, remotes and secrets included, and its cache."""
-    cache = command("dvc", "cache", "dir", cwd=root)
     settings = root / ".dvc" / "config.local"
     if settings.exists():
         shutil.copyfile(settings, folder / ".dvc" / "config.local")
     # DVC's own command would do the same in 0.4 seconds.
-    command("git", "config", "--file", ".dvc/config.local", "cache.dir", str((root / cache).resolve()), cwd=folder)
+    command("git", "config", "--file", ".dvc/config.local", "cache.dir", str(cache), cwd=folder)
 
 
 def remove_workspace(root: Path, folder: Path) -> None:

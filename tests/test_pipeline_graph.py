@@ -1,0 +1,195 @@
+"""dvc.yaml as a graph, and what a run asks of it."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows.pipeline import read_pipeline
+from flows.run import Request, open_run, override
+from stillhouse.core.errors import ParamsError, StillhouseError
+from stillhouse.core.params import STAGES
+from tests.tiny_run import ROOT, shell
+
+PIPELINE = """
+stages:
+  last: {cmd: c, deps: [data/first, data/second/x], outs: [data/last/z]}
+  first: {cmd: a, deps: [code.py], params: [seed], outs: [data/first/one, data/first/two]}
+  second: {cmd: b, meta: {pool: torchrun}, deps: [code.py], outs: [{data/second: {cache: false}}]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    (tmp_path / "params.yaml").write_text("seed: 1\nother: 2\n")
+    (tmp_path / "code.py").write_text("1")
+    return tmp_path
+
+
+def test_order_pools_and_upstream_come_from_dvc_yaml(folder):
+    stages = read_pipeline(folder).stages
+    assert list(stages) == ["first", "second", "last"]
+    assert stages["last"].upstream == ("first", "second")
+    assert (stages["second"].pool, stages["second"].dispatched) == ("torchrun", True)
+    assert not stages["first"].dispatched
+
+
+def test_the_real_pipeline_is_in_order_and_whole():
+    pipeline = read_pipeline(ROOT)
+    assert sorted(pipeline.stages) == sorted(STAGES)
+    assert pipeline.needed_for(["train_student"]) == [
+        name
+        for name in pipeline.stages
+        if name in ("ingest", "preprocess", "train_teacher", "export_soft_labels", "train_student")
+    ]
+    assert pipeline.needed_for([]) == list(pipeline.stages)
+
+
+def test_versions_follow_code_command_and_own_parameters(folder):
+    before = {name: read_pipeline(folder).version(name) for name in ("first", "second")}
+    (folder / "params.yaml").write_text("seed: 1\nother: 3\n")
+    assert read_pipeline(folder).version("first") == before["first"]
+    (folder / "params.yaml").write_text("seed: 2\nother: 3\n")
+    assert read_pipeline(folder).version("first") != before["first"]
+    assert read_pipeline(folder).version("second") == before["second"]
+    (folder / "code.py").write_text("2")
+    assert read_pipeline(folder).version("second") != before["second"]
+
+
+def test_keys_follow_the_recorded_inputs(folder):
+    lock = "schema: '2.0'\nstages:\n  first:\n    cmd: a\n    outs:\n    - {path: data/first/one, md5: %s}\n"
+    (folder / "dvc.lock").write_text(lock % "aa")
+    one = read_pipeline(folder).key("last")
+    assert read_pipeline(folder).key("last") == one
+    (folder / "dvc.lock").write_text(lock % "bb")
+    assert read_pipeline(folder).key("last") != one
+
+
+def test_python_caches_do_not_count(folder):
+    (folder / "package").mkdir()
+    (folder / "package" / "a.py").write_text("1")
+    (folder / "dvc.yaml").write_text(PIPELINE.replace("code.py", "package"))
+    before = read_pipeline(folder).version("first")
+    (folder / "package" / "__pycache__").mkdir()
+    (folder / "package" / "__pycache__" / "a.pyc").write_text("x")
+    assert read_pipeline(folder).version("first") == before
+
+
+def test_a_circle_is_refused(folder):
+    (folder / "dvc.yaml").write_text("stages:\n  a: {cmd: a, deps: [y], outs: [x]}\n  b: {cmd: b, deps: [x], outs: [y]}\n")
+    with pytest.raises(ParamsError, match="depend on each other in a circle: "):
+        read_pipeline(folder)
+
+
+def test_an_unknown_stage_names_the_nearest(folder):
+    with pytest.raises(ParamsError, match=re.escape("targets: 'frist' is no stage of dvc.yaml; did you mean 'first'?")):
+        read_pipeline(folder).check_names(["frist"], "targets")
+
+
+def test_overrides_reach_down_into_blocks():
+    tree = {"a": {"b": {"c": 1}}, "d": 2}
+    override(tree, "a.b.c", 3)
+    override(tree, "d", None)
+    override(tree, "a.e", [1])
+    assert tree == {"a": {"b": {"c": 3}, "e": [1]}, "d": None}
+    with pytest.raises(ParamsError, match=r"'d\.x': 'd' is a value, not a block"):
+        override({"d": 2}, "d.x", 1)
+    with pytest.raises(ParamsError, match=r"'a\.\.b' is no key"):
+        override({}, "a..b", 1)
+
+
+# ---- runs without a server, in a clone ----
+
+
+def distill(*words: str, folder: Path, check: bool = True):
+    return shell("python", "-m", "flows.distill", *words, folder=folder, check=check)
+
+
+BAD_REQUESTS = [
+    (Request(overrides={"train_student.distillation.temprature": 4}), "temprature'; did you mean 'temperature'?"),
+    (Request(overrides={"train_student.distillation.temperature": "hot"}), "temperature' is 'hot' (str), expected"),
+    (Request(overrides={"train_studnet.distillation.weight": 1}), "parameter 'train_studnet'; did you mean 'train_student'?"),
+    (Request(targets=["train_studnet"]), "targets: 'train_studnet' is no stage of dvc.yaml; did you mean 'train_student'?"),
+    (Request(force=["everything"]), "force: 'everything' is no stage of dvc.yaml"),
+    (Request(recipe="tinny"), "there is no recipe 'tinny' (recipes/tinny.yaml); did you mean 'tiny'?"),
+    (Request(rev="mian"), "there is no revision 'mian'"),
+]  # fmt: skip
+
+
+def test_bad_requests_are_refused_and_leave_nothing(tiny_copy):
+    for request, message in BAD_REQUESTS:
+        with pytest.raises(StillhouseError, match=re.escape(message)):
+            open_run(tiny_copy, "bad", request)
+        assert not list((tiny_copy / ".runs").glob("*")), message
+    assert len(shell("git", "worktree", "list", folder=tiny_copy).stdout.splitlines()) == 1
+
+
+def test_a_bad_request_is_one_line_and_no_traceback(tiny_copy):
+    done = distill("--override", "seed", folder=tiny_copy, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        "error: distill: --override 'seed' has no '='; expected, for example, train_student.distillation.temperature=4"
+    )
+
+
+def test_outside_a_repository_it_says_so(tmp_path):
+    done = shell("python", "-m", "flows.distill", folder=tmp_path, check=False, PYTHONPATH=str(ROOT))
+    assert done.returncode == 1
+    assert "is not in a git repository; run the command in a clone of the project" in done.stderr
+
+
+def test_a_run_is_an_experiment_and_the_checkout_stays_as_it_was(tiny_copy):
+    (tiny_copy / "notes.txt").write_text("not committed")
+    before = shell("git", "status", "--porcelain", folder=tiny_copy).stdout
+    done = distill("--override", "report.title=Another", "--name", "titled", folder=tiny_copy)
+    assert "experiment titled; executed: report" in done.stdout
+    assert "titled" in shell("dvc", "exp", "list", "--name-only", folder=tiny_copy).stdout
+    assert shell("git", "status", "--porcelain", folder=tiny_copy).stdout == before
+    assert not list((tiny_copy / ".runs").glob("*"))
+    shell("dvc", "exp", "apply", "titled", folder=tiny_copy)
+    assert "title: Another" in (tiny_copy / "params.yaml").read_text()
+    assert shell("dvc", "status", "--json", folder=tiny_copy).stdout.strip() == "{}"
+
+
+def test_a_run_with_targets_is_not_saved_and_falsifies_nothing(tiny_copy):
+    """`dvc exp save` after a partial run would bind old outputs to new inputs; a full repro must run what is stale."""
+    done = distill("--target", "ingest", "--override", "ingest.source.max_rows=280", folder=tiny_copy)
+    assert "such a run is not saved" in done.stdout
+    assert shell("dvc", "exp", "list", "--name-only", folder=tiny_copy).stdout.split() == []
+    params = tiny_copy / "params.yaml"
+    params.write_text(params.read_text().replace("max_rows: 300", "max_rows: 280"))
+    ran = shell("dvc", "repro", "preprocess", folder=tiny_copy).stdout
+    assert "Stage 'ingest' is cached - skipping run" in ran
+    assert "Running stage 'preprocess'" in ran
+
+
+def test_a_forced_stage_that_gives_the_same_runs_nothing_after_it(tiny_copy):
+    done = distill("--force", "ingest", "--name", "again", folder=tiny_copy)
+    assert "ingest: executed" in done.stdout
+    assert "preprocess: cached" in done.stdout
+    assert "train_teacher: cached" in done.stdout
+
+
+def test_a_failed_run_says_why_and_keeps_its_workspace(tiny_copy):
+    code = tiny_copy / "tasks" / "report.py"
+    code.write_text(code.read_text().replace("-> None:\n", "-> None:\n    raise ValueError('no report today')\n", 1))
+    done = distill(folder=tiny_copy, check=False)
+    assert done.returncode == 1
+    kept = list((tiny_copy / ".runs").glob("*/dvc.yaml"))
+    assert len(kept) == 1
+    assert done.stderr == f"error: distill: report: ValueError: no report today; the workspace is kept in {kept[0].parent}\n"
+    assert shell("dvc", "exp", "list", "--name-only", folder=tiny_copy).stdout.split() == []
+
+
+def test_another_revision_runs_without_the_checkouts_changes(tiny_copy):
+    params = tiny_copy / "params.yaml"
+    good = params.read_text()
+    params.write_text(good.replace("title: Tiny recipe", "title: Uncommitted"))
+    distill("--rev", "HEAD", "--name", "committed", folder=tiny_copy)
+    shutil.copyfile(params, tiny_copy / "kept.yaml")
+    params.write_text(good)
+    (tiny_copy / "kept.yaml").unlink()
+    shell("dvc", "exp", "apply", "committed", folder=tiny_copy)
+    assert "Uncommitted" not in params.read_text()

@@ -1,0 +1,109 @@
+"""The torchrun worker's own part: what it hands to torchrun, what it refuses, what it remembers."""
+
+import os
+import subprocess
+import uuid
+from types import SimpleNamespace
+
+import pytest
+from prefect.workers.base import BaseWorker
+
+from flows.guard import MARKER
+from flows.worker import CpuWorker, RunRecords, TorchrunConfiguration, TorchrunWorker, check_topology
+
+FLOW_RUN = SimpleNamespace(id=uuid.uuid4(), name="r", deployment_id=None)
+
+
+def environment(monkeypatch: pytest.MonkeyPatch, **fields) -> dict:
+    """What a flow process of the pool would get."""
+    configuration = TorchrunConfiguration(**fields)
+    # Prefect's own part asks for a real run; it lays the worker's environment under the configured one.
+    monkeypatch.setattr(
+        "prefect.workers.process.ProcessJobConfiguration.prepare_for_flow_run",
+        lambda self, flow_run: setattr(self, "env", {**os.environ, **self.env}),
+    )
+    configuration.prepare_for_flow_run(FLOW_RUN)
+    return configuration.env
+
+
+def test_both_types_are_registered():
+    assert BaseWorker.get_worker_class_from_type("torchrun") is TorchrunWorker
+    assert BaseWorker.get_worker_class_from_type("process") is CpuWorker
+
+
+def test_what_is_unset_is_left_out(monkeypatch):
+    monkeypatch.setenv("PET_NNODES", "7")
+    env = environment(monkeypatch, nproc_per_node=2, rdzv_id="")
+    pet = {name: value for name, value in env.items() if name.startswith("PET_")}
+    assert pet == {
+        "PET_NNODES": "1",
+        "PET_NPROC_PER_NODE": "2",
+        "PET_MAX_RESTARTS": "0",
+        "PET_TEE": "3",
+        "PET_SHUTDOWN_TIMEOUT": "4",
+    }
+    assert env[MARKER] == str(FLOW_RUN.id)
+
+
+def test_every_field_reaches_torchrun(monkeypatch):
+    env = environment(
+        monkeypatch, nnodes="2:4", nproc_per_node="gpu", rdzv_backend="c10d", rdzv_endpoint="h:1", rdzv_id="i", max_restarts=3,
+        monitor_interval=0.5, log_dir="logs", tee="1", omp_threads=4,
+    )  # fmt: skip
+    wanted = {"NNODES": "2:4", "NPROC_PER_NODE": "gpu", "RDZV_BACKEND": "c10d", "RDZV_ENDPOINT": "h:1", "RDZV_ID": "i"}
+    wanted |= {"MAX_RESTARTS": "3", "MONITOR_INTERVAL": "0.5", "LOG_DIR": "logs", "TEE": "1"}
+    assert {name: env[f"PET_{name}"] for name in wanted} == wanted
+    assert env["OMP_NUM_THREADS"] == "4"
+
+
+def test_torchrun_reads_what_the_pool_writes(monkeypatch):
+    """torch's own parser on the rendered environment."""
+    env = environment(monkeypatch, nnodes="2:4", nproc_per_node=3, rdzv_backend="c10d", rdzv_id="i", max_restarts="2")
+    code = (
+        "from torch.distributed.run import parse_args; a = parse_args(['x.py']); "
+        "print(a.nnodes, a.nproc_per_node, a.rdzv_backend, a.rdzv_id, a.max_restarts, a.shutdown_timeout)"
+    )
+    done = subprocess.run(["python", "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2:4", "3", "c10d", "i", "2", "4"]
+
+
+def test_env_that_contradicts_the_pool_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match=r"env sets PET_NPROC_PER_NODE=4, but the pool says 2; .*'nproc_per_node'"):
+        environment(monkeypatch, nproc_per_node=2, env={"PET_NPROC_PER_NODE": "4"})
+    with pytest.raises(ValueError, match="env sets PET_MASTER_PORT, which replaces the pool's rendezvous"):
+        environment(monkeypatch, env={"PET_MASTER_PORT": "1234"})
+    assert environment(monkeypatch, nproc_per_node=2, env={"PET_NPROC_PER_NODE": "2"})["PET_NPROC_PER_NODE"] == "2"
+
+
+@pytest.mark.parametrize("nodes", ["0", "two", "2:", "4:2", "1:2:3", "-1"])
+def test_bad_numbers_of_nodes_are_refused(nodes):
+    with pytest.raises(ValueError, match="nnodes is"):
+        check_topology(nodes, 1)
+
+
+@pytest.mark.parametrize("ranks", ["0", "many", "1.5", ""])
+def test_bad_numbers_of_ranks_are_refused(ranks):
+    with pytest.raises(ValueError, match="nproc_per_node is"):
+        check_topology(1, ranks)
+
+
+def test_the_template_accepts_what_a_form_sends():
+    variables = TorchrunWorker.get_default_base_job_template()["variables"]["properties"]
+    for name in ("nnodes", "nproc_per_node", "max_restarts", "tee"):
+        assert {"type": "string"} in variables[name]["anyOf"], name
+    assert variables["stream_output"]["default"] is False
+
+
+def test_records_tell_the_dead_from_the_living(tmp_path):
+    records = RunRecords(tmp_path / "runs")
+    living, dead, forgotten = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
+    records.write(living, os.getpid())
+    process = subprocess.Popen(["sleep", "600"])
+    for run in (dead, forgotten):
+        records.write(run, process.pid)
+    assert records.dead() == []
+    process.kill()
+    process.wait()
+    records.forget(forgotten)
+    (tmp_path / "runs" / f"{uuid.uuid4()}.json").write_text("{damaged")
+    assert records.dead() == [dead]

@@ -116,11 +116,12 @@ def test_inputs_that_the_remote_has_lost(fed):
     assert list(fed.scratch.iterdir()) == []
 
 
-def test_a_worker_without_a_remote(fed):
-    order = place_order(fed.here, "train")
-    (fed.there / ".dvc/config.local").unlink()
+def test_a_worker_without_a_remote_says_so_before_it_runs_the_stage(hosts):
+    order = place_order(hosts.here, "baseline")
+    (hosts.there / ".dvc/config.local").unlink()
     with pytest.raises(StoreError, match="no default DVC remote"):
-        fulfil(order, fed.there, scratch=fed.scratch)
+        fulfil(order, hosts.there, scratch=hosts.scratch)
+    assert hosts.ran() == []
 
 
 @pytest.mark.slow

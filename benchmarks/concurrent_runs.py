@@ -83,9 +83,7 @@ def main() -> None:
                 wanted = plain(folder, temperature)
                 same = found == temperature and all(outputs.get(path) == md5 for path, md5 in wanted.items())
                 clean = "database is locked" not in log_of(server, run)
-                say(
-                    f"{name}: {end}, temperature {found}, {'as' if same else 'NOT as'} dvc repro, log {'clean' if clean else 'NOT clean'}"
-                )
+                say(f"{name}: {end}, temperature {found}, same as dvc repro: {same}, clean log: {clean}")
                 right += int(end == "Completed" and same and clean)
             locked = (service.home / "server.log").read_text(errors="replace").count("database is locked")
             say(f"'database is locked' in the server's log: {locked} lines")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -28,10 +29,10 @@ class Server:
 
     url: str
 
-    def post(self, path: str, body: dict):
+    def post(self, path: str, body: dict) -> Any:
         return self.ask("POST", path, body)
 
-    def ask(self, method: str, path: str, body: dict | None = None):
+    def ask(self, method: str, path: str, body: dict | None = None) -> Any:
         for _ in range(120):
             try:
                 answer = httpx.request(method, f"{self.url}/{path}", json=body, timeout=20)

@@ -15,6 +15,8 @@ from flows.watch import UNREACHABLE
 from stillhouse.core.errors import StillhouseError
 
 DEPLOYMENT = "stage/torchrun"
+NEEDS_ORDER = "NeedsOrder"
+"""State of a stage whose workspace is not on its worker's host."""
 LOOK_FOR_WORKERS_SECONDS = 5.0
 NO_WORKER_SECONDS = 25.0
 # A worker's heartbeat is due every few seconds (see `flows.service`); three missed are its death.
@@ -97,20 +99,26 @@ def start(parameters: dict, name: str, key: str, stop, tags: tuple[str, ...] = (
 class WorkerCheck:
     """Looks every few seconds whether a pool has enough workers; one that restarts has time to come back."""
 
-    def __init__(self, pool: str, needed: int = 1, grace_seconds: float = NO_WORKER_SECONDS):
-        self.pool, self.needed, self.grace_seconds = pool, needed, grace_seconds
+    def __init__(
+        self,
+        pool: str,
+        needed: int = 1,
+        grace_seconds: float = NO_WORKER_SECONDS,
+        look_seconds: float = LOOK_FOR_WORKERS_SECONDS,
+    ):
+        self.pool, self.needed, self.grace_seconds, self.look_seconds = pool, needed, grace_seconds, look_seconds
         self.enough = time.monotonic()
         self.looked = float("-inf")
         self.online: list[str] = []
 
     def missing(self, client: SyncPrefectClient) -> bool:
         now = time.monotonic()
-        if now - self.looked >= LOOK_FOR_WORKERS_SECONDS:
+        if now - self.looked >= self.look_seconds:
             self.looked = now
             self.online = online_workers(client, self.pool)
             if len(self.online) >= self.needed:
                 self.enough = now
-        return self.looked - self.enough >= self.grace_seconds - LOOK_FOR_WORKERS_SECONDS
+        return self.looked - self.enough >= self.grace_seconds - self.look_seconds
 
 
 def too_few_workers(pool: str, needed: int = 1, online: int = 0) -> str:
@@ -132,6 +140,8 @@ def verdict_of(stage: str, run: FlowRun, stopped: bool) -> Verdict:
     message = run.state.message or f"{stage} ended {run.state.name}"
     if run.state.is_completed():
         return Verdict("cached" if run.state.name == "Cached" else "executed", message)
+    if run.state.name == NEEDS_ORDER:
+        return Verdict("elsewhere", message)
     if run.state.is_failed():
         return Verdict("error", message)
     if run.state.is_cancelled() or stopped:

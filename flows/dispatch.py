@@ -16,6 +16,7 @@ from prefect.states import Cancelling
 
 from flows.children import Nodes, PoolError, WorkerCheck, check_pool, read_nodes, start, too_few_workers, verdict_of
 from flows.gang import JOIN_SECONDS, run_gang
+from flows.orders import Orders
 from flows.repro import Verdict
 from flows.watch import UNREACHABLE
 
@@ -25,6 +26,8 @@ POLL_SECONDS = 0.4
 # The child's own grace, and its watcher's interval twice.
 CANCEL_SECONDS = 15.0
 ATTEMPTS = 3
+
+Log = Callable[[str], None]
 
 
 def dispatch(
@@ -36,12 +39,14 @@ def dispatch(
     key: str,
     stop: threading.Event,
     log: Callable[[str], None],
+    orders: Orders | None = None,
     join_seconds: float = JOIN_SECONDS,
 ) -> Verdict:
     """Run the stage on as many workers as the pool says, again if it was lost.
 
-    `key` keeps a retried parent from starting a second child. `join_seconds`: time for all nodes of a gang to come.
-    Raises PoolError if the pool is not as it should be, or has too few workers.
+       `orders`: how workers are served that do not see the workspace. `key` keeps a retried parent from starting a second
+       child. `join_seconds`: time for all nodes of a gang to come.
+    the pool is not as it should be, or has too few workers.
     """
     nodes = nodes_of(pool, stop)
     verdict = Verdict("stopped", f"{stage} was not started")
@@ -56,14 +61,33 @@ def dispatch(
                 join_seconds=join_seconds,
             )  # fmt: skip
         else:
-            child = start(parameters, child_name, child_key, stop)
-            if child is None:
-                return Verdict("stopped", f"{stage} was not started")
-            verdict = wait(stage, pool, child.id, stop, log)
+            verdict = run_one(stage, pool, parameters, child_name, child_key, stop, log, orders)
         if verdict.kind != "lost" or stop.is_set():
             return verdict
         log(f"{verdict.message.splitlines()[0]}; attempt {attempt} of {ATTEMPTS}")
     return verdict
+
+
+def run_one(
+    stage: str, pool: str, parameters: dict, name: str, key: str, stop: threading.Event, log: Log, orders: Orders | None
+) -> Verdict:
+    """One attempt on one worker, by order if the worker does not see the workspace."""
+    while True:
+        given = orders.add_to(parameters, stage) if orders else parameters
+        child = start(given, name, key, stop)
+        if child is None:
+            return Verdict("stopped", f"{stage} was not started")
+        verdict = wait(stage, pool, child.id, stop, log)
+        if verdict.kind == "elsewhere" and orders and not orders.needed:
+            log(f"{verdict.message}; ordered through the DVC remote")
+            orders.needed = True
+            key = f"{key}-order"
+            continue
+        if verdict.kind == "elsewhere":
+            return Verdict("user", verdict.message)
+        if verdict.good and "order" in given and orders:
+            orders.settle(child.id)
+        return verdict
 
 
 def nodes_of(pool: str, stop: threading.Event) -> Nodes | None:

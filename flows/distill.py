@@ -29,6 +29,7 @@ from ruamel.yaml import YAML
 from flows.dispatch import check_pool
 from flows.dispatch import dispatch as run_on_worker
 from flows.nights import tonight
+from flows.orders import Orders
 from flows.publish import publish
 from flows.repro import Verdict
 from flows.run import Log, Request, Run, open_run
@@ -113,6 +114,7 @@ def checkout() -> Path:
 def walk_with_prefect(run: Run, how: Dispatch) -> dict[str, Verdict]:
     """Run the stages as tasks; returns every stage's verdict."""
     verdicts: dict[str, Verdict] = {}
+    orders = Orders(run.folder, run.name)
     futures = {}
     for name in run.stages:
         stage = run.pipeline.stages[name]
@@ -120,13 +122,13 @@ def walk_with_prefect(run: Run, how: Dispatch) -> dict[str, Verdict]:
             fn=stage_task, name=name, version=run.pipeline.version(name), cache_policy=NO_CACHE, persist_result=False,
             task_run_name=name,
         )  # fmt: skip
-        futures[name] = task.submit(run, name, how, verdicts, wait_for=[futures[other] for other in stage.upstream])
+        futures[name] = task.submit(run, name, how, verdicts, orders, wait_for=[futures[other] for other in stage.upstream])
     for future in futures.values():
         future.wait()
     return {name: verdicts.get(name, Verdict("stopped", f"{name} was not started")) for name in run.stages}
 
 
-def stage_task(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict]) -> State:
+def stage_task(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict], orders: Orders) -> State:
     """One stage; its state says how it ended, and stops what depends on it."""
     logger = get_run_logger()
     stage = run.pipeline.stages[name]
@@ -140,7 +142,8 @@ def stage_task(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict])
         }  # fmt: skip
         key = f"{flow_run.get_id()}-{flow_run.get_run_count()}"
         return run_on_worker(
-            name, stage.pool, parameters, name=flow_run.get_name(), key=key, stop=run.stop, log=logger.warning
+            name, stage.pool, parameters, name=flow_run.get_name(), key=key, stop=run.stop, log=logger.warning,
+            orders=orders,
         )  # fmt: skip
 
     try:

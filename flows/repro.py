@@ -20,7 +20,7 @@ from stillhouse.core.processes import FAILURE_FILE
 
 TRACEBACK = "Traceback (most recent call last)"
 
-Kind = Literal["executed", "cached", "stopped", "user", "error", "lost"]
+Kind = Literal["executed", "cached", "stopped", "user", "error", "lost", "elsewhere"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Verdict:
     """How a stage ended."""
 
     kind: Kind
-    """`user` and `error` never go away by trying again; `lost` (killed, out of memory, a peer gone) may."""
+    """`user` and `error` never go away by trying again; `lost` (killed, out of memory, a peer gone) may. `elsewhere`: the
+    workspace is on another host."""
     message: str
     traceback: str | None = None
 
@@ -44,15 +45,19 @@ def repro(
     on_line: Callable[[str], None],
     stop: threading.Event,
     force: bool = False,
+    pull: bool = False,
     timeout_seconds: float | None = None,
     variables: dict[str, str] | None = None,
 ) -> Verdict:
     """Run `dvc repro --single-item STAGE` under guard; its dependencies must lie in `folder`.
 
+    `pull`: look in the DVC remote for the result first, which another host may have made.
+
     `--wait-for-lock` stands before the subcommand: without it a finished stage is thrown away when another DVC command
     holds the lock at that moment.
     """
-    words = ["dvc", "--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), stage]
+    options = (["--force"] if force else []) + (["--pull"] if pull else [])
+    words = ["dvc", "--wait-for-lock", "repro", "--single-item", *options, stage]
     executed = False
 
     def forward(line: str) -> None:

@@ -17,6 +17,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from flows.member import Seat, take_part
+from flows.orders import carry_out, needs_order
 from flows.repro import Verdict, repro
 from flows.watch import UNREACHABLE, watched
 from stillhouse.core.errors import StillhouseError
@@ -33,8 +34,12 @@ def stage(
     force: bool = False,
     timeout_seconds: float | None = None,
     gang: Seat | None = None,
+    order: dict[str, str] | None = None,
 ) -> State:
-    """Run one stage of `dvc.yaml` in `workspace`, whose upstream stages are done; `gang`: as one node of several."""
+    """Run one stage of `dvc.yaml` in `workspace`, whose upstream stages are done.
+
+    gang: as one node of several. order: what a host needs that does not have the workspace.
+    """
     logger = get_run_logger()
     stop = threading.Event()
     report = ProgressReport(stage)
@@ -45,16 +50,24 @@ def stage(
 
     try:
         with watched(UUID(flow_run.get_id()), parent, stop) as watch:
+
+            def run_in(folder: Path, pull: bool = True) -> Verdict:
+                return repro(
+                    folder, stage, on_line=on_line, stop=stop, force=force, pull=pull, timeout_seconds=timeout_seconds
+                )  # fmt: skip
+
             folder = Path(workspace)
             if not folder.is_dir():
-                raise StillhouseError(f"workspace {workspace} does not exist on this host, and no order came with the run")
-            if gang:
+                if order is None:
+                    return needs_order(folder)
+                verdict = carry_out(order, run_in)
+            elif gang:
                 verdict = take_part(
                     gang, watch.run_id, parent, folder, stage, on_line=on_line, stop=stop, force=force,
                     timeout_seconds=timeout_seconds,
                 )  # fmt: skip
             else:
-                verdict = repro(folder, stage, on_line=on_line, stop=stop, force=force, timeout_seconds=timeout_seconds)
+                verdict = run_in(folder, pull=False)
     except StillhouseError as error:
         return Failed(message=str(error))
     if verdict.good:

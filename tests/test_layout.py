@@ -104,10 +104,24 @@ def test_tasks_never_import_prefect():
         assert "from prefect" not in path.read_text()
 
 
+def loaded_by(modules: list[str], heavy: set[str]) -> str:
+    """Which of the heavy modules a fresh interpreter has loaded after importing `modules`."""
+    code = f"import sys, {', '.join(modules)}; print(sorted({heavy!r} & set(sys.modules)))"
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def test_every_stage_can_be_checked_without_torch():
-    modules = ", ".join([*(f"tasks.{stage}" for stage in STAGES), *(f"flows.{p.stem}" for p in (ROOT / "flows").glob("*.py"))])
-    code = f"import sys, {modules}; sys.exit(len({{'torch', 'transformers', 'prefect'}} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert loaded_by([f"tasks.{stage}" for stage in STAGES], {"torch", "transformers", "prefect"}) == "[]"
+
+
+def test_flows_load_neither_torch_nor_transformers():
+    modules = [f"flows.{path.stem}" for path in (ROOT / "flows").glob("*.py")]
+    assert loaded_by(modules, {"torch", "transformers", "datasets"}) == "[]"
+
+
+def test_what_knows_dvc_and_git_alone_does_not_load_prefect():
+    modules = ["guard", "pipeline", "workspace", "repro", "run", "remote", "store", "promote", "recipe", "summary"]
+    assert loaded_by([f"flows.{name}" for name in modules], {"torch", "prefect"}) == "[]"
 
 
 def test_no_module_prints_or_works_at_import():

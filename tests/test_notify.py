@@ -1,0 +1,295 @@
+"""Notification: a real Prefect server, a real web server that receives, real runs that fail, crash and fall silent."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Crashed, Failed, Running, State
+
+from flows.notify import FAILED, LOST, NotificationError, ensure_notification, main, remove_notification
+from tests.served import START_SECONDS, Served, wait_until
+
+SILENCE_SECONDS = 10.0
+"""The least that Prefect allows."""
+
+PROBE = """
+import time
+from prefect import flow
+
+@flow(name="distill", persist_result=False)
+def distill(what="fail"):
+    if what == "sleep":
+        time.sleep(600)
+    if what == "fail":
+        raise ValueError('no "teacher" <b>here</b>')
+
+@flow(name="stage", persist_result=False)
+def stage(what="fail"):
+    distill.fn(what)
+"""
+
+
+class Probed(Served):
+    """A server whose flows are probes, run without a worker."""
+
+    deployments: dict[str, UUID]
+
+    def up(self) -> None:
+        self.clone.mkdir(parents=True)
+        (self.clone / "probe.py").write_text(PROBE)
+        port = self.url.rsplit(":", 1)[1].split("/")[0]
+        server = self.spawn("server", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port)
+
+        def answers() -> bool:
+            assert server.poll() is None, (self.folder / "server.log").read_text()
+            try:
+                return httpx.get(f"{self.url}/health", timeout=5).status_code == 200
+            except httpx.HTTPError:
+                return False
+
+        wait_until(answers, START_SECONDS, "the server answers")
+        with self.client() as client:
+            self.deployments = {
+                name: client.create_deployment(
+                    client.create_flow_from_name(name.split("/")[0]), name.split("/")[1], path=str(self.clone),
+                    entrypoint=f"probe.py:{name.split('/')[0]}", enforce_parameter_schema=False,
+                )
+                for name in ("distill/full", "distill/nightly", "distill/other", "stage/torchrun")
+            }  # fmt: skip
+
+    def client(self) -> SyncPrefectClient:
+        with temporary_settings({PREFECT_API_URL: self.url}):
+            return get_client(sync_client=True)
+
+    def run(self, deployment: str, name: str, **parameters: str) -> UUID:
+        """A run that nobody executes yet."""
+        with self.client() as client:
+            return client.create_flow_run_from_deployment(
+                self.deployments[deployment], name=name, parameters=parameters, state=Running()
+            ).id
+
+    def end_run(self, run: UUID, state: State) -> None:
+        with self.client() as client:
+            client.set_flow_run_state(run, state, force=True)
+
+    def execute(self, run: UUID) -> subprocess.Popen:
+        """A process that executes a run; it is the leader of its own session."""
+        return self.spawn("execute", "prefect", "flow-run", "execute", str(run))
+
+    def state(self, run: UUID) -> State:
+        with self.client() as client:
+            state = client.read_flow_run(run).state
+        assert state is not None
+        return state
+
+    def events(self, name: str, run: UUID) -> list[dict]:
+        named = self.post("events/filter", {"filter": {"event": {"name": [name]}}, "limit": 50})["events"]
+        return [event for event in named if str(run) in json.dumps(event)]
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probed]:
+    server = Probed(tmp_path_factory.mktemp("probed"))
+    try:
+        server.up()
+        yield server
+    finally:
+        server.down()
+
+
+class Receiver:
+    """A web server that keeps what is posted to it."""
+
+    def __init__(self) -> None:
+        posted = self.posted = queue.Queue()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                posted.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,))
+        self.thread.start()
+
+    def next(self) -> dict[str, str]:
+        return self.posted.get(timeout=60)
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def notified(probed: Probed, receiver: Receiver) -> Iterator[Probed]:
+    """The server with notification to `receiver`."""
+    ensure_notification(probed.url, receiver.url, silence_seconds=SILENCE_SECONDS)
+    yield probed
+    remove_notification(probed.url)
+
+
+def test_a_process_that_fails_is_told_with_name_state_message_and_link(notified, receiver):
+    run = notified.run("distill/full", "brave-fox", what="fail")
+    notified.execute(run)
+    told = receiver.next()
+    assert told["subject"] == "brave-fox: Failed"
+    message, link = told["body"].splitlines()
+    assert message == 'Flow run encountered an exception: ValueError: no "teacher" <b>here</b>'
+    assert link == f"{notified.url.removesuffix('/api')}/runs/flow-run/{run}"
+    assert httpx.get(link, headers={"accept": "text/html"}).status_code == 200
+    assert told["text"] == f"{told['subject']}\n{told['body']}"
+
+
+@pytest.mark.parametrize(
+    ("deployment", "state"),
+    [
+        ("distill/nightly", Completed(name="Refused", message="experiment x was refused: accuracy fell")),
+        ("distill/nightly", Crashed(message="killed")),
+        ("distill/full", Failed(name="TimedOut", message="too long")),
+        ("distill/full", Crashed(name="Silent", message="no heartbeat")),
+        ("distill/full", Failed(message="{{address}} {{ event }}\n" + "x" * 5000)),
+        ("distill/full", Failed()),
+    ],
+    ids=lambda value: value.name if isinstance(value, State) else None,
+)
+def test_every_bad_end_is_told(notified, receiver, deployment, state):
+    run = notified.run(deployment, "a-run")
+    notified.end_run(run, state)
+    told = receiver.next()
+    assert told["subject"] == f"a-run: {state.name}"
+    assert told["body"].startswith((state.message or "no message")[:1400])
+    assert told["body"].endswith(f"/{run}")
+    assert len(told["body"]) < 1700
+
+
+def test_good_ends_and_other_deployments_are_not_told(notified, receiver):
+    for deployment, state in [
+        ("distill/full", Completed()),
+        ("distill/nightly", Completed(name="Skipped")),
+        ("distill/other", Failed()),
+        ("stage/torchrun", Failed(message="its parent tells")),
+    ]:
+        notified.end_run(notified.run(deployment, "quiet"), state)
+    notified.end_run(notified.run("distill/full", "loud"), Failed())
+    assert receiver.next()["subject"] == "loud: Failed"
+    assert receiver.posted.empty()
+
+
+def test_again_changes_nothing_and_another_address_replaces_the_first(probed, receiver):
+    other = Receiver()
+    try:
+        assert sorted(ensure_notification(probed.url, receiver.url)) == [FAILED, LOST]
+        assert ensure_notification(probed.url, receiver.url) == []
+        assert ensure_notification(probed.url, other.url) == []
+        assert ensure_notification(probed.url, other.url, silence_seconds=11) == [LOST]
+        assert sorted(automation["name"] for automation in probed.post("automations/filter", {})) == [FAILED, LOST]
+        probed.end_run(probed.run("distill/full", "moved"), Failed())
+        assert other.next()["subject"] == "moved: Failed"
+        assert receiver.posted.empty()
+        # The address is a secret.
+        blocks = probed.post("block_documents/filter", {})
+        assert other.url not in json.dumps(blocks)
+    finally:
+        other.close()
+    assert remove_notification(probed.url)
+    assert probed.post("automations/filter", {}) == []
+    assert not remove_notification(probed.url)
+
+
+def test_runs_whose_process_is_killed_are_marked_and_told(notified, receiver):
+    runs = [notified.run("distill/nightly", "lost", what="sleep"), notified.run("stage/torchrun", "lost", what="sleep")]
+    processes = [notified.execute(run) for run in runs]
+    for run, process in zip(runs, processes, strict=True):
+        wait_until(lambda run=run: notified.events("prefect.flow-run.heartbeat", run), 60, "a heartbeat")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for run in runs:
+        state = wait_until(lambda run=run: (s := notified.state(run)).is_crashed() and s, 60, "the run is marked")
+        assert state.name == "Silent"
+        assert state.message == "no heartbeat for 10 seconds: its host is gone, or cannot reach the server"
+    assert receiver.next()["subject"] == "lost: Silent"
+    # A run that lives after all may say so, and ends as it ends.
+    notified.end_run(runs[0], Running())
+    notified.end_run(runs[0], Completed())
+    assert notified.state(runs[0]).name == "Completed"
+
+
+def test_a_run_that_has_ended_is_never_marked(notified, receiver):
+    """Its first heartbeat may arrive after its end; the server then refuses the mark."""
+    run = notified.run("distill/full", "short")
+    notified.end_run(run, Completed(name="Refused", message="first"))
+    assert receiver.next()["subject"] == "short: Refused"
+    code = (
+        "import sys; from prefect.events import emit_event; from prefect.events.worker import EventsWorker\n"
+        "related = [{'prefect.resource.id': 'prefect.flow.x', 'prefect.resource.role': 'flow',"
+        " 'prefect.resource.name': 'distill'}, {'prefect.resource.id': 'd', 'prefect.resource.role': 'deployment'}]\n"
+        "resource = {'prefect.resource.id': 'prefect.flow-run.' + sys.argv[1]}\n"
+        "emit_event('prefect.flow-run.heartbeat', resource=resource, related=related)\n"
+        "EventsWorker.drain_all()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(run)], env=notified.environment, check=True)
+    refused = wait_until(lambda: notified.events("prefect.automation.action.failed", run), 60, "the mark is refused")
+    assert "Run is already in terminal state COMPLETED" in refused[0]["payload"]["reason"]
+    assert notified.state(run).name == "Refused"
+    assert receiver.posted.empty()
+
+
+def test_the_command_turns_it_on_and_off(probed, receiver, monkeypatch, capsys):
+    for words, said in [
+        (["--webhook", receiver.url], "failures are told to the webhook; changed\n"),
+        (["--webhook", receiver.url], "failures are told to the webhook; the automations were there already\n"),
+        (["--off"], "notification is off\n"),
+        (["--off"], "notification was not on\n"),
+    ]:
+        monkeypatch.setattr(sys, "argv", ["notify", *words, "--server", probed.url])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize("webhook", ["", "hooks.example.org", "ftp://x/y", "http://", "http://x:port/", "http://[1"])
+def test_an_address_that_is_none_is_refused_before_the_server_is_asked(webhook):
+    with pytest.raises(NotificationError, match=r"webhook is '.*', expected an address such as https"):
+        ensure_notification("http://127.0.0.1:9/api", webhook)
+
+
+def test_no_server_is_one_line(tmp_path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    env |= {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent.parent), "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    for words, said in [
+        (
+            ["--webhook", "http://x/y", "--server", "http://127.0.0.1:9/api"],
+            "the server at http://127.0.0.1:9/api does",
+        ),
+        (["--off"], "no server is known: 'make up' in the repository writes .env"),
+    ]:
+        words = [sys.executable, "-m", "flows.notify", *words]
+        done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert f"error: notify: {said}" in done.stderr

@@ -15,11 +15,11 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Cancelling, Crashed
+from prefect.states import Cancelling, Crashed
 
 from flows import children
 from flows.children import Nodes, PoolError, WorkerCheck, online_workers, too_few_workers, verdict_of
-from flows.member import Card, Seat, is_final, node_of, tag_of
+from flows.meeting import Card, Seat, is_final, node_of, tag_of
 from flows.repro import Verdict
 from flows.slots import TAG, Lease, slots
 from flows.watch import UNREACHABLE
@@ -27,8 +27,9 @@ from flows.watch import UNREACHABLE
 POLL_SECONDS = 0.4
 # Workers poll every second or every ten, and a flow's process takes five to start.
 JOIN_SECONDS = 120.0
-# A dead worker is noticed after 12 to 17 seconds; this is what one that restarts has beyond them.
-RESTART_SECONDS = 8.0
+# A dead worker is noticed after 12 to 17 seconds, in which one that restarts is back; beyond them, a second look.
+RESTART_SECONDS = 3.0
+LOOK_SECONDS = 2.0
 # Both signs must be missing: a worker may be restarted under a run, and a run may be busy.
 SILENCE_SECONDS = 15.0
 # A connection breaks before the rank that broke it has said why.
@@ -82,7 +83,7 @@ class Gang:
         self.lease, self.size, self.join_seconds = lease, lease.number, join_seconds
         self.ids: list[UUID] = []
         self.ended = False
-        self.workers = WorkerCheck(pool, self.size, RESTART_SECONDS)
+        self.workers = WorkerCheck(pool, self.size, RESTART_SECONDS, LOOK_SECONDS)
         self.silence = Silence(pool)
         self.began = time.monotonic()
         self.first_failure: float | None = None
@@ -164,7 +165,9 @@ class Gang:
         )
         verdict = verdict_of(self.stage, reason, False)
         first, _, rest = verdict.message.partition("\n")
-        return Verdict(verdict.kind, f"{first} [{self.place(reason)}]" + (f"\n{rest}" if rest else ""), verdict.traceback)
+        if self.place(reason) not in first:
+            first = f"{first} [{self.place(reason)}]"
+        return Verdict(verdict.kind, f"{first}\n{rest}".strip(), verdict.traceback)
 
     def judge_absence(self, client: SyncPrefectClient, absent: list[FlowRun], now: float) -> Verdict | None:
         """Not all have come: that is in order until the deadline, or until there is nobody who could come."""
@@ -211,13 +214,14 @@ class Gang:
                                 continue
                             if late:
                                 # Its host is gone: should it come back, the run finds itself ended, and stops.
-                                self.set_state(client, run, Cancelled(message="it did not answer"), force=True)
+                                message = f"{self.stage}: {self.place(run)} does not answer"
+                                self.set_state(client, run, Crashed(message=message), force=True)
                             elif run.id not in told:
                                 told.add(run.id)
                                 self.set_state(client, run, Cancelling())
                         if late or all(is_final(run) for run in runs):
                             self.ended = True
-                            return runs
+                            return self.read(client) if late else runs
                         time.sleep(POLL_SECONDS)
             except ObjectNotFound:
                 return []
@@ -264,7 +268,7 @@ class Silence:
                 self.beats[run.id] = (beat, now)
             elif now - self.beats[run.id][1] > SILENCE_SECONDS:
                 quiet.append(run)
-        if not quiet or now - self.looked < 1.0:
+        if not quiet or now - self.looked < LOOK_SECONDS:
             return None
         self.looked = now
         online = online_workers(client, self.pool)

@@ -16,7 +16,8 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from flows.member import Seat, take_part
+from flows.meeting import Seat
+from flows.member import take_part
 from flows.orders import carry_out, needs_order
 from flows.repro import Verdict, repro
 from flows.watch import UNREACHABLE, watched

@@ -12,6 +12,7 @@ stands in `stillhouse/evaluation/gate.py`.
 import argparse
 import fcntl
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -101,7 +102,8 @@ def gate(folder: Path, root: Path) -> Decision:
     words = [sys.executable, "-m", "stillhouse.evaluation.gate"]
     with tempfile.TemporaryDirectory(prefix="stillhouse-promoted-") as scratch:
         if current is not None:
-            bring(root, current.commit, PACKAGE, Path(scratch) / "package", current.tag)
+            advice = f"run 'dvc push --all-tags' where it was made, or take it back: 'gto deprecate {ARTIFACT} VERSION'"
+            bring(root, current.commit, PACKAGE, Path(scratch) / "package", current.tag, advice)
             (Path(scratch) / "params.yaml").write_text(file_of(root, current.commit, "params.yaml"), encoding="utf-8")
             words += ["--against", current.tag, "--folder", scratch]
         # The run's own code judges it, as it made it.
@@ -165,16 +167,15 @@ def dvc_config(root: Path) -> dict[str, Any]:
         return {"core": core, "remote": dict(repo.config["remote"]), "cache": {"dir": repo.cache.local_cache_dir}}
 
 
-def has_remote(root: Path) -> bool:
-    return "remote" in dvc_config(root)["core"]
-
-
 def push(root: Path, commit: str) -> None:
     """`dvc push` of one commit's data; nothing without a default remote. The command itself knows only what is checked out."""
     config = dvc_config(root)
     if "remote" not in config["core"]:
         return
     name = config["core"]["remote"]
+    # DVC warns of missing data with one line for every hash; the error below says it in one.
+    for library in ("dvc", "dvc_data"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         with Repo(str(root), rev=commit, config=config) as repo:
             repo.push()
@@ -188,9 +189,9 @@ def push(root: Path, commit: str) -> None:
         )
 
 
-def bring(root: Path, commit: str, path: str, target: Path, name: str) -> None:
-    """Copy an output of `commit` to `target`, out of the cache or the remote. `name` is what a message calls the commit."""
-    words = ["dvc", "get", "--quiet", str(root), path, "--rev", commit, "--out", str(target)]
+def bring(root: Path, commit: str, path: str, target: Path, name: str, advice: str) -> None:
+    """Copy an output of `commit` to `target`, out of the cache or the remote. A message calls the commit `name`."""
+    words = ["dvc", "get", str(root), path, "--rev", commit, "--out", str(target)]
     remote = dvc_config(root)["core"].get("remote")
     target.parent.mkdir(parents=True, exist_ok=True)
     words += ["--remote", remote] if remote else []
@@ -198,8 +199,7 @@ def bring(root: Path, commit: str, path: str, target: Path, name: str) -> None:
     if done.returncode:
         place = f"the remote '{remote}'" if remote else "a remote, because none is configured ('dvc remote add -d NAME URL')"
         raise PromotionError(
-            f"{path} of {name} is neither in the DVC cache nor to be had from {place}: {last_error(done, 'ERROR: ')}; "
-            f"run 'dvc push --all-tags' where {name} was made, or take it back with 'gto deprecate {ARTIFACT} VERSION'"
+            f"{path} of {name} is neither in the DVC cache nor to be had from {place}: {last_error(done, 'ERROR: ')}; {advice}"
         )
 
 
@@ -247,7 +247,7 @@ def finished_run(root: Path, commit: str) -> Iterator[Path]:
     try:
         check_finished(folder, commit)
         for path in (PACKAGE, TEST_ROWS):
-            bring(root, commit, path, folder / path, f"commit {commit[:12]}")
+            bring(root, commit, path, folder / path, f"commit {commit[:12]}", "run 'dvc push' where it was made")
         yield folder
     finally:
         remove_workspace(root, folder)
@@ -287,7 +287,7 @@ def main() -> None:
             sys.exit(1)
         tag = promote(root, commit, decision)
         print(f"promoted: {tag}" if tag != decision.against else f"nothing new: the package is {tag}, byte for byte")
-        if not has_remote(root):
+        if "remote" not in dvc_config(root)["core"]:
             print("no DVC remote is configured: the package is in this clone's cache alone ('dvc remote add -d NAME URL')")
 
 

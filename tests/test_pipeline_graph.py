@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.pipeline import read_pipeline
+from flows.repro import in_run_cache
 from flows.run import Request, open_run, override
 from stillhouse.core.errors import ParamsError, StillhouseError
 from stillhouse.core.params import STAGES
@@ -193,3 +194,17 @@ def test_another_revision_runs_without_the_checkouts_changes(tiny_copy):
     (tiny_copy / "kept.yaml").unlink()
     shell("dvc", "exp", "apply", "committed", folder=tiny_copy)
     assert "Uncommitted" not in params.read_text()
+
+
+def test_the_run_cache_is_asked_under_the_inputs_of_now(tiny_copy):
+    """`dvc repro --dry` says "is cached" of every changed stage; a run that believed it would train in its own process."""
+    assert in_run_cache(tiny_copy, "report")
+    params = tiny_copy / "params.yaml"
+    good = params.read_text()
+    params.write_text(good.replace("title: Tiny recipe", "title: Another"))
+    assert not in_run_cache(tiny_copy, "report")
+    shell("dvc", "repro", "--single-item", "report", folder=tiny_copy)
+    params.write_text(good)
+    shell("dvc", "repro", "--single-item", "report", folder=tiny_copy)
+    params.write_text(good.replace("title: Tiny recipe", "title: Another"))
+    assert in_run_cache(tiny_copy, "report")

@@ -150,6 +150,9 @@ def stage_task(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict],
         verdict = attempt(run, name, logger.info, elsewhere if stage.dispatched and how == "pool" else None)
     except StillhouseError as error:
         verdict = Verdict("error", str(error))
+    except Exception as error:
+        logger.exception("this should not happen")
+        verdict = Verdict("error", f"{name}: {type(error).__name__}: {error}")
     verdicts[name] = verdict
     if not verdict.good:
         # The first failure ends the run: nothing after it can be saved.

@@ -116,7 +116,7 @@ def in_run_cache(folder: Path, stage: str) -> bool:
     from dvc_data.hashfile.hash_info import HashInfo
 
     with DVC_MODULE, Repo(str(folder)) as repo:
-        (found,) = repo.stage.collect(stage)
+        found = repo.stage.load_one(str(folder / "dvc.yaml"), stage)
         found.save_deps()
         # With its outputs' hashes DVC would take the stage for unchanged, because its inputs have just been noted.
         for out in found.outs:

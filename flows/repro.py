@@ -5,6 +5,8 @@ import fcntl
 import json
 import os
 import re
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -16,9 +18,6 @@ from typing import Literal, TextIO
 from flows.guard import run_guarded
 from flows.workspace import environment, shared_folder
 from stillhouse.core.processes import FAILURE_FILE
-
-DVC_MODULE = threading.Lock()
-"""DVC's own code is not made for several threads."""
 
 TRACEBACK = "Traceback (most recent call last)"
 
@@ -106,26 +105,9 @@ def explain(stage: str, code: int, tail: list[str]) -> Verdict:
 
 
 def in_run_cache(folder: Path, stage: str) -> bool:
-    """Whether `dvc repro` would take a changed stage's result from the run-cache instead of executing it.
-
-    `dvc repro --dry` does not tell: it looks the result up under the inputs of the last run, not under those of now.
-    """
-    # Half a second, which a run without any changed stage need not spend.
-    from dvc.repo import Repo
-    from dvc.stage.cache import RunCacheNotFoundError
-    from dvc_data.hashfile.hash_info import HashInfo
-
-    with DVC_MODULE, Repo(str(folder)) as repo:
-        found = repo.stage.load_one(str(folder / "dvc.yaml"), stage)
-        found.save_deps()
-        # With its outputs' hashes DVC would take the stage for unchanged, because its inputs have just been noted.
-        for out in found.outs:
-            out.hash_info = HashInfo()
-        try:
-            repo.stage_cache.restore(found, dry=True)
-        except RunCacheNotFoundError:
-            return False
-    return True
+    """Whether `dvc repro` would take a changed stage's result from the run-cache instead of executing it."""
+    words = [sys.executable, "-P", str(Path(__file__).with_name("cached.py")), stage]
+    return subprocess.run(words, cwd=folder, env=environment(folder), capture_output=True).returncode == 0
 
 
 @contextlib.contextmanager

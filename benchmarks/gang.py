@@ -34,6 +34,7 @@ from tests.served import Served, wait_until
 WORKERS = ("a", "b", "c")
 LIMIT_SECONDS = 30.0
 HANG_SECONDS = 150.0
+LEFT_SECONDS = 5.0
 JOIN_SECONDS = 60.0
 SHORT_JOIN_SECONDS = 30.0
 TRAINING_SECONDS = 4.0
@@ -236,14 +237,23 @@ def judge(launch: Launch, expected: Expected) -> tuple[float, list[str]]:
         wrong.append(f"the end is {last['kind']}, expected {final}: {last['message'].splitlines()[0]}")
     if seconds > LIMIT_SECONDS:
         wrong.append(f"the verdict took {seconds:.1f} seconds")
-    if taken := launch.served.slots_taken():
-        wrong.append(f"{taken} slots are left taken")
-    runs = launch.served.post(
-        "flow_runs/filter", {"flow_runs": {"tags": {"all_": ["gang"]}}, "sort": "EXPECTED_START_TIME_DESC"}
-    )
-    wrong += [f"{run['name']} is {run['state']['name']}" for run in launch.served.runs_alive()]
-    wrong += [f"process {left.pid} of {run['name']} is left" for run in runs for left in processes(run["id"])]
-    return seconds, wrong
+    # A flow's process ends a moment after its run.
+    deadline = time.monotonic() + LEFT_SECONDS
+    while (left := leftovers(launch)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return seconds, wrong + left
+
+
+def leftovers(launch: Launch) -> list[str]:
+    """Slots, runs and processes that the launch has left."""
+    taken = launch.served.slots_taken()
+    newest = {"flow_runs": {"tags": {"all_": ["gang"]}}, "sort": "EXPECTED_START_TIME_DESC", "limit": 3 * launch.size}
+    runs = launch.served.post("flow_runs/filter", newest)
+    return [
+        *([f"{taken} slots are left taken"] if taken else []),
+        *(f"{run['name']} is {run['state']['name']}" for run in launch.served.runs_alive()),
+        *(f"process {process.pid} of {run['name']} is left" for run in runs for process in processes(run["id"])),
+    ]
 
 
 def restart(launch: Launch) -> None:

@@ -14,7 +14,6 @@ from uuid import UUID, uuid4
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Crashed
 
 from flows import children
@@ -117,8 +116,6 @@ class Gang:
                         if verdict := self.judge(client, stop):
                             return verdict
                         time.sleep(POLL_SECONDS)
-            except ObjectNotFound:
-                return Verdict("stopped", f"{self.stage}: a run of its gang was deleted from the server")
             except UNREACHABLE as error:
                 if stop.is_set():
                     return Verdict("stopped", f"{self.stage} was stopped")
@@ -132,6 +129,9 @@ class Gang:
         if stop.is_set():
             self.end()
             return Verdict("stopped", f"{self.stage} was stopped")
+        if len(runs) < self.size:
+            self.end()
+            return Verdict("stopped", f"{self.stage}: a run of its gang was deleted from the server")
         if any(has_failed(run) for run in runs):
             return self.judge_failure(runs, now)
         if all(is_final(run) for run in runs):
@@ -167,6 +167,9 @@ class Gang:
         first, _, rest = verdict.message.partition("\n")
         if self.place(reason) not in first:
             first = f"{first} [{self.place(reason)}]"
+        if verdict.kind == "elsewhere":
+            # Orders are for one worker: each rank may write a part of the outputs, and only node 0's are collected.
+            return Verdict("user", f"{first}: the nodes of a gang need the workspace at the same path, on a shared file system")
         return Verdict(verdict.kind, f"{first}\n{rest}".strip(), verdict.traceback)
 
     def judge_absence(self, client: SyncPrefectClient, absent: list[FlowRun], now: float) -> Verdict | None:
@@ -223,8 +226,6 @@ class Gang:
                             self.ended = True
                             return self.read(client) if late else runs
                         time.sleep(POLL_SECONDS)
-            except ObjectNotFound:
-                return []
             except UNREACHABLE:
                 # The members see by their parent's state that it is over.
                 if time.monotonic() > deadline:
@@ -236,11 +237,8 @@ class Gang:
         client.set_flow_run_state(run.id, state, force=force)
 
     def read(self, client: SyncPrefectClient) -> list[FlowRun]:
-        """The members in order of their node."""
-        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=self.ids)))
-        if len(runs) < len(self.ids):
-            raise ObjectNotFound(Exception("a run of the gang"))
-        return sorted(runs, key=node_of)
+        """The members in order of their node; not those that somebody has deleted."""
+        return sorted(client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=self.ids))), key=node_of)
 
 
 def has_failed(run: FlowRun) -> bool:

@@ -59,11 +59,11 @@ def take_part(
                         folder, stage, on_line=on_line, stop=stop, force=force, timeout_seconds=timeout_seconds,
                         variables={**variables, STARTED_FILE: str(file)},
                     )  # fmt: skip
-            if board.wait(lambda runs: Card.of(runs[0]).started or is_final(runs[0]), for_ever=True) is None:
+            if board.wait(lambda runs: 0 not in runs or Card.of(runs[0]).started or is_final(runs[0]), for_ever=True) is None:
                 return Verdict("stopped", f"{label} was stopped before node 0 had started")
-            first = board.runs[0]
-            if not Card.of(first).started:
-                if first.state and first.state.is_completed():
+            first = board.runs.get(0)
+            if not (first and Card.of(first).started):
+                if first and first.state and first.state.is_completed():
                     return Verdict("cached", f"{label}: node 0 found the result in the cache")
                 return Verdict("lost", f"{label}: node 0 ended before its command had started")
             return run_bare(folder, stage, label, variables, on_line, stop, timeout_seconds)

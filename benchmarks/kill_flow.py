@@ -6,7 +6,7 @@ In a clone with the tiny recipe and its own server and workers, starts `distill/
 flow's process) and `train_student` (on a worker) forced, and at a random moment sends SIGKILL or SIGTERM to a rank, the
 launcher, dvc, the guard, the stage's flow, the parent flow, a worker or the server. `kills` counts them. `true_states`: in
 60 seconds after the kill no run was held Running without a process, and every run came to an end. `orphans`: processes of
-ended runs that were left. `identical`: the run, or where it was lost the same run started again, gave the bytes of the
+ended runs that were still there ten seconds later. `identical`: the run, or where it was lost the same run started again, gave the bytes of the
 undisturbed run.
 """
 
@@ -28,6 +28,7 @@ from stillhouse.core.stage import one_line_errors
 STAGE = "train_student"
 KILLS, QUICK_KILLS = 60, 3
 TRUE_SECONDS = 60
+EXIT_SECONDS = 10
 VICTIMS = ("rank", "launcher", "dvc", "guard", "stage flow", "parent flow", "torchrun worker", "cpu worker", "server")
 PARAMETERS = {"targets": [STAGE], "force": ["ingest", STAGE]}
 
@@ -110,8 +111,10 @@ def one_kill(server: Server, service: Service, chance: random.Random, kind: str,
     end = server.await_end(parent)
     lies = untrue(server, parent)
     true = true and not lies and not end.startswith("hangs")
-    time.sleep(1)
-    orphans = sum(len(processes(run["id"])) for run in server.runs(parent))
+    # An engine that has reported the end has its own exit before it.
+    deadline = time.monotonic() + EXIT_SECONDS
+    while (orphans := sum(len(processes(run["id"])) for run in server.runs(parent))) and time.monotonic() < deadline:
+        time.sleep(0.2)
     text = f"{wanted.name} to {kind}: {end}"
     if end != "Completed":
         again = server.start("distill/full", PARAMETERS)

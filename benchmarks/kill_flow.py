@@ -6,8 +6,8 @@ In a clone with the tiny recipe and its own server and workers, starts `distill/
 flow's process) and `train_student` (on a worker) forced, and at a random moment sends SIGKILL or SIGTERM to a rank, the
 launcher, dvc, the guard, the stage's flow, the parent flow, a worker or the server. `kills` counts them. `true_states`: in
 60 seconds after the kill no run was held Running without a process, and every run came to an end. `orphans`: processes of
-ended runs that were still there ten seconds later. `identical`: the run, or where it was lost the same run started again, gave the bytes of the
-undisturbed run.
+ended runs that were still there ten seconds later. `identical`: the run, or where it was lost the same run started again,
+gave the bytes of the undisturbed run.
 """
 
 import os

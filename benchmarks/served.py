@@ -4,7 +4,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,14 +83,19 @@ def processes(run: str) -> list[psutil.Process]:
 
 
 @contextmanager
-def served_clone(root: Path, recipe: str = "tiny") -> Iterator[tuple[Path, Service, Server]]:
-    """A clone of HEAD in which the recipe has run, with its service up; taken down at the end."""
+def served_clone(
+    root: Path, recipe: str = "tiny", change: Callable[[Path], None] | None = None
+) -> Iterator[tuple[Path, Service, Server]]:
+    """A clone of HEAD with its service up, taken down at the end; the recipe has run in it, or `change` has changed it."""
     folder = Path(tempfile.mkdtemp(prefix="stillhouse-served-")) / "clone"
     clone(root, folder, recipe)
+    if change:
+        change(folder)
     (folder / ".venv").symlink_to(Path(sys.prefix))
     command("git", "add", "--all", cwd=folder)
     command("git", "-c", "user.name=b", "-c", "user.email=b@example.org", "commit", "-qm", recipe, cwd=folder)
-    repro(folder)
+    if not change:
+        repro(folder)
     service = Service(folder)
     try:
         make(folder, "up")

@@ -25,14 +25,15 @@ from pathlib import Path
 import httpx
 
 from flows.guard import MARKER, sweep
+from flows.store import check_reachable, default_remote
 from flows.workspace import command, environment, repository_root
 from stillhouse.core.errors import StillhouseError, nearest
 from stillhouse.core.stage import one_line_errors
 
 HOME = ".prefect"
 POOLS = {"cpu": "process", "torchrun": "torchrun"}
-# Runs of `distill` mostly wait; each takes an interpreter of 150 MB.
-CPU_LIMIT = 8
+# Runs of `distill` mostly wait, each in two interpreters of 130 MB; a training has the host for itself.
+LIMITS = {"cpu": 8, "torchrun": 1}
 START_SECONDS = 120.0
 FIRST_PORT = 4200
 
@@ -122,9 +123,8 @@ class Service:
             f"[supervisorctl]\nserverurl=unix://{self.socket}",
             self.program("server", f"server start --host 127.0.0.1 --port {port}", autostart=True),
         ]  # fmt: skip
-        limits = {"cpu": CPU_LIMIT, "torchrun": 1}
         for pool, kind in POOLS.items():
-            words = f"worker start --pool {pool} --type {kind} --limit {limits[pool]} --name {worker_name(pool)}"
+            words = f"worker start --pool {pool} --type {kind} --limit {LIMITS[pool]} --name {worker_name(pool)}"
             sections.append(self.program(pool, words, autostart=False))
         self.configuration.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
@@ -252,13 +252,25 @@ def run_worker(root: Path, server: str, pool: str) -> None:
         raise ServiceError(f"the server at {url} has no work pool '{pool}'; 'make up' there creates it")
     if answer.json()["type"] != POOLS[pool]:
         raise ServiceError(f"work pool '{pool}' is of type '{answer.json()['type']}', expected '{POOLS[pool]}'")
+    print(remote_of(root), flush=True)
     own = {name: value for name, value in environment(root).items() if not name.startswith("PET_")}
     env = {**own, **WORKER_SETTINGS, "PREFECT_API_URL": url, "PREFECT_HOME": str(root / HOME)}
     prefect = shutil.which("prefect", path=env["PATH"]) or "prefect"
-    words = ["worker", "start", "--pool", pool, "--type", POOLS[pool], "--limit", "1", "--name", worker_name(pool)]
+    words = ["worker", "start", "--pool", pool, "--type", POOLS[pool], "--limit", str(LIMITS[pool])]
+    words += ["--name", worker_name(pool)]
     print(f"worker '{worker_name(pool)}' of pool '{pool}' at {url}; Ctrl-C stops it", flush=True)
     os.chdir(root)
     os.execve(prefect, [prefect, *words], env)
+
+
+def remote_of(root: Path) -> str:
+    """A line about the DVC remote. Raises StoreError if there is one and it does not answer."""
+    try:
+        name = default_remote(root)
+    except StillhouseError:
+        return "no DVC remote is configured: this worker runs only stages whose workspace it sees (a shared file system)"
+    check_reachable(root, name)
+    return f"DVC remote {name} answers"
 
 
 def main() -> None:

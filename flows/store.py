@@ -80,6 +80,19 @@ def default_remote(folder: Path) -> str:
     return f"'{name}' ({settings.get(f'remote.{name}.url', 'no url')})"
 
 
+def check_reachable(folder: Path, remote: str) -> None:
+    """Raises StoreError if the default remote does not answer; an empty one is in order."""
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(folder)) as repo:
+            place = repo.cloud.get_remote_odb()
+            place.fs.exists(place.path)
+    except Exception as error:  # whatever the remote's client library raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise StoreError(f"DVC remote {remote} does not answer: {reason}; check its address and credentials") from error
+
+
 def push_stages(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
     """Push the outputs of the stages with these entries of `dvc.lock`, and their records in the run-cache, but no others.
 

@@ -10,7 +10,7 @@ FILE ?=
 SERVER ?=
 POOL ?= torchrun
 
-.PHONY: help distill use data up down worker test test-all lint lock bench venv clean
+.PHONY: help distill use data up down worker test test-all lint lock bench prune venv clean
 
 help:
 	@echo "make distill              run the pipeline, end with a table and the path of the report"
@@ -19,6 +19,9 @@ help:
 	@echo "make data FILE=train.csv  put own data into data/raw, tracked by DVC"
 	@echo "make up / down            Prefect server, pools, workers and deployments on this machine / stop them"
 	@echo "make worker SERVER=http://host:4200/api POOL=torchrun     be a worker of another machine's server"
+	@echo "make prune                show what runs occupy on this disk and why it is kept; frees nothing"
+	@echo "make prune YES=1 DAYS=3   free it: runs that failed over DAYS ago, data that no checkout, branch, tag, experiment needs;"
+	@echo "                          with REPORTS=1 also reports of runs that are no longer experiments"
 	@echo "make test / test-all      the tests / with the slow ones"
 	@echo "make lint / lock / bench  ruff and pyright / new lock files / every benchmark into docs/benchmarks.md"
 
@@ -34,11 +37,11 @@ $(READY): requirements.lock pyproject.toml
 
 # A failed stage leaves its place empty, because DVC clears it first; the last good outputs come back from the cache.
 distill: venv
-	@$(ACTIVATE) && if [ -n "$(RECIPE)" ]; then python -m flows.recipe run "$(RECIPE)"; \
+	@$(ACTIVATE) && if [ -n "$(RECIPE)" ]; then python -m flows.distill --recipe "$(RECIPE)"; \
 	else python -m tasks.check && { dvc repro || { dvc checkout --quiet 2>/dev/null; exit 1; }; } && python -m flows.summary; fi
 
 use: venv
-	@$(ACTIVATE) && python -m flows.recipe use "$(RECIPE)"
+	@$(ACTIVATE) && python -m flows.recipe "$(RECIPE)"
 
 data: venv
 	@$(ACTIVATE) && python -m flows.data "$(FILE)"
@@ -66,6 +69,9 @@ lock: venv
 
 bench: venv
 	@$(ACTIVATE) && python -m benchmarks.run_all
+
+prune: venv
+	@$(ACTIVATE) && python -m flows.prune $(if $(DAYS),--days "$(DAYS)") $(if $(filter 1 y yes,$(YES)),--yes) $(if $(filter 1 y yes,$(REPORTS)),--reports)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -177,14 +177,16 @@ def finish(run: Run, log: Log, show: Callable[[Run, Path | None], None], promote
     """Save the run, show what came out, promote it if asked, remove the workspace."""
     if run.request.targets:
         run.close()
-        return Completed(message=f"ran {', '.join(run.request.targets)} and what they depend on; such a run is not saved")
+        state = Completed(message=f"ran {', '.join(run.request.targets)} and what they depend on; such a run is not saved")
+        log(state.message or "")
+        return state
     experiment = run.save()
     if experiment is None:
         raise StillhouseError(f"the pipeline in {run.folder} is not up to date after the run; nothing was saved")
     show(run, run.keep_report())
     ran = ", ".join(name for name in run.stages if name in run.executed) or "nothing"
-    log(f"experiment {experiment}: dvc exp show; dvc exp apply {experiment}")
     state = Completed(message=f"experiment {experiment}; executed: {ran}")
+    log(f"{state.message}   (dvc exp show; dvc exp apply {experiment})")
     if promote:
         state = promotion(run, experiment)
         log(state.message or "")
@@ -246,7 +248,7 @@ def run_without_server(root: Path, name: str, request: Request) -> None:
         raise StillhouseError(f"{first.message}; the workspace is kept in {run.folder}")
     if not request.targets:
         print_summary(run.folder)
-    print(finish(run, print, lambda _, report: print(f"report: {report}")).message)
+    finish(run, print, lambda _, report: print(f"report: {report}"))
 
 
 class Lines:
@@ -290,7 +292,8 @@ def main() -> None:
             force=options.force,
             rev=options.rev,
         )
-        run_without_server(repository_root(), options.name or generate_slug(2), request)
+        words = ([options.recipe] if options.recipe else []) + [generate_slug(2)]
+        run_without_server(repository_root(), options.name or "-".join(words), request)
     sys.exit(0)
 
 

@@ -108,18 +108,18 @@ def test_own_data_by_editing_params_alone(tiny_copy, tmp_path):
     assert executed(shell("dvc", "repro", "ingest", folder=tiny_copy).stdout) == ["ingest"]
 
 
-def test_a_recipe_runs_in_its_own_worktree_and_is_saved_as_an_experiment(tiny_copy):
+def test_a_recipe_runs_in_a_workspace_of_its_own_and_is_saved_as_an_experiment(tiny_copy):
     """The checkout is dirty, and stays as it is; the run takes everything from the shared cache."""
     (tiny_copy / "notes.txt").write_text("not committed")
     before = digest_folder(tiny_copy / "data")
     # Another recipe than the params.yaml that lies there, which is cheap to run: only the report differs.
     recipe = (tiny_copy / "recipes" / "tiny.yaml").read_text().replace("title: Tiny recipe", "title: Another title")
     (tiny_copy / "recipes" / "titled.yaml").write_text(recipe)
-    done = shell("python", "-m", "flows.recipe", "run", "titled", folder=tiny_copy)
-    assert executed(done.stdout) == ["report"]
+    done = shell("python", "-m", "flows.distill", "--recipe", "titled", folder=tiny_copy)
     assert "Distilled over baseline" in done.stdout
-    name = next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("experiment:"))
-    assert name.startswith("titled-")
+    line = next(line for line in done.stdout.splitlines() if line.startswith("experiment titled-"))
+    assert "; executed: report " in line
+    name = line.split()[1].rstrip(";")
     assert "Another title" in (tiny_copy / "reports" / f"{name}.html").read_text()
     assert name in shell("dvc", "exp", "list", "--name-only", folder=tiny_copy).stdout
     assert digest_folder(tiny_copy / "data") == before
@@ -130,7 +130,7 @@ def test_a_recipe_runs_in_its_own_worktree_and_is_saved_as_an_experiment(tiny_co
 
 
 def test_an_unknown_recipe_names_the_nearest(tiny_copy):
-    done = shell("python", "-m", "flows.recipe", "use", "tinny", folder=tiny_copy, check=False)
+    done = shell("python", "-m", "flows.recipe", "tinny", folder=tiny_copy, check=False)
     assert done.returncode == 1
     assert "there is no recipe 'tinny' (recipes/tinny.yaml); did you mean 'tiny'?" in done.stderr
 

@@ -22,9 +22,6 @@ help:
 	@echo "make prune                show what runs occupy on this disk and why it is kept; frees nothing"
 	@echo "make prune YES=1 DAYS=3   free it: runs that failed over DAYS ago, data that no checkout, branch, tag, experiment needs;"
 	@echo "                          with REPORTS=1 also reports of runs that are no longer experiments"
-	@echo "make prune                show what runs occupy on this disk and why it is kept; frees nothing"
-	@echo "make prune YES=1 DAYS=3   free it: runs that failed over DAYS ago, data that no checkout, branch, tag, experiment needs;"
-	@echo "                          with REPORTS=1 also reports of runs that are no longer experiments"
 	@echo "make test / test-all      the tests / with the slow ones"
 	@echo "make lint / lock / bench  ruff and pyright / new lock files / every benchmark into docs/benchmarks.md"
 
@@ -72,9 +69,6 @@ lock: venv
 
 bench: venv
 	@$(ACTIVATE) && python -m benchmarks.run_all
-
-prune: venv
-	@$(ACTIVATE) && python -m flows.prune $(if $(DAYS),--days "$(DAYS)") $(if $(filter 1 y yes,$(YES)),--yes) $(if $(filter 1 y yes,$(REPORTS)),--reports)
 
 prune: venv
 	@$(ACTIVATE) && python -m flows.prune $(if $(DAYS),--days "$(DAYS)") $(if $(filter 1 y yes,$(YES)),--yes) $(if $(filter 1 y yes,$(REPORTS)),--reports)

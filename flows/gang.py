@@ -29,7 +29,7 @@ JOIN_SECONDS = 120.0
 # A dead worker is noticed after 12 to 17 seconds, in which one that restarts is back; beyond them, a second look.
 RESTART_SECONDS = 3.0
 LOOK_SECONDS = 2.0
-# Both signs must be missing: a worker may be restarted under a run, and a run may be busy.
+# Three beats. Both signs must be missing: a worker may be restarted under a run, and a run may be busy.
 SILENCE_SECONDS = 15.0
 # A connection breaks before the rank that broke it has said why.
 REASON_SECONDS = 3.0
@@ -165,6 +165,8 @@ class Gang:
         )
         verdict = verdict_of(self.stage, reason, False)
         first, _, rest = verdict.message.partition("\n")
+        if not first.startswith(self.stage):
+            first = f"{self.stage}: {first}"
         if self.place(reason) not in first:
             first = f"{first} [{self.place(reason)}]"
         if verdict.kind == "elsewhere":

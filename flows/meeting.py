@@ -22,7 +22,8 @@ from prefect.settings import PREFECT_API_URL
 from flows.watch import UNREACHABLE
 
 POLL_SECONDS = 0.5
-BEAT_SECONDS = 3.0
+# Each is a write, of which SQLite takes one at a time.
+BEAT_SECONDS = 5.0
 # Beyond the parent's deadline: a member gives up by itself only if its parent is gone too.
 PATIENCE_SECONDS = 60.0
 

@@ -107,10 +107,10 @@ class Served:
         self.prefect("--no-prompt", "deploy", "--all")
 
     def start_worker(self, pool: str = "torchrun", type: str = "torchrun", limit: int = 1, name: str = "a") -> subprocess.Popen:
-        """A worker, which the server has seen."""
+        """A worker with a home of its own, as if it were on another host; the server has seen it."""
         process = self.spawn(
             f"worker-{name}", "prefect", "worker", "start", "--pool", pool, "--type", type, "--limit", str(limit),
-            "--name", name,
+            "--name", name, PREFECT_HOME=str(self.folder / f"home-{name}"),
         )  # fmt: skip
         began = time.time()
         wait_until(lambda: self.heard(pool, name, began), START_SECONDS, f"worker {name} is online", pause=0.3)
@@ -148,7 +148,12 @@ class Served:
     # ---- what the server knows ----
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
-        answer = httpx.request(method, f"{self.url}/{path}", json=body, timeout=30)
+        """The server's answer, asked again while its database is busy, as Prefect's own client does."""
+        for _ in range(30):
+            answer = httpx.request(method, f"{self.url}/{path}", json=body, timeout=60)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1.0)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 

@@ -18,7 +18,7 @@ DEPLOYMENT = "stage/torchrun"
 NEEDS_ORDER = "NeedsOrder"
 """State of a stage whose workspace is not on its worker's host."""
 LOOK_FOR_WORKERS_SECONDS = 5.0
-NO_WORKER_SECONDS = 25.0
+NO_WORKER_SECONDS = 18.0
 # A worker's heartbeat is due every few seconds (see `flows.service`); three missed are its death.
 HEARTBEATS_MISSED = 3
 

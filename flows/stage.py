@@ -27,7 +27,7 @@ from stillhouse.core.errors import StillhouseError
 PROGRESS = re.compile(r"^(?:\[\w+\]:)?(?P<what>[\w ]+): (?P<done>\d+)/(?P<total>\d+) ")
 
 
-@flow(name="stage", flow_run_name="{stage}", persist_result=False)
+@flow(name="stage", persist_result=False)
 def stage(
     stage: str,
     workspace: str,

@@ -102,6 +102,7 @@ def test_a_users_error_fails_the_run_in_one_line_and_nothing_starts(served):
     assert served.tasks(run["id"]) == {}
 
 
+@pytest.mark.slow
 def test_a_failed_child_fails_its_parent_with_rank_and_reason(served):
     # A batch that does not divide is found by the ranks, not by the check of the parameters.
     run = served.run(overrides={"student.training.micro_batch_size": 3}, targets=["train_baseline"])
@@ -125,6 +126,7 @@ def test_cancelling_the_parent_ends_ranks_and_child(served):
     served.until(run, lambda _: not processes(run) and not processes(child), 20)
 
 
+@pytest.mark.slow
 def test_a_pool_without_a_worker_is_said_soon(served):
     served.service.control("stop", "torchrun")
     try:
@@ -137,6 +139,7 @@ def test_a_pool_without_a_worker_is_said_soon(served):
     assert "work pool 'torchrun' has no worker that is alive; start one on this host with 'make up'" in run["state"]["message"]
 
 
+@pytest.mark.slow
 def test_a_night_has_one_run(served):
     state = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2026-02-01T02:00:00Z"}}
     names = []

@@ -151,6 +151,7 @@ def promoted_folder(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_class_that_the_promoted_model_does_not_know_counts_as_wrong_for_it(clone, tmp_path):
     folder = promoted_folder(tmp_path / "promoted")
     (folder / "package" / "labels.json").write_text('["es", "pt", "sr", "nn"]')
@@ -180,6 +181,7 @@ def test_an_answer_that_is_no_class_of_tonight_is_a_miss_and_no_class_of_its_own
     assert macro_f1(answers, labels, 2) == pytest.approx((2 / 3 + 1) / 2)
 
 
+@pytest.mark.slow
 def test_texts_are_cut_and_folded_as_the_packages_own_run_did(clone):
     test = read_tokens(Path("data/preprocess/new/test.arrow"))
     rules = TextRules.read(Path("params.yaml"))
@@ -190,6 +192,7 @@ def test_texts_are_cut_and_folded_as_the_packages_own_run_did(clone):
     assert tokenised(PACKAGE, test, replace(rules, lowercase=True))[0].tokens.tolist() != test.tokens.tolist()
 
 
+@pytest.mark.slow
 def test_another_cut_of_the_texts_is_said_because_rows_may_not_be_new_to_the_promoted_model(clone, tmp_path):
     folder = promoted_folder(tmp_path / "promoted")
     (folder / "params.yaml").write_text((folder / "params.yaml").read_text().replace("test_share: 0.15", "test_share: 0.1"))
@@ -199,6 +202,7 @@ def test_another_cut_of_the_texts_is_said_because_rows_may_not_be_new_to_the_pro
     ]
 
 
+@pytest.mark.slow
 def test_a_decision_holds_for_its_package_and_its_rival_alone(clone):
     decision = gate(clone, clone)
     experiment = shell("git", "for-each-ref", "--format=%(objectname)", "refs/exps/*/*/short", folder=clone).stdout.strip()
@@ -211,6 +215,7 @@ def test_a_decision_holds_for_its_package_and_its_rival_alone(clone):
         promote(clone, "HEAD", decision)
 
 
+@pytest.mark.slow
 def test_data_go_to_the_remote_and_the_promoted_package_comes_back_from_there(clone, tmp_path):
     shell("dvc", "remote", "add", "--quiet", "--default", "store", str(tmp_path / "store"), folder=clone)
     commit(clone, "a remote")
@@ -229,6 +234,7 @@ def test_data_go_to_the_remote_and_the_promoted_package_comes_back_from_there(cl
     assert tags(clone) == ["student@v0.0.1"]
 
 
+@pytest.mark.slow
 def test_a_promoted_package_that_is_nowhere_is_said_with_what_to_do(clone):
     command(clone, "HEAD")
     shutil.rmtree(clone / ".dvc" / "cache")
@@ -241,6 +247,7 @@ def test_a_promoted_package_that_is_nowhere_is_said_with_what_to_do(clone):
     assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_a_commit_whose_results_are_of_other_parameters_is_no_finished_run(clone):
     params = Path("params.yaml")
     # The gate's own limits do not count: no result depends on them.
@@ -260,6 +267,7 @@ def test_an_unknown_run_is_refused_in_one_line(clone):
     assert "there is no revision 'masterr'" in error
 
 
+@pytest.mark.slow
 def test_a_damaged_package_is_one_line(clone, tmp_path):
     folder = promoted_folder(tmp_path / "promoted")
     (folder / "package" / "model.onnx").write_bytes(b"not a model")

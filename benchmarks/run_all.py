@@ -16,7 +16,18 @@ from flows.workspace import CommandError, repository_root
 from stillhouse.core.stage import one_line_errors
 
 PAGE = Path("docs/benchmarks.md")
-NAMES = ("loop_overhead", "trajectories", "precision", "reproduce", "seeds")
+NAMES = (
+    "loop_overhead",
+    "trajectories",
+    "precision",
+    "reproduce",
+    "seeds",
+    "stage_overhead",
+    "concurrent_runs",
+    "nights",
+    "gang",
+    "kill_flow",
+)
 
 
 def figures(name: str, quick: bool) -> dict[str, float]:

@@ -16,6 +16,11 @@ FAST = {
 SLOW = {
     "reproduce": {"stages", "identical"},
     "seeds": {"teacher", "student", "baseline", "gap_closed", "spread"},
+    "kill_flow": {"kills", "true_states", "orphans", "identical"},
+    "concurrent_runs": {"runs", "right"},
+    "nights": {"nights", "right"},
+    "stage_overhead": {"in_process_seconds", "dispatched_seconds"},
+    "gang": {"launches", "right_verdicts", "slowest_verdict_seconds"},
 }
 
 

@@ -28,6 +28,8 @@ TRASH = ".trash-"
 IN_FLIGHT = ".inflight"
 SUFFIX = len("-xxxxxxxx")
 """What `flows.workspace` appends to a run's name."""
+SAVED = ("dvc.lock", "params.yaml")
+"""What tells one run's results from another's."""
 GC = ("dvc", "gc", "--force", "--workspace", "--rev", "HEAD", "--all-branches", "--all-tags", "--all-experiments")
 
 
@@ -67,7 +69,7 @@ class Clone:
         self.processes = list(processes())
         refs = command("git", "for-each-ref", "--format=%(refname)", "refs/exps", cwd=self.root).split()
         # refs/exps/XX/REST-OF-BASELINE/NAME; others are DVC's own.
-        self.experiments = {ref.split("/", 4)[4]: ref for ref in refs if re.match(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38,}/", ref)}
+        self.experiments = [ref for ref in refs if re.match(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38,}/", ref)]
         self.in_use: dict[Path, str] = {}
         """Workspace to who uses it."""
         self.kept: list[Path] = []
@@ -112,17 +114,14 @@ class Clone:
     def saved_as(self, folder: Path) -> str | None:
         """The experiment that holds exactly what lies in a workspace: its run was ended between saving and removing."""
         run = folder.name[:-SUFFIX]
-        for name, ref in self.experiments.items():
-            # A recipe's experiment has a digest behind its name.
-            if name != run and not name.startswith(f"{run}-"):
+        for ref in self.experiments:
+            # The same name may stand on several baselines.
+            if name_of(ref) != run:
                 continue
             with suppress(CommandError, OSError):
-                if all(
-                    command("git", "show", f"{ref}:{file}", cwd=self.root)
-                    == (folder / file).read_text(encoding="utf-8").strip()
-                    for file in ("dvc.lock", "params.yaml")
-                ):
-                    return name
+                files = [(folder / name).read_text(encoding="utf-8").strip() for name in SAVED]
+                if files == [command("git", "show", f"{ref}:{name}", cwd=self.root) for name in SAVED]:
+                    return run
         return None
 
     # ---- what lies outside of workspaces ----
@@ -157,8 +156,9 @@ class Clone:
                            removable=True, reason="nobody asks for them any more", paths=paths)  # fmt: skip
 
     def old_reports(self) -> Iterator[Item]:
+        names = {name_of(ref) for ref in self.experiments}
         for page in sorted((self.root / "reports").glob("*.html")):
-            known = page.stem in self.experiments
+            known = page.stem in names
             size, newest = usage(page)
             reason = "of an experiment" if known else "of no experiment; REPORTS=1 removes such ones"
             yield Item(kind="report", name=page.name, bytes=size, age_seconds=max(0.0, self.now - newest),
@@ -213,6 +213,10 @@ class Clone:
             yield from [key] if len(gone) == len(records) else gone
 
 
+def name_of(ref: str) -> str:
+    return ref.split("/", 4)[4]
+
+
 def has_results(cache: Path, record: Path) -> bool:
     """Whether the outputs that a record of the run-cache names are in the cache; False if it is damaged."""
     try:
@@ -227,11 +231,7 @@ def leftover(path: Path, reason: str = "a prune was interrupted here") -> Item:
 
 
 def usage(path: Path) -> tuple[int, float]:
-    """Bytes on the disk of a file, or a folder and all below it, and when a file there was last changed.
-
-    DVC's scratch does not count as changed: to look at a workspace writes there.
-    """
-    scratch = path / ".dvc" / "tmp"
+    """Bytes on the disk of a file, or a folder and all below it, and when a file there was last changed."""
     places = [path]
     for folder, below, files in os.walk(path):
         places += [Path(folder) / name for name in [*below, *files]]
@@ -242,7 +242,7 @@ def usage(path: Path) -> tuple[int, float]:
             stat = place.lstat()
             is_folder = S_ISDIR(stat.st_mode)
             size += stat.st_blocks * 512 if is_folder or stat.st_nlink == 1 else 0
-            if place == path or not (is_folder or place.is_relative_to(scratch)):
+            if place == path or not is_folder:
                 newest = max(newest, stat.st_mtime)
     return size, newest
 

@@ -227,8 +227,9 @@ def test_a_range_of_nodes_takes_the_workers_that_are_alive(two_workers, tmp_path
 @pytest.mark.slow
 def test_a_workspace_on_another_host_is_refused_in_one_line(two_workers, tmp_path):
     verdict = Parent(two_workers, tmp_path / "elsewhere", STAGE).verdict(120)
-    assert verdict["kind"] == "error"
+    assert verdict["kind"] == "user", verdict
     assert "does not exist on this host" in verdict["message"]
+    assert "on a shared file system" in verdict["message"]
 
 
 @pytest.mark.slow

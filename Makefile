@@ -9,8 +9,9 @@ RECIPE ?=
 FILE ?=
 SERVER ?=
 POOL ?= torchrun
+WEBHOOK ?=
 
-.PHONY: help distill use data up down worker test test-all lint lock bench prune venv clean
+.PHONY: help distill use data up down worker test test-all lint lock bench prune notify venv clean
 
 help:
 	@echo "make distill              run the pipeline, end with a table and the path of the report"
@@ -19,6 +20,7 @@ help:
 	@echo "make data FILE=train.csv  put own data into data/raw, tracked by DVC"
 	@echo "make up / down            Prefect server, pools, workers and deployments on this machine / stop them"
 	@echo "make worker SERVER=http://host:4200/api POOL=torchrun     be a worker of another machine's server"
+	@echo "make notify WEBHOOK=https://...    tell of failed, crashed and refused runs; without WEBHOOK: no more"
 	@echo "make prune                show what runs occupy on this disk and why it is kept; frees nothing"
 	@echo "make prune YES=1 DAYS=3   free it: runs that failed over DAYS ago, data that no checkout, branch, tag, experiment needs;"
 	@echo "                          with REPORTS=1 also reports of runs that are no longer experiments"
@@ -69,6 +71,9 @@ lock: venv
 
 bench: venv
 	@$(ACTIVATE) && python -m benchmarks.run_all
+
+notify: venv
+	@$(ACTIVATE) && python -m flows.notify $(if $(WEBHOOK),--webhook "$(WEBHOOK)",--off)
 
 prune: venv
 	@$(ACTIVATE) && python -m flows.prune $(if $(DAYS),--days "$(DAYS)") $(if $(filter 1 y yes,$(YES)),--yes) $(if $(filter 1 y yes,$(REPORTS)),--reports)

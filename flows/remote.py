@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows import store
+from flows.in_use import hold, let_go
 from flows.pipeline import is_within, read_pipeline
 from flows.settings import share_settings
-from flows.workspace import CommandError, command
+from flows.workspace import CommandError, command, prune_waits
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.params import read_yaml
 
@@ -195,7 +196,9 @@ def ordered_workspace(order: Order, root: Path, scratch: Path) -> Iterator[Path]
     obtain_revision(order, root)
     scratch.mkdir(parents=True, exist_ok=True)
     prefix = re.sub(r"[^\w.-]+", "-", f"{order.run}-{order.stage}-")
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=scratch)).resolve()
+    with prune_waits(root):
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=scratch)).resolve()
+        hold(folder)
     try:
         command("git", "worktree", "add", "--quiet", "--detach", str(folder), order.revision, cwd=root)
         inherit_settings(folder, root)
@@ -247,6 +250,7 @@ def reproduce(folder: Path, stage: str) -> bool:
 
 def remove_worktree(root: Path, folder: Path) -> None:
     command("git", "worktree", "remove", "--force", str(folder), cwd=root)
+    let_go(folder)
 
 
 def inherit_settings(folder: Path, root: Path) -> None:

@@ -5,6 +5,7 @@ and new files count and HEAD stays the baseline: `dvc exp show` in the checkout 
 `docs/design.md`; with `git stash create` it does not).
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.in_use import hold, let_go
 from flows.settings import share_settings
 from stillhouse.core.errors import StillhouseError, nearest
 
@@ -96,7 +98,9 @@ def open_workspace(root: Path, name: str, revision: str | None = None) -> Path:
         tree = None if revision else snapshot(root)
         commit = resolve(root, revision or "HEAD")
     (root / RUNS).mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root / RUNS))
+    with prune_waits(root):
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root / RUNS))
+        hold(folder)
     try:
         command("git", "worktree", "add", "--quiet", "--detach", str(folder), commit, cwd=root)
         if tree:
@@ -120,7 +124,16 @@ def cache_folder(root: Path) -> Path:
 def remove_workspace(root: Path, folder: Path) -> None:
     """Remove a worktree and everything in it, whatever state it is in."""
     shutil.rmtree(folder, ignore_errors=True)
+    let_go(folder)
     command("git", "worktree", "prune", cwd=root)
+
+
+@contextmanager
+def prune_waits(root: Path) -> Iterator[None]:
+    """Keep `make prune` from beginning during the block; one that is at work is waited for."""
+    with (shared_folder(root) / "prune.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 @contextmanager

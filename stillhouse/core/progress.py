@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 PLAIN_INTERVAL_SECONDS = 5.0
 
+
 class Progress:
     """Counts towards `total`; `update(n, loss="1.23")` moves on and shows the named figures."""
 

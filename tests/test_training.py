@@ -16,13 +16,13 @@ from stillhouse.data.batches import BatchPlan, Collator
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.tokens import TokenTable
 from stillhouse.data.views import ViewParams
-from stillhouse.losses.classification import CrossEntropy
 from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
+from stillhouse.training.classifier import Task, fit
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks, join
 from stillhouse.training.dropout import DropoutKeys, KeyedDropout
-from stillhouse.training.loop import History, Job, accumulation, train
+from stillhouse.training.loop import History, accumulation
 from stillhouse.training.optimizers import build_optimizer, parameter_groups
 from stillhouse.training.schedules import Schedule
 from stillhouse.training.scores import score
@@ -65,8 +65,8 @@ def training(**changes) -> TrainingParams:
 def run(params: TrainingParams, dropout: float = 0.0, ranks: Ranks = ALONE, seed: int = 3) -> tuple[torch.nn.Module, History]:
     rows = table()
     model = small_model(dropout, seed)
-    job = Job("test", rows, rows, FACTS, CrossEntropy(rows.labels), params, VIEWS, None, seed, score)
-    return model, train(model, job, ranks)
+    task = Task(rows, rows, ["a", "b", "c"], FACTS, "")
+    return model, fit(model, task, params, VIEWS, None, seed, ranks, "test")
 
 
 def small_model(dropout: float = 0.0, seed: int = 3):

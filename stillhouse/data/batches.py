@@ -9,6 +9,7 @@ Shapes: G rows of a global batch, B rows of a part, T tokens of its longest row.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -42,6 +43,29 @@ class Batch:
         return Batch(*moved, rows=self.rows, views=self.views, keys=self.keys, num_used=self.num_used)
 
 
+class AnyBatch(Protocol):
+    """What the training loop asks of a batch, whatever its rows are."""
+
+    input_ids: torch.Tensor
+    rows: np.ndarray
+    views: np.ndarray
+    keys: np.ndarray
+    num_used: int
+
+    def to(self, device: torch.device) -> "AnyBatch": ...
+
+
+class Rows(Protocol):
+    """What a plan asks of a table."""
+
+    keys: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    @property
+    def lengths(self) -> np.ndarray: ...
+
+
 class BatchPlan:
     """Rows and views of each step's global batch.
 
@@ -49,7 +73,7 @@ class BatchPlan:
     whole rows.
     """
 
-    def __init__(self, table: TokenTable, batch_size: int, seed: int, bucket_batches: int = 16, num_views: int | None = 0):
+    def __init__(self, table: Rows, batch_size: int, seed: int, bucket_batches: int = 16, num_views: int | None = 0):
         self.table, self.batch_size, self.seed = table, batch_size, seed
         self.bucket_batches, self.num_views = bucket_batches, num_views
         self.lengths = table.lengths

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from stillhouse.core.artifacts import MANIFEST, read_json, write_json
+from stillhouse.data.batches import Batch, BatchPlan, Collator
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.tokens import TokenTable, read_tokens
 from stillhouse.data.views import ViewParams
@@ -16,6 +19,7 @@ from stillhouse.models.build import count_parameters, save_model
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.loop import History, Job, train
+from stillhouse.training.predict import predict
 from stillhouse.training.scores import score
 
 
@@ -46,6 +50,48 @@ class Task:
         return self.train.select(np.flatnonzero(self.train.labels >= 0)) if (self.train.labels < 0).any() else self.train
 
 
+@dataclass(frozen=True)
+class Classification:
+    """The objective of a classifier: a loss on its logits."""
+
+    loss: Loss
+
+    def count(self, rows: np.ndarray) -> int:
+        return self.loss.count(rows)
+
+    def __call__(self, model: nn.Module, batch: Batch, progress: float) -> torch.Tensor:
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        return self.loss(logits.float(), batch)
+
+
+def job_of(
+    task: Task,
+    params: TrainingParams,
+    views: ViewParams,
+    num_views: int | None,
+    seed: int,
+    description: str,
+    rows: TokenTable,
+    loss: Loss,
+) -> Job:
+    """A training on `rows`. `num_views`: views cycled through, None a new one every epoch, 0 whole rows."""
+
+    def evaluate(model: nn.Module, ranks: Ranks) -> dict[str, float]:
+        logits = predict(model, task.validation, task.facts, ranks, precision=params.precision)
+        return score(logits, task.validation.labels)
+
+    return Job(
+        description=description,
+        num_rows=len(rows),
+        plan=lambda batch_size, bucket_batches: BatchPlan(rows, batch_size, seed, bucket_batches, num_views),
+        collate=Collator(rows, task.facts, views, seed),
+        objective=Classification(loss),
+        evaluate=evaluate,
+        params=params,
+        seed=seed,
+    )
+
+
 def fit(
     model: PreTrainedModel,
     task: Task,
@@ -60,22 +106,8 @@ def fit(
 ) -> History:
     """Train on `rows` (default: the labelled ones) with `loss` (default: cross-entropy with the true labels)."""
     rows = task.labelled() if rows is None else rows
-    return train(
-        model,
-        Job(
-            description=description,
-            train=rows,
-            validation=task.validation,
-            facts=task.facts,
-            loss=loss or CrossEntropy(rows.labels, params.label_smoothing),
-            params=params,
-            views=views,
-            num_views=num_views,
-            seed=seed,
-            score=score,
-        ),
-        ranks,
-    )
+    loss = loss or CrossEntropy(rows.labels, params.label_smoothing)
+    return train(model, job_of(task, params, views, num_views, seed, description, rows, loss), ranks)
 
 
 def save_training(model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,35 +19,41 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stillhouse.core.errors import TopologyError
 from stillhouse.core.progress import Progress
-from stillhouse.data.batches import BatchPlan, Collator
-from stillhouse.data.tokenizer import TokenizerFacts
-from stillhouse.data.tokens import TokenTable
-from stillhouse.data.views import ViewParams
-from stillhouse.losses.classification import Loss
+from stillhouse.data.batches import AnyBatch, BatchPlan
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.dropout import key_dropout
 from stillhouse.training.optimizers import build_optimizer
-from stillhouse.training.predict import predict
 from stillhouse.training.schedules import Schedule
+
+
+class Objective(Protocol):
+    """What a training minimises."""
+
+    def count(self, rows: np.ndarray) -> int:
+        """Valid targets among these rows of the training table."""
+        ...
+
+    def __call__(self, model: nn.Module, batch: Any, progress: float) -> torch.Tensor:
+        """Scalar: the loss summed over the valid targets of `batch`; `progress` in [0, 1) is the share of steps done."""
+        ...
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything one training is given."""
+    """Everything one training is given; what a row is, only `collate`, `objective` and `evaluate` know."""
 
     description: str
-    train: TokenTable
-    validation: TokenTable
-    facts: TokenizerFacts
-    loss: Loss
+    num_rows: int
+    plan: Callable[[int, int], BatchPlan]
+    """Batch size and bucket batches to the rows and views of each step."""
+    collate: Callable[[np.ndarray, np.ndarray], AnyBatch]
+    """Rows (B,) and views (B,) to tensors."""
+    objective: Objective
+    evaluate: Callable[[nn.Module, Ranks], dict[str, float]]
+    """Scores on the validation split, `loss` among them; leaves the model in evaluation mode."""
     params: TrainingParams
-    views: ViewParams
-    num_views: int | None
-    """Views cycled through in training: None a new one every epoch, 0 whole rows."""
     seed: int
-    score: Callable[[np.ndarray, np.ndarray], dict[str, float]]
-    """Logits (N, C) and labels (N,) of the validation split to `loss`, `accuracy`, `macro_f1`."""
 
 
 @dataclass
@@ -78,13 +85,13 @@ def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
     dropout_keys = key_dropout(model, job.seed)
     optimizer = build_optimizer(model, params.optimizer)
     schedule = Schedule(params.schedule, params.steps)
-    batch_size = len(job.train) if params.batch_size == "full" else params.batch_size
+    batch_size = job.num_rows if params.batch_size == "full" else params.batch_size
     num_parts = accumulation(batch_size, params, ranks)
     # A full batch is one epoch: sorting over several of them would mix them.
     bucket_batches = 1 if params.batch_size == "full" else params.bucket_batches
-    plan = BatchPlan(job.train, batch_size, job.seed, bucket_batches, job.num_views)
-    collate = Collator(job.train, job.facts, job.views, job.seed)
-    replica = DistributedDataParallel(model, gradient_as_bucket_view=True) if ranks.world > 1 else model
+    plan = job.plan(batch_size, bucket_batches)
+    objective: nn.Module = LossModule(model, job.objective)
+    replica = DistributedDataParallel(objective, gradient_as_bucket_view=True) if ranks.world > 1 else objective
     history, best = History(), Best(params)
     losses: list[torch.Tensor] = []
     used_tokens = 0
@@ -96,12 +103,12 @@ def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_rate"] * rate
             rows, views = plan(step)
-            total = job.loss.count(rows)
+            total = job.objective.count(rows)
             step_loss = torch.zeros((), device=ranks.device)
             parts = np.array_split(np.arange(batch_size), num_parts)[ranks.rank :: ranks.world]
             for part in parts:
                 asked = time.perf_counter()
-                batch = collate(rows[part], views[part]).to(ranks.device)
+                batch = job.collate(rows[part], views[part]).to(ranks.device)
                 history.data_seconds += time.perf_counter() - asked
                 history.tokens += batch.input_ids.numel()
                 used_tokens += batch.num_used
@@ -109,8 +116,7 @@ def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
                 hold = replica.no_sync() if ranks.world > 1 and part is not parts[-1] else nullcontext()
                 with hold:
                     with torch.autocast(ranks.device.type, torch.bfloat16, enabled=params.precision == "bf16"):
-                        logits = replica(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-                    loss = job.loss(logits.float(), batch) / total
+                        loss = replica(batch, step / params.steps) / total
                     # DDP averages gradients over ranks; ours are shares of one sum.
                     (loss * ranks.world).backward()
                 step_loss += loss.detach()
@@ -130,7 +136,8 @@ def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
                 bar.update(0, loss=f"{mean:.4f}")
             bar.update()
             if (step + 1) % params.evaluate_every == 0 or last:
-                scores = evaluate(model, job, ranks)
+                scores = job.evaluate(model, ranks)
+                model.train()
                 history.points.append({"step": step + 1, "split": "validation", **scores})
                 better = best.offer(scores, step + 1, model)
                 schedule.observe(better)
@@ -168,12 +175,15 @@ def accumulation(batch_size: int, params: TrainingParams, ranks: Ranks) -> int:
     return batch_size // size
 
 
-def evaluate(model: nn.Module, job: Job, ranks: Ranks) -> dict[str, float]:
-    """Scores on the whole rows of the validation split."""
-    was_training = model.training
-    logits = predict(model, job.validation, job.facts, ranks, precision=job.params.precision)
-    model.train(was_training)
-    return job.score(logits, job.validation.labels)
+class LossModule(nn.Module):
+    """Model and objective as one module: DDP then sees every use of a parameter, also of a head that the loss applies."""
+
+    def __init__(self, model: nn.Module, objective: Objective):
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batch: AnyBatch, progress: float) -> torch.Tensor:
+        return self.objective(self.model, batch, progress)
 
 
 class Best:

@@ -1,7 +1,8 @@
 """Stage `ingest`: read the source task and the new task into canonical tables.
 
 In: the embedded sample, files in `data/raw`, or a hub data set. Out: `source.parquet`, `new.parquet` (columns `id`,
-`text`, `label`, `split`) and `manifest.json` (rows, classes, balance, digests, licence).
+`text`, `label`, `split`; the label of a causal language model's documents is empty) and `manifest.json` (rows, classes,
+balance, digests, licence).
 
     python -m tasks.ingest
 """
@@ -13,7 +14,7 @@ import pandas as pd
 from pydantic import Field
 
 from stillhouse.core.artifacts import MANIFEST, write_json
-from stillhouse.core.params import block
+from stillhouse.core.params import Kind, block
 from stillhouse.core.stage import run_stage
 from stillhouse.sources.files import FilesSource, read_files
 from stillhouse.sources.hub import HubSource, read_hub
@@ -33,27 +34,38 @@ class Ingest:
 
 @block
 class Params:
+    kind: Kind
     ingest: Ingest
 
+    def __post_init__(self) -> None:
+        for name in ("source", "new"):
+            source = getattr(self.ingest, name)
+            if self.kind == "causal_lm" and source.labels is not None:
+                raise ValueError(f"'ingest.{name}.labels' chooses classes, which documents (kind causal_lm) do not have")
+            if self.kind != "causal_lm" and getattr(source, "document", None) is not None:
+                raise ValueError(f"'ingest.{name}.document' joins rows to documents, which kind {self.kind} does not read")
 
-def read(source: SampleSource | FilesSource | HubSource) -> tuple[pd.DataFrame, dict]:
+
+def read(source: SampleSource | FilesSource | HubSource, labelled: bool) -> tuple[pd.DataFrame, dict]:
     """Canonical table and origin of one task."""
     match source:
         case SampleSource():
-            return read_sample(source)
+            return read_sample(source, labelled)
         case FilesSource():
-            return read_files(source)
+            return read_files(source, labelled=labelled)
         case HubSource():
-            return read_hub(source)
+            return read_hub(source, labelled)
 
 
 def run(params: Params, out: Path) -> None:
     manifest = {}
+    labelled = params.kind != "causal_lm"
     for name, source in (("source", params.ingest.source), ("new", params.ingest.new)):
-        table, origin = read(source)
+        table, origin = read(source, labelled)
         write_table(table, out / f"{name}.parquet")
-        manifest[name] = describe(table, origin)
-        print(f"{name}: {len(table):,} rows, {manifest[name]['classes']} classes ({origin['kind']})")
+        entry = manifest[name] = describe(table, origin)
+        what = f"rows, {entry['classes']} classes" if labelled else "documents"
+        print(f"{name}: {len(table):,} {what} ({origin['kind']})")
     write_json(out / MANIFEST, manifest)
 
 

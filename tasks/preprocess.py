@@ -1,7 +1,8 @@
 """Stage `preprocess`: clean, split without leaks, train or fetch the tokenizer, tokenise.
 
 In: `data/ingest`. Out: `tokenizer/`, and for the source and the new task a folder with `train.arrow`,
-`validation.arrow`, `test.arrow`, `labels.json`, `class_counts.csv` and `manifest.json`; `statistics.json` (metrics).
+`validation.arrow`, `test.arrow` and `manifest.json` (classification: also `labels.json` and `class_counts.csv`);
+`statistics.json` (metrics). Documents of a causal language model are packed into blocks.
 Byte-level BPE: Sennrich et al. 2016, arXiv:1508.07909.
 
     python -m tasks.preprocess
@@ -16,8 +17,9 @@ from tokenizers import Tokenizer
 
 from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, write_json
 from stillhouse.core.errors import ParamsError
-from stillhouse.core.params import PARAMS_FILE, block
+from stillhouse.core.params import PARAMS_FILE, Kind, block
 from stillhouse.core.stage import run_stage
+from stillhouse.data.documents import drop_documents_of_other_task, split_documents, write_document_task
 from stillhouse.data.text import (
     SplitParams,
     SplitReport,
@@ -44,36 +46,86 @@ class Preprocess:
     lowercase: bool
     split: SplitParams
     tokenizer: TokenizerParams
-    max_tokens: int
-    """Longer rows are cut; the share of them is reported."""
-    withheld_labels: float
+    max_tokens: int | None = None
+    """Classification: longer rows are cut; the share of them is reported."""
+    block_tokens: int | None = None
+    """Causal language models: positions of the blocks that documents are packed into."""
+    withheld_labels: float = 0.0
     """Share of the source task's training rows that lose their true label: only the teacher's label remains."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
+        if self.max_tokens is not None and self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, is {self.max_tokens}")
+        if self.block_tokens is not None and self.block_tokens < 2:
+            raise ValueError(f"block_tokens must be at least 2, is {self.block_tokens}")
         if not 0 <= self.withheld_labels < 1:
             raise ValueError(f"withheld_labels must lie in [0, 1), is {self.withheld_labels}")
 
 
 @block
 class Params:
+    kind: Kind
     preprocess: Preprocess
+
+    def __post_init__(self) -> None:
+        settings, blocks = self.preprocess, self.kind == "causal_lm"
+        if blocks == (settings.block_tokens is None) or blocks == (settings.max_tokens is not None):
+            names = ("block_tokens", "max_tokens") if blocks else ("max_tokens", "block_tokens")
+            raise ValueError(f"kind {self.kind} needs 'preprocess.{names[0]}', and not '{names[1]}'")
+        if blocks and (settings.lowercase or settings.withheld_labels or settings.tokenizer.wrap):
+            raise ValueError(
+                "kind causal_lm reads documents as they are: 'preprocess.lowercase' and 'tokenizer.wrap' must be false, "
+                "'withheld_labels' 0"
+            )
 
 
 def run(params: Params, out: Path) -> None:
-    settings = params.preprocess
+    if params.kind == "causal_lm":
+        run_documents(params.preprocess, out)
+    else:
+        run_rows(params.preprocess, out)
+
+
+def run_documents(settings: Preprocess, out: Path) -> None:
+    """Documents to packed blocks."""
+    assert settings.block_tokens is not None
+    new, new_report = split_documents(read_table(DATA / "ingest" / "new.parquet"), settings.split, "new")
+    source, source_report = split_documents(read_table(DATA / "ingest" / "source.parquet"), settings.split, "source")
+    source = drop_documents_of_other_task(source, new, source_report)
+    tokenizer, facts = make_tokenizer(settings, source, out / "tokenizer", documents=True)
+    if facts.eos_id is None:
+        raise ParamsError(
+            f"{PARAMS_FILE}: the tokenizer 'preprocess.tokenizer.pretrained' names no 'eos_token' that its vocabulary has; a "
+            "causal language model needs it between documents: set it in tokenizer_config.json"
+        )
+    statistics = {
+        task: write_document_task(out / task, table, tokenizer, facts, settings.block_tokens, report)
+        for task, table, report in (("source", source, source_report), ("new", new, new_report))
+    }
+    write_json(out / "statistics.json", statistics)
+
+
+def make_tokenizer(
+    settings: Preprocess, source: pd.DataFrame, folder: Path, documents: bool
+) -> tuple[Tokenizer, TokenizerFacts]:
+    """Train the tokenizer on the source task's training rows, or fetch it, into `folder`."""
+    if settings.tokenizer.pretrained is None:
+        texts = source.loc[source["split"] == "train", "text"].tolist()
+        save_trained(train_bpe(texts, settings.tokenizer, documents), folder)
+    else:
+        fetch_pretrained(settings.tokenizer.pretrained, folder)
+    return load_tokenizer(folder), describe_tokenizer(folder)
+
+
+def run_rows(settings: Preprocess, out: Path) -> None:
+    """Labelled texts to rows of tokens."""
+    assert settings.max_tokens is not None
     new, new_report = split_rows(read_table(DATA / "ingest" / "new.parquet"), settings.split, settings.lowercase)
     source, source_report = split_rows(read_table(DATA / "ingest" / "source.parquet"), settings.split, settings.lowercase)
     source = drop_texts_of_other_task(source, new, source_report)
     names = {"source": label_names(source, "source"), "new": label_names(new, "new")}
 
-    folder = out / "tokenizer"
-    if settings.tokenizer.pretrained is None:
-        save_trained(train_bpe(source.loc[source["split"] == "train", "text"].tolist(), settings.tokenizer), folder)
-    else:
-        fetch_pretrained(settings.tokenizer.pretrained, folder)
-    tokenizer, facts = load_tokenizer(folder), describe_tokenizer(folder)
+    tokenizer, facts = make_tokenizer(settings, source, out / "tokenizer", documents=False)
     num_special = len(facts.prefix) + len(facts.suffix)
     if settings.max_tokens <= num_special:
         raise ParamsError(

@@ -8,7 +8,7 @@ and `no` is a word (Norwegian).
 import json
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -30,9 +30,12 @@ STAGES = (
     "export_model",
     "report",
 )
-SHARED_BLOCKS = ("seed", "threads", "views", "student")
+SHARED_BLOCKS = ("kind", "seed", "threads", "views", "student")
 # Read by no stage: what is done with a finished run.
 FLOW_BLOCKS = ("gate",)
+
+Kind = Literal["text_classification", "causal_lm"]
+"""What the pipeline's models are; the parameter `kind`."""
 
 T = TypeVar("T")
 
@@ -101,7 +104,8 @@ def _explain(error: ValidationError, params_type: type, tree: dict[str, Any]) ->
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return f"parameter '{key}' is missing"
         case "value_error":
-            return f"'{key}': {problem['ctx']['error']}"
+            # A check across blocks names its keys itself.
+            return f"'{key}': {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])
         case "union_tag_not_found":
             return f"parameter '{key}.kind' is missing"
         case "union_tag_invalid":

@@ -11,6 +11,8 @@ from stillhouse.core.errors import ArtifactError, HubError
 from stillhouse.core.params import block
 
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+END_OF_TEXT, END_PAD = "<|endoftext|>", "<|pad|>"
+"""Special tokens of a causal language model's tokenizer."""
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt")
 
 
@@ -39,16 +41,21 @@ class TokenizerFacts:
     suffix: list[int]
     """Special tokens behind each text."""
     digest: str
+    eos_id: int | None = None
+    """The token behind a document, and before it; None where there is none."""
 
 
-def train_bpe(texts: list[str], params: TokenizerParams) -> Tokenizer:
-    """Byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909; bytes as in GPT-2): no text is unknown."""
-    tokenizer = Tokenizer(models.BPE(unk_token=UNK))
+def train_bpe(texts: list[str], params: TokenizerParams, documents: bool = False) -> Tokenizer:
+    """Byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909; bytes as in GPT-2): no text is unknown.
+
+    `documents`: for a causal language model, whose special tokens are end-of-text and padding alone.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token=None if documents else UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=params.vocab_size,
-        special_tokens=[PAD, UNK, CLS, SEP, MASK],
+        special_tokens=[END_PAD, END_OF_TEXT] if documents else [PAD, UNK, CLS, SEP, MASK],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -63,7 +70,10 @@ def save_trained(tokenizer: Tokenizer, folder: Path) -> None:
     """Write the two files that `transformers.AutoTokenizer` reads, without importing transformers (2 s)."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"pad_token": PAD, "unk_token": UNK, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
+    if tokenizer.token_to_id(END_OF_TEXT) is None:
+        names = {"pad_token": PAD, "unk_token": UNK, "cls_token": CLS, "sep_token": SEP, "mask_token": MASK}
+    else:
+        names = {"pad_token": END_PAD, "eos_token": END_OF_TEXT, "bos_token": END_OF_TEXT}
     write_json(
         folder / "tokenizer_config.json",
         {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names},
@@ -109,9 +119,9 @@ def describe_tokenizer(folder: Path) -> TokenizerFacts:
     tokenizer = load_tokenizer(folder)
     config_path = folder / "tokenizer_config.json"
     config = read_json(config_path) if config_path.is_file() else {}
-    pad = config.get("pad_token") or config.get("eos_token") or PAD
-    pad = pad["content"] if isinstance(pad, dict) else pad
+    pad = token_text(config.get("pad_token")) or token_text(config.get("eos_token")) or PAD
     pad_id = tokenizer.token_to_id(pad)
+    eos = token_text(config.get("eos_token"))
     if pad_id is None:
         raise ArtifactError(
             f"{folder} names no padding token that its vocabulary has; set 'pad_token' in tokenizer_config.json"
@@ -126,4 +136,10 @@ def describe_tokenizer(folder: Path) -> TokenizerFacts:
         prefix=marked[:start],
         suffix=marked[start + len(bare) :],
         digest=digest_folder(folder),
+        eos_id=None if eos is None else tokenizer.token_to_id(eos),
     )
+
+
+def token_text(entry: str | dict | None) -> str | None:
+    """A special token as tokenizer_config.json names it: plain, or as an object with its content."""
+    return entry["content"] if isinstance(entry, dict) else entry

@@ -1,4 +1,7 @@
-"""Models from a config, a local folder or a hub id; saved as safetensors and config, loadable by transformers."""
+"""Models from a config, a local folder or a hub id; saved as safetensors and config, loadable by transformers.
+
+`build_model` makes classifiers, `build_language_model` causal language models.
+"""
 
 import json
 from pathlib import Path
@@ -6,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from stillhouse.core.artifacts import digest_file
@@ -29,32 +32,71 @@ def build_model(params: ModelParams, vocab_size: int, pad_id: int, labels: list[
     }
     torch.manual_seed(seed)
     if params.pretrained is not None:
-        local = Path(params.pretrained)
-        folder = local if local.is_dir() else snapshot(params.pretrained, ["*.json", "*.safetensors"])
-        return load_model(folder, ignore_mismatched_sizes=True, num_labels=len(labels), **label_maps)
+        return load_model(pretrained_folder(params), ignore_mismatched_sizes=True, num_labels=len(labels), **label_maps)
+    config = build_config(params, {"vocab_size": vocab_size, "pad_token_id": pad_id}, **label_maps)
+    return from_config(AutoModelForSequenceClassification, config, "classify sequences")
+
+
+def build_language_model(
+    params: ModelParams, vocab_size: int, pad_id: int, eos_id: int | None, block_tokens: int, seed: int
+) -> PreTrainedModel:
+    """A causal language model, weights drawn from `seed`, or those of `params.pretrained`.
+
+    Raises ParamsError for an unknown architecture or key, a vocabulary smaller than the tokenizer's, or too few positions.
+    """
+    torch.manual_seed(seed)
+    if params.pretrained is not None:
+        model = load_language_model(pretrained_folder(params))
+    else:
+        known = {"vocab_size": vocab_size, "pad_token_id": pad_id, "bos_token_id": eos_id, "eos_token_id": eos_id}
+        config = build_config(params, known)
+        model = from_config(AutoModelForCausalLM, config, "predict the next token")
+    if model.config.vocab_size < vocab_size:
+        raise ParamsError(
+            f"model: its vocabulary has {model.config.vocab_size} entries, the tokenizer's {vocab_size}; set vocab_size to at "
+            "least that (a multiple of 64 may be faster), or give preprocess.tokenizer the model's own tokenizer"
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and positions < block_tokens:
+        raise ParamsError(
+            f"model: it has {positions} positions, a block {block_tokens} (preprocess.block_tokens); raise "
+            "max_position_embeddings or lower block_tokens"
+        )
+    return model
+
+
+def pretrained_folder(params: ModelParams) -> Path:
+    assert params.pretrained is not None
+    local = Path(params.pretrained)
+    return local if local.is_dir() else snapshot(params.pretrained, ["*.json", "*.safetensors"])
+
+
+def build_config(params: ModelParams, known: dict[str, Any], **more: Any) -> PretrainedConfig:
+    """The architecture's configuration; `known` are defaults that follow from the tokenizer. Raises ParamsError."""
     if params.architecture not in CONFIG_MAPPING:
         raise ParamsError(
             f"model.architecture '{params.architecture}' is no transformers model type"
             f"{nearest(params.architecture or '', CONFIG_MAPPING.keys())}"
         )
-    known = AutoConfig.for_model(params.architecture)
+    default = AutoConfig.for_model(params.architecture)
     for key in params.config:
-        if not hasattr(known, key):
-            keys = [k for k in vars(known) if not k.startswith("_")]
+        if not hasattr(default, key):
+            keys = [k for k in vars(default) if not k.startswith("_")]
             raise ParamsError(f"model.config: {params.architecture} has no option '{key}'{nearest(key, keys)}")
-    config = AutoConfig.for_model(
-        params.architecture, **{"vocab_size": vocab_size, "pad_token_id": pad_id, **params.config}, **label_maps
-    )
+    config = AutoConfig.for_model(params.architecture, **{**known, **params.config}, **more)
     for token in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
         # Defaults of the published model may lie outside this vocabulary.
         if (getattr(config, token, None) or 0) >= config.vocab_size:
             setattr(config, token, None)
+    return config
+
+
+def from_config(auto_class: Any, config: PretrainedConfig, task: str) -> PreTrainedModel:
+    """A model with new weights. Raises ParamsError if the architecture is not made for the task."""
     try:
-        return AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
+        return auto_class.from_config(config, attn_implementation="sdpa")
     except ValueError as error:
-        raise ParamsError(
-            f"model: {params.architecture} cannot classify sequences ({' '.join(str(error).split())[:200]})"
-        ) from None
+        raise ParamsError(f"model: {config.model_type} cannot {task} ({' '.join(str(error).split())[:200]})") from None
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> str:
@@ -65,14 +107,21 @@ def save_model(model: PreTrainedModel, folder: Path) -> str:
 
 
 def load_model(folder: Path, **overrides: Any) -> PreTrainedModel:
-    """The model in `folder`, in evaluation mode. Raises ArtifactError if it is missing or damaged; never unpickles."""
+    """The classifier in `folder`, in evaluation mode. Raises ArtifactError if it is missing or damaged; never unpickles."""
+    return load(AutoModelForSequenceClassification, folder, **overrides)
+
+
+def load_language_model(folder: Path) -> PreTrainedModel:
+    """The causal language model in `folder`, in evaluation mode. Raises ArtifactError; never unpickles."""
+    return load(AutoModelForCausalLM, folder)
+
+
+def load(auto_class: Any, folder: Path, **overrides: Any) -> PreTrainedModel:
     for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder / name} is missing; 'dvc repro' or 'dvc checkout' brings it back")
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, **overrides
-        )
+        model = auto_class.from_pretrained(folder, local_files_only=True, use_safetensors=True, **overrides)
     except (SafetensorError, json.JSONDecodeError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtifactError(

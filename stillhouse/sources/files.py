@@ -1,4 +1,4 @@
-"""Own files as a source: CSV, JSON Lines or parquet below `data/raw`, where DVC tracks them (`make data FILE=...`)."""
+"""Own files as a source: CSV, JSON Lines, parquet or text below `data/raw`, where DVC tracks them (`make data FILE=...`)."""
 
 import csv
 import io
@@ -12,10 +12,11 @@ import pandas as pd
 from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import DataError, nearest
 from stillhouse.core.params import block
-from stillhouse.sources.tables import SPLITS, RowLimit, canonical, check_rows
+from stillhouse.sources.tables import SPLITS, RowLimit, check_rows, complete, join_documents
 
 RAW = Path("data/raw")
-FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".txt": "text"}
+"""A text file is one document, for causal language models."""
 
 
 @block
@@ -30,7 +31,9 @@ class FilesSource:
     text: str = "text"
     """Name of the column with the text."""
     label: str = "label"
-    """Name of the column with the class."""
+    """Name of the column with the class; not read for causal language models."""
+    document: str | None = None
+    """Causal language models: rows with the same value in this column are one document, in their order; null: each is one."""
     encoding: str = "utf-8"
     """Of CSV and JSON Lines; a byte-order mark is dropped."""
     delimiter: str = ","
@@ -45,8 +48,8 @@ class FilesSource:
             raise ValueError(f"delimiter must be one character, is {self.delimiter!r}")
 
 
-def read_files(source: FilesSource, raw: Path = RAW) -> tuple[pd.DataFrame, dict]:
-    """Canonical table and origin. Raises DataError naming file and column or row."""
+def read_files(source: FilesSource, raw: Path = RAW, labelled: bool = True) -> tuple[pd.DataFrame, dict]:
+    """Canonical table and origin; without labels, of documents. Raises DataError naming file and column or row."""
     tables, digests = [], {}
     given = {"train": source.train, "validation": source.validation, "test": source.test}
     for split in SPLITS:
@@ -54,11 +57,12 @@ def read_files(source: FilesSource, raw: Path = RAW) -> tuple[pd.DataFrame, dict
         if name is None:
             continue
         path = locate(name, raw)
-        table = read_file(path, source)
+        table = read_file(path, source, labelled)
         # One file only: preprocess chooses the splits. With a test file, the rest is still a training file.
         tables.append(table.assign(split=split))
         digests[split] = {"file": name, "sha256": digest_file(path)}
-    table = canonical(pd.concat(tables, ignore_index=True), f"{raw}/{source.train}", source.labels, source.max_rows)
+    table = pd.concat(tables, ignore_index=True)
+    table = complete(table, f"{raw}/{source.train}", source.labels, source.max_rows, labelled)
     return table, {"kind": "files", "files": digests, "licence": source.licence}
 
 
@@ -74,13 +78,22 @@ def locate(name: str, raw: Path) -> Path:
     return path
 
 
-def read_file(path: Path, source: FilesSource) -> pd.DataFrame:
-    """Columns `text` and `label` of one file, every row checked for both."""
+def read_file(path: Path, source: FilesSource, labelled: bool = True) -> pd.DataFrame:
+    """Columns `text` and, where there are labels, `label` of one file, every row checked for them."""
     kind = FORMATS.get(path.suffix)
-    if kind is None:
-        raise DataError(f"{path} ends in '{path.suffix}', expected one of {', '.join(sorted(FORMATS))}")
+    if kind is None or (kind == "text" and labelled):
+        known = sorted(suffix for suffix in FORMATS if FORMATS[suffix] != "text" or not labelled)
+        raise DataError(f"{path} ends in '{path.suffix}', expected one of {', '.join(known)}")
+    columns = {"text": source.text}
+    if labelled:
+        columns["label"] = source.label
+    elif source.document is not None:
+        columns["document"] = source.document
     if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty (0 bytes); expected a table with columns '{source.text}' and '{source.label}'")
+        wanted = " and ".join(f"'{column}'" for column in columns.values())
+        raise DataError(f"{path} is empty (0 bytes); expected a table with columns {wanted}")
+    if kind == "text":
+        return pd.DataFrame({"text": [decode(path, source.encoding)]})
     if kind == "parquet":
         table = parse_parquet(path)
     elif kind == "jsonl":
@@ -88,14 +101,14 @@ def read_file(path: Path, source: FilesSource) -> pd.DataFrame:
     else:
         table = parse_csv(decode(path, source.encoding), "\t" if kind == "tsv" else source.delimiter, path)
     names = [str(name) for name in table.columns]
-    for role, column in (("text", source.text), ("label", source.label)):
+    for role, column in columns.items():
         if column not in names:
             raise DataError(f"{path} has no column '{column}' (parameter '{role}'){nearest(column, names)}")
         if names.count(column) > 1:
             raise DataError(f"{path} has column '{column}' (parameter '{role}') more than once; rename or delete one")
-    table = table[[source.text, source.label]].set_axis(["text", "label"], axis=1)
-    check_rows(table, str(path))
-    return table
+    table = table[list(columns.values())].set_axis(list(columns), axis=1)
+    check_rows(table, str(path), tuple(columns))
+    return join_documents(table) if "document" in columns else table
 
 
 def decode(path: Path, encoding: str) -> str:

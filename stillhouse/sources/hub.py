@@ -11,7 +11,7 @@ import pandas as pd
 
 from stillhouse.core.errors import DataError, HubError, ParamsError, nearest
 from stillhouse.core.params import block
-from stillhouse.sources.tables import SPLITS, RowLimit, canonical, check_rows
+from stillhouse.sources.tables import SPLITS, RowLimit, check_rows, complete, join_documents
 
 
 @block
@@ -29,6 +29,9 @@ class HubSource:
     test: str | None = "test"
     text: str = "text"
     label: str = "label"
+    """Not read for causal language models."""
+    document: str | None = None
+    """Causal language models: rows with the same value in this column are one document, in their order; null: each is one."""
     licence: str = "not stated"
     labels: list[str] | None = None
     max_rows: RowLimit | None = None
@@ -45,8 +48,8 @@ class HubSource:
         return self.dataset.startswith("data/raw/")
 
 
-def read_hub(source: HubSource) -> tuple[pd.DataFrame, dict]:
-    """Canonical table and origin. Raises HubError if the hub or the revision does not answer."""
+def read_hub(source: HubSource, labelled: bool = True) -> tuple[pd.DataFrame, dict]:
+    """Canonical table and origin; without labels, of documents. Raises HubError if the hub or the revision does not answer."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -72,23 +75,30 @@ def read_hub(source: HubSource) -> tuple[pd.DataFrame, dict]:
             continue
         if name not in found:
             raise DataError(f"{source.dataset} has no split '{name}' (parameter '{split}'){nearest(name, found)}")
-        table = as_table(found[name], source)
-        check_rows(table, f"{source.dataset}, split '{name}'")
-        tables.append(table.assign(split=split))
-    table = canonical(pd.concat(tables, ignore_index=True), source.dataset, source.labels, source.max_rows)
+        table = as_table(found[name], source, labelled)
+        check_rows(table, f"{source.dataset}, split '{name}'", tuple(table.columns))
+        tables.append((join_documents(table) if "document" in table else table).assign(split=split))
+    table = pd.concat(tables, ignore_index=True)
+    table = complete(table, source.dataset, source.labels, source.max_rows, labelled)
     return table, {"kind": "hub", "dataset": source.dataset, "revision": source.revision, "licence": source.licence}
 
 
-def as_table(dataset, source: HubSource) -> pd.DataFrame:
-    """Columns `text` and `label` (class names where the data set knows them)."""
-    for role, column in (("text", source.text), ("label", source.label)):
+def as_table(dataset, source: HubSource, labelled: bool) -> pd.DataFrame:
+    """Columns `text` and `label` (class names where the data set knows them), or `text` and perhaps `document`."""
+    wanted = {"text": source.text}
+    if labelled:
+        wanted["label"] = source.label
+    elif source.document is not None:
+        wanted["document"] = source.document
+    for role, column in wanted.items():
         if column not in dataset.column_names:
             raise ParamsError(
                 f"{source.dataset} has no column '{column}' (parameter '{role}'){nearest(column, dataset.column_names)}"
             )
-    labels = pd.Series(dataset[source.label])
-    names = getattr(dataset.features[source.label], "names", None)
+    table = pd.DataFrame({role: pd.Series(dataset[column]) for role, column in wanted.items()})
+    names = getattr(dataset.features[source.label], "names", None) if labelled else None
     if names:
         # -1 is the hub's word for "no label".
-        labels = labels.map(lambda index: names[int(index)] if pd.notna(index) and index >= 0 else None)
-    return pd.DataFrame({"text": dataset[source.text], "label": labels})
+        named = table["label"].map(lambda index: names[int(index)] if pd.notna(index) and index >= 0 else None)
+        return table.assign(label=named)
+    return table

@@ -1,18 +1,20 @@
 """The embedded text sample: the translated messages in Django's wheel (BSD licence), read by path, never imported.
 
 Task `languages`: which language is this text. Task `varieties`: which regional variety (es, es_AR, es_MX ...), from the
-languages that have more than one.
+languages that have more than one. For causal language models the same wheel's source code: task `python`, and as the new
+domain task `web`, its HTML and JavaScript.
 """
 
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 import polib
 
-from stillhouse.core.errors import DataError
+from stillhouse.core.errors import DataError, ParamsError
 from stillhouse.core.params import block
-from stillhouse.sources.tables import RowLimit, canonical
+from stillhouse.sources.tables import RowLimit, canonical, documents
 
 # Locales whose codes differ though readers of one read the other: they count as varieties of one language.
 TOGETHER = {"nb": "no", "nn": "no", "dsb": "wen", "hsb": "wen"}
@@ -24,19 +26,28 @@ class SampleSource:
     """The sample that needs no network and no account."""
 
     kind: Literal["sample"]
-    task: Literal["languages", "varieties"]
+    task: Literal["languages", "varieties", "python", "web"]
+    """The last two are documents, for causal language models."""
     labels: list[str] | None = None
     """Only these classes; null means all."""
     max_rows: RowLimit | None = None
     """At most this many rows; null means all."""
 
 
-def read_messages() -> pd.DataFrame:
-    """All translated messages: columns `locale`, `text`; a text once per locale."""
+SUFFIXES = {"python": (".py",), "web": (".html", ".js")}
+
+
+def sample_package() -> Distribution:
+    """Raises DataError if the wheel that holds the sample is not installed."""
     try:
-        django = distribution("Django")
+        return distribution("Django")
     except PackageNotFoundError:
         raise DataError("the sample lies in the package Django, which is not installed; run 'make venv'") from None
+
+
+def read_messages() -> pd.DataFrame:
+    """All translated messages: columns `locale`, `text`; a text once per locale."""
+    django = sample_package()
     catalogs = sorted(str(f) for f in django.files or [] if f.suffix == ".mo" and "/locale/" in str(f))
     rows = []
     for catalog in catalogs:
@@ -51,8 +62,28 @@ def read_messages() -> pd.DataFrame:
     return table.drop_duplicates().sort_values(["locale", "text"], ignore_index=True)
 
 
-def read_sample(source: SampleSource) -> tuple[pd.DataFrame, dict]:
-    """Canonical table and origin of one of the two tasks."""
+def read_sources(suffixes: tuple[str, ...]) -> pd.DataFrame:
+    """Column `text`: every source file with one of the suffixes, minified ones left out, in the order of their names."""
+    django = sample_package()
+    names = sorted(str(f) for f in django.files or [] if str(f).endswith(suffixes) and ".min." not in str(f))
+    return pd.DataFrame({"text": [Path(str(django.locate_file(name))).read_text(encoding="utf-8") for name in names]})
+
+
+def read_sample(source: SampleSource, labelled: bool) -> tuple[pd.DataFrame, dict]:
+    """Canonical table and origin of one of the tasks. Raises ParamsError if it has no labels where they are needed."""
+    if labelled == (source.task in SUFFIXES):
+        kinds = ("causal_lm", "text_classification")
+        raise ParamsError(
+            f"the sample's task '{source.task}' goes with kind {kinds[labelled]}, and 'kind' is {kinds[not labelled]}"
+        )
+    origin = {
+        "kind": "sample",
+        "task": source.task,
+        "package": f"Django {sample_package().version}",
+        "licence": "BSD-3-Clause",
+    }
+    if source.task in SUFFIXES:
+        return documents(read_sources(SUFFIXES[source.task]).assign(split=""), source.max_rows), origin
     messages = read_messages()
     if source.task == "languages":
         messages = messages.assign(label=messages["locale"].str.split("_").str[0])
@@ -63,5 +94,4 @@ def read_sample(source: SampleSource) -> tuple[pd.DataFrame, dict]:
         messages = messages.assign(label=messages["locale"], family=family)[size >= MIN_ROWS_OF_A_VARIETY]
         messages = messages[messages.groupby("family")["locale"].transform("nunique") > 1]
     table = canonical(messages.assign(split=""), f"the sample's task '{source.task}'", source.labels, source.max_rows)
-    release = distribution("Django").version
-    return table, {"kind": "sample", "task": source.task, "package": f"Django {release}", "licence": "BSD-3-Clause"}
+    return table, origin

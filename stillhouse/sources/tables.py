@@ -29,14 +29,14 @@ def row_ids(texts: pd.Series, labels: pd.Series) -> list[str]:
     ]
 
 
-def check_rows(table: pd.DataFrame, where: str) -> None:
-    """Raises DataError naming `where` and the first row, counted from 1, whose text or label is no text.
+def check_rows(table: pd.DataFrame, where: str, columns: tuple[str, ...] = ("text", "label")) -> None:
+    """Raises DataError naming `where` and the first row, counted from 1, where one of `columns` is no text.
 
     Sources call it file by file, so that the row is one that the user can find.
     """
     if table.empty:
         raise DataError(f"{where} has no rows; expected at least one")
-    for column in ("text", "label"):
+    for column in columns:
         listed = table[column].map(pd.api.types.is_list_like)
         if listed.any():
             row = int(listed.to_numpy().argmax())
@@ -64,6 +64,23 @@ def canonical(table: pd.DataFrame, where: str, labels: list[str] | None, max_row
     return table
 
 
+def complete(table: pd.DataFrame, where: str, labels: list[str] | None, max_rows: int | None, labelled: bool) -> pd.DataFrame:
+    """The canonical table of labelled rows, or of documents."""
+    return canonical(table, where, labels, max_rows) if labelled else documents(table, max_rows)
+
+
+def documents(table: pd.DataFrame, max_rows: int | None) -> pd.DataFrame:
+    """Columns `text`, `split` completed with `id` and an empty `label`: at most `max_rows` documents of a split."""
+    table = table.assign(text=table["text"].astype(str), label="")
+    return cap_rows(table.assign(id=row_ids(table["text"], table["label"]))[COLUMNS], max_rows)
+
+
+def join_documents(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the same value of column `document` as one, in their order, a blank line between them."""
+    joined = table.groupby("document", sort=False)["text"].agg("\n\n".join)
+    return joined.reset_index()[["text"]]
+
+
 def cap_rows(table: pd.DataFrame, max_rows: int | None) -> pd.DataFrame:
     """At most `max_rows` rows of each split, those with the smallest id: a sample that does not depend on row order."""
     if max_rows is None:
@@ -83,17 +100,21 @@ def keep_labels(table: pd.DataFrame, labels: list[str] | None, where: str) -> pd
 
 
 def describe(table: pd.DataFrame, origin: dict[str, Any]) -> dict[str, Any]:
-    """The manifest entry of a table: rows, classes, balance (largest class over smallest), digest, origin."""
+    """The manifest entry of a table: rows, digest, origin; classes and balance (largest class over smallest), or bytes."""
     counts = table["label"].value_counts()
-    return {
+    entry = {
         "rows": len(table),
         "splits": {name or "unsplit": int(n) for name, n in table["split"].value_counts().items()},
+        "digest": digest_bytes("\n".join(f"{i} {s}" for i, s in zip(table["id"], table["split"], strict=True)).encode()),
+        "origin": origin,
+    }
+    if list(counts.index) == [""]:
+        return entry | {"bytes": int(table["text"].map(lambda text: len(text.encode())).sum())}
+    return entry | {
         "classes": len(counts),
         "balance": round(float(counts.max() / counts.min()), 3),
         "largest_class": str(counts.index[0]),
         "smallest_class": str(counts.index[-1]),
-        "digest": digest_bytes("\n".join(f"{i} {s}" for i, s in zip(table["id"], table["split"], strict=True)).encode()),
-        "origin": origin,
     }
 
 

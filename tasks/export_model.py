@@ -2,7 +2,7 @@
 
 In: `data/finetune/student`, `data/preprocess`. Out: `package/` with `model.onnx` (dynamic batch and length), the
 tokenizer, `labels.json` and a model card `README.md`; `metrics.json` with the largest difference to torch over every test
-row. A difference above `tolerance` fails the stage.
+row. A difference above `tolerance` fails the stage. A causal language model also lies there as safetensors.
 
     python -m tasks.export_model
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, read_json, write_json
 from stillhouse.core.errors import ArtifactError
-from stillhouse.core.params import block
+from stillhouse.core.params import Kind, block
 from stillhouse.core.stage import run_stage
 
 
@@ -30,11 +30,35 @@ class ExportModel:
 
 @block
 class Params:
+    kind: Kind
     threads: int
     export_model: ExportModel
 
 
 def run(params: Params, out: Path) -> None:
+    package = out / "package"
+    package.mkdir()
+    shutil.copytree(DATA / "preprocess" / "tokenizer", package, dirs_exist_ok=True)
+    if params.kind == "causal_lm":
+        run_language_model(params, out, package)
+    else:
+        run_classifier(params, out, package)
+
+
+def run_language_model(params: Params, out: Path, package: Path) -> None:
+    from stillhouse.evaluation.language_package import write_package
+    from stillhouse.training.distributed import join
+
+    settings = params.export_model
+    with join(params.threads):
+        metrics = write_package(DATA / "finetune" / "student", package, settings.opset, settings.tolerance, params.threads)
+    write_json(out / "metrics.json", metrics)
+    print(
+        f"{metrics['positions_compared']:,} test positions: ONNX and torch differ by at most {metrics['largest_difference']:.1e}"
+    )
+
+
+def run_classifier(params: Params, out: Path, package: Path) -> None:
     # onnx and onnxruntime are imported here alone: no other stage pays for them.
     import numpy as np
 
@@ -47,8 +71,6 @@ def run(params: Params, out: Path) -> None:
 
     settings = params.export_model
     folder = DATA / "finetune" / "student"
-    package = out / "package"
-    package.mkdir()
     with join(params.threads) as ranks:
         task = Task.read(DATA / "preprocess" / "new")
         test = read_tokens(DATA / "preprocess" / "new" / "test.arrow")
@@ -63,7 +85,6 @@ def run(params: Params, out: Path) -> None:
             f"the ONNX model differs from torch by {difference:.2e} on test row {worst}, more than export_model.tolerance "
             f"{settings.tolerance:.0e}; raise the tolerance or the opset"
         )
-    shutil.copytree(DATA / "preprocess" / "tokenizer", package, dirs_exist_ok=True)
     write_json(package / "labels.json", task.labels)
     metrics = {
         "rows_compared": len(test),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stillhouse.core.artifacts import DATA, MANIFEST, read_json, write_json
-from stillhouse.core.params import block
+from stillhouse.core.params import Kind, block
 from stillhouse.data.views import ViewParams
 from stillhouse.training.config import StudentParams, TrainingParams
 
@@ -40,38 +40,44 @@ class Finetune:
 
 @block
 class Params:
+    kind: Kind
     seed: int
     threads: int
     views: ViewParams
     student: StudentParams
     finetune: Finetune
 
+    def __post_init__(self) -> None:
+        if self.kind == "causal_lm" and self.finetune.examples_per_class is not None:
+            raise ValueError("'finetune.examples_per_class' counts classes, which kind causal_lm does not have; use null")
+
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
-    from stillhouse.models.build import build_model, load_model
-    from stillhouse.training.classifier import Task, fit, save_training
-    from stillhouse.training.transfer import few_examples, freeze_body, replace_head
+    from stillhouse.training.kinds import trainer_of
+    from stillhouse.training.transfer import freeze_body
 
-    settings = params.finetune
-    task = Task.read(DATA / "preprocess" / "new")
-    rows = few_examples(task.labelled(), settings.examples_per_class, params.seed)
+    settings, trainer = params.finetune, trainer_of(params.kind)
+    task = trainer.Task.read(DATA / "preprocess" / "new")
+    rows = trainer.choose(task, settings.examples_per_class, params.seed)
     if ranks.is_main:
         # Whoever compares against these models has to learn from the same rows.
         write_json(out / "rows.json", rows.ids.to_pylist())
     timing = {}
     for name, origin in (("student", "train_student"), ("scratch", None), ("teacher", "train_teacher")):
-        inputs = {"data": task.digest, "tokenizer": task.facts.digest}
+        inputs = task.inputs()
         if origin is None:
-            model = build_model(params.student.model, task.facts.vocab_size, task.facts.pad_id, task.labels, params.seed)
+            model = trainer.build(params.student.model, task, params.seed)
         else:
-            model = replace_head(load_model(DATA / origin / "model"), task.labels, params.seed)
+            model = trainer.adapt(trainer.load(DATA / origin / "model"), task, params.seed)
             inputs["start"] = read_json(DATA / origin / MANIFEST)["weights"]
             if settings.mode == "frozen":
                 freeze_body(model)
-        history = fit(model, task, settings.training, params.views, None, params.seed, ranks, f"fine-tune {name}", rows=rows)
+        history = trainer.fit(
+            model, task, settings.training, params.views, None, params.seed, ranks, f"fine-tune {name}", rows=rows
+        )
         if ranks.is_main:
             (out / name).mkdir()
-            save_training(model, history, out / name, inputs)
+            trainer.save_training(model, history, out / name, inputs, task)
         timing |= {f"{name}_{key}": value for key, value in history.timing().items()}
     return timing
 

@@ -5,11 +5,12 @@ The figure that a distilled student has to beat. In: `data/preprocess`. Out: as 
     python -m tasks.launch train_baseline
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillhouse.core.artifacts import DATA
-from stillhouse.core.params import block
+from stillhouse.core.params import Kind, block
 from stillhouse.data.views import ViewParams
 from stillhouse.training.config import StudentParams
 
@@ -29,6 +30,7 @@ class TrainBaseline:
 
 @block
 class Params:
+    kind: Kind
     seed: int
     threads: int
     views: ViewParams
@@ -37,19 +39,15 @@ class Params:
 
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
-    from stillhouse.losses.classification import CrossEntropy
-    from stillhouse.models.build import build_model
-    from stillhouse.training.classifier import Task, fit, save_training
+    from stillhouse.training.kinds import trainer_of
 
-    task = Task.read(DATA / "preprocess" / "source")
-    rows = task.labelled()
-    model = build_model(params.student.model, task.facts.vocab_size, task.facts.pad_id, task.labels, params.seed)
-    loss = CrossEntropy(rows.labels, params.train_baseline.label_smoothing)
-    history = fit(
-        model, task, params.student.training, params.views, params.views.count, params.seed, ranks, "baseline", rows, loss
-    )
+    trainer = trainer_of(params.kind)
+    task = trainer.Task.read(DATA / "preprocess" / "source")
+    model = trainer.build(params.student.model, task, params.seed)
+    training = replace(params.student.training, label_smoothing=params.train_baseline.label_smoothing)
+    history = trainer.fit(model, task, training, params.views, params.views.count, params.seed, ranks, "baseline")
     if ranks.is_main:
-        save_training(model, history, out, {"data": task.digest, "tokenizer": task.facts.digest})
+        trainer.save_training(model, history, out, task.inputs(), task)
     return history.timing()
 
 

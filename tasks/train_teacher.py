@@ -2,7 +2,7 @@
 
 In: `data/preprocess/source`, `data/preprocess/tokenizer`. Out: `model/` (safetensors and config, loads with
 transformers), `learning_curve.csv`, `metrics.json`, `manifest.json`.
-Learns from random sub-spans of the texts, a new one every epoch, because those are what it labels later.
+A classifier learns from random sub-spans of the texts, a new one every epoch, because those are what it labels later.
 
     python -m tasks.launch train_teacher        # under torchrun
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillhouse.core.artifacts import DATA
-from stillhouse.core.params import block
+from stillhouse.core.params import Kind, block
 from stillhouse.data.views import ViewParams
 from stillhouse.models.config import ModelParams
 from stillhouse.training.config import TrainingParams
@@ -28,6 +28,7 @@ class TrainTeacher:
 
 @block
 class Params:
+    kind: Kind
     seed: int
     threads: int
     views: ViewParams
@@ -35,15 +36,14 @@ class Params:
 
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
-    from stillhouse.models.build import build_model
-    from stillhouse.training.classifier import Task, fit, save_training
+    from stillhouse.training.kinds import trainer_of
 
-    settings = params.train_teacher
-    task = Task.read(DATA / "preprocess" / "source")
-    model = build_model(settings.model, task.facts.vocab_size, task.facts.pad_id, task.labels, params.seed)
-    history = fit(model, task, settings.training, params.views, None, params.seed, ranks, "teacher")
+    settings, trainer = params.train_teacher, trainer_of(params.kind)
+    task = trainer.Task.read(DATA / "preprocess" / "source")
+    model = trainer.build(settings.model, task, params.seed)
+    history = trainer.fit(model, task, settings.training, params.views, None, params.seed, ranks, "teacher")
     if ranks.is_main:
-        save_training(model, history, out, {"data": task.digest, "tokenizer": task.facts.digest})
+        trainer.save_training(model, history, out, task.inputs(), task)
     return history.timing()
 
 

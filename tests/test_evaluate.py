@@ -103,7 +103,7 @@ def test_confusions_and_classes_by_hand():
 def test_predictions_are_of_the_test_rows_and_give_the_reported_accuracy(tiny):
     metrics = json.loads((tiny / "data/evaluate/metrics.json").read_text())
     for task in ("source", "new"):
-        table = pd.read_parquet(tiny / f"data/evaluate/predictions_{task}.parquet")
+        table = pd.read_parquet(tiny / f"data/evaluate/tables/predictions_{task}.parquet")
         test = read_tokens(tiny / f"data/preprocess/{task}/test.arrow")
         assert table["id"].tolist() == test.ids.to_pylist()
         for model, scores in metrics[task].items():
@@ -123,6 +123,6 @@ def test_metrics_hold_what_the_report_promises(tiny):
 
 
 def test_the_teacher_believes_most_in_the_class_itself(tiny):
-    table = pd.read_csv(tiny / "data/evaluate/nearest_classes.csv")
+    table = pd.read_csv(tiny / "data/evaluate/tables/nearest_classes.csv")
     assert (table["belief_in_itself"] > table["belief_1"]).all()
     assert (table["label"] != table["nearest_1"]).all()

@@ -55,8 +55,8 @@ def write_outputs(
             metrics[task]["student"]["gap_closed"] = lead / gap
         answers = {name: ["yes"] * number + ["no"] * (ROWS - number) for name, number in right.items()}
         table = pd.DataFrame({"id": [str(i) for i in range(ROWS)], "actual": ["yes"] * ROWS, **answers})
-        (data / "evaluate").mkdir(parents=True, exist_ok=True)
-        table.to_parquet(data / "evaluate" / f"predictions_{task}.parquet", index=False)
+        (data / "evaluate" / "tables").mkdir(parents=True, exist_ok=True)
+        table.to_parquet(data / "evaluate" / "tables" / f"predictions_{task}.parquet", index=False)
         (data / "preprocess" / task).mkdir(exist_ok=True)
         write_table(data / "preprocess" / task / "class_counts.csv", {"label": labels, "train": range(1, len(labels) + 1)})
     write_json(data / "evaluate" / "metrics.json", metrics)
@@ -90,16 +90,18 @@ def tables(folder: Path, labels: tuple[str, ...], text: str) -> None:
     """The CSV tables of `evaluate`: the first class has neither test nor labelled training rows."""
     size = len(labels)
     scores = {f"f1_{name}": ["", *[0.5] * (size - 1)] for name in ("teacher", "student", "baseline")}
-    write_table(folder / "per_class.csv", {"label": labels, "test_rows": [0, *[5] * (size - 1)]} | scores)
+    write_table(folder / "tables" / "per_class.csv", {"label": labels, "test_rows": [0, *[5] * (size - 1)]} | scores)
     pair = {"actual": [labels[0]], "predicted": [labels[1]], "errors": [3], "share_of_class": [0.6]}
-    write_table(folder / "most_confused.csv", pair)
+    write_table(folder / "tables" / "most_confused.csv", pair)
     belief = {"label": labels, "belief_in_itself": [0, *[0.8] * (size - 1)]}
-    write_table(folder / "nearest_classes.csv", belief | {"nearest_1": labels[::-1], "belief_1": [0, *[0.1] * (size - 1)]})
+    write_table(
+        folder / "tables" / "nearest_classes.csv", belief | {"nearest_1": labels[::-1], "belief_1": [0, *[0.1] * (size - 1)]}
+    )
     bins = {"confidence": [0.4, 0.9] * 3, "accuracy": [0.3, 0.95] * 3, "share": [0.2, 0.8] * 3}
     write_table(folder / "calibration.csv", {"model": ["teacher"] * 2 + ["student"] * 2 + ["baseline"] * 2} | bins)
     answers = {"teacher": [labels[0]], "student": [labels[0]], "baseline": [labels[1]], "confidence": [0.7]}
     example = {"kind": ["student right, baseline wrong"], "id": ["1"], "text": [text], "actual": [labels[0]]}
-    write_table(folder / "examples.csv", example | answers)
+    write_table(folder / "tables" / "examples.csv", example | answers)
 
 
 def write_table(path: Path, columns: dict) -> None:
@@ -235,7 +237,7 @@ def test_page_does_without_linear_model_speed_and_optional_figures(tmp_path, mon
 
 def test_page_of_two_classes_without_errors_or_examples(tmp_path, monkeypatch):
     folder = write_outputs(tmp_path, labels=("0", "1"))
-    evaluated = folder / "data/evaluate"
+    evaluated = folder / "data/evaluate/tables"
     for name in ("most_confused.csv", "examples.csv"):
         header = (evaluated / name).read_text().splitlines()[0]
         (evaluated / name).write_text(header + "\n")
@@ -257,8 +259,8 @@ def test_same_inputs_give_the_same_page(tmp_path, monkeypatch):
     "name",
     [
         "evaluate/metrics.json",
-        "evaluate/examples.csv",
-        "evaluate/predictions_source.parquet",
+        "evaluate/tables/examples.csv",
+        "evaluate/tables/predictions_source.parquet",
         "finetune/scratch/manifest.json",
         "train_student/learning_curve.csv",
     ],
@@ -270,7 +272,7 @@ def test_missing_output_is_named(tmp_path, monkeypatch, name):
 
 
 def test_damaged_table_is_named(tmp_path, monkeypatch):
-    (write_outputs(tmp_path) / "data/evaluate/per_class.csv").write_text("")
+    (write_outputs(tmp_path) / "data/evaluate/tables/per_class.csv").write_text("")
     with pytest.raises(ArtifactError, match=r"per_class\.csv is damaged"):
         page_of(tmp_path, monkeypatch)
 

@@ -53,7 +53,7 @@ def read_facts(params: dict[str, Any]) -> Facts:
     return Facts(
         scores=read_json(DATA / "evaluate" / "metrics.json"),
         speed=read_json(DATA / "evaluate" / "timing.json"),
-        right={task: read_right(DATA / "evaluate" / f"predictions_{task}.parquet") for task in ("source", "new")},
+        right={task: read_right(DATA / "evaluate" / "tables" / f"predictions_{task}.parquet") for task in ("source", "new")},
         statistics=read_json(DATA / "preprocess" / "statistics.json"),
         steps={name: read_json(DATA / f"train_{name}" / "metrics.json")["steps"] for name in ("student", "baseline")},
         examples_per_class=params.get("finetune", {}).get("examples_per_class"),

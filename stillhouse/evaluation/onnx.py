@@ -1,4 +1,4 @@
-"""A classifier as ONNX, and its answers through onnxruntime."""
+"""A model as ONNX, and its answers through onnxruntime: classifiers, and causal language models without a cache of keys."""
 
 import contextlib
 import io
@@ -29,8 +29,28 @@ class LogitsOnly(nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
+class NextTokenLogits(nn.Module):
+    """`input_ids` to logits of every position; attention is causal, so there is nothing to mask."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, use_cache=False).logits
+
+
 def export_onnx(model: nn.Module, path: Path, opset: int) -> None:
     """Write `path` with dynamic batch and length, inputs `input_ids` and `attention_mask`, output `logits`."""
+    write_onnx(LogitsOnly(model.eval()), ["input_ids", "attention_mask"], path, opset)
+
+
+def export_language_onnx(model: nn.Module, path: Path, opset: int) -> None:
+    """Write `path` with dynamic batch and length, input `input_ids` (B, T), output `logits` (B, T, V)."""
+    write_onnx(NextTokenLogits(model.eval()), ["input_ids"], path, opset)
+
+
+def write_onnx(model: nn.Module, inputs: list[str], path: Path, opset: int) -> None:
     ids = torch.ones((2, 7), dtype=torch.int64)
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -38,12 +58,12 @@ def export_onnx(model: nn.Module, path: Path, opset: int) -> None:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            LogitsOnly(model.eval()),
-            (ids, torch.ones_like(ids)),
+            model,
+            tuple(torch.ones_like(ids) for _ in inputs),
             path,
-            input_names=["input_ids", "attention_mask"],
+            input_names=inputs,
             output_names=["logits"],
-            dynamic_shapes={"input_ids": {0: batch, 1: length}, "attention_mask": {0: batch, 1: length}},
+            dynamic_shapes={name: {0: batch, 1: length} for name in inputs},
             opset_version=opset,
             dynamo=True,
             external_data=False,

@@ -89,7 +89,7 @@ def write_report(title: str, path: Path) -> None:
         threads=params.get("threads"),
         curves=learning_curves(),
         reliability=reliability(facts.scores["source"]),
-        pairs=read_rows(DATA / "evaluate" / "most_confused.csv")[:MOST_PAIRS],
+        pairs=read_rows(DATA / "evaluate" / "tables" / "most_confused.csv")[:MOST_PAIRS],
         beliefs=beliefs(),
         soft_labels=read_json(DATA / "export_soft_labels" / "metrics.json"),
         classes=hardest_classes(),
@@ -205,7 +205,7 @@ def reliability(scores: dict[str, Scores]) -> list[tuple[str, str, Any]]:
 def beliefs() -> list[dict[str, Any]]:
     """The classes in which the teacher believes least on their own training rows, and what it believes instead."""
     result = []
-    for row in read_rows(DATA / "evaluate" / "nearest_classes.csv"):
+    for row in read_rows(DATA / "evaluate" / "tables" / "nearest_classes.csv"):
         others = [(row[f"nearest_{rank}"], number(row[f"belief_{rank}"])) for rank in (1, 2, 3) if f"nearest_{rank}" in row]
         itself = number(row["belief_in_itself"])
         # A class without labelled training rows has zeros throughout: there is nothing the teacher was asked.
@@ -216,7 +216,7 @@ def beliefs() -> list[dict[str, Any]]:
 
 def hardest_classes() -> dict[str, Any]:
     """The chart of the classes with the lowest F1 of the student, and how many classes each model has below one half."""
-    rows = read_rows(DATA / "evaluate" / "per_class.csv")
+    rows = read_rows(DATA / "evaluate" / "tables" / "per_class.csv")
     scores = []
     for row in rows:
         f1 = {model: number(row[f"f1_{model}"]) for model in NAMES if f"f1_{model}" in row}
@@ -251,7 +251,7 @@ def data_facts(facts: Facts, task: str) -> dict[str, Any]:
 def examples() -> dict[str, list[dict[str, Any]]]:
     """Kind to its examples, with each model's answer and whether it is right."""
     result: dict[str, list[dict[str, Any]]] = {}
-    for row in read_rows(DATA / "evaluate" / "examples.csv"):
+    for row in read_rows(DATA / "evaluate" / "tables" / "examples.csv"):
         shown = result.setdefault(row["kind"], [])
         if len(shown) < MOST_EXAMPLES:
             shown.append(

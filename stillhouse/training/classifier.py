@@ -1,4 +1,7 @@
-"""What the four trainings of a classifier share: read a task, train, save model, learning curve and metrics."""
+"""What the four trainings of a classifier share: read a task, train, save model, learning curve and metrics.
+
+`training.language_model` has the same names for causal language models; `training.kinds` chooses.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +18,14 @@ from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.tokens import TokenTable, read_tokens
 from stillhouse.data.views import ViewParams
 from stillhouse.losses.classification import CrossEntropy, Loss
-from stillhouse.models.build import count_parameters, save_model
+from stillhouse.models.build import build_model, count_parameters, load_model, save_model
+from stillhouse.models.config import ModelParams
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.loop import History, Job, train
 from stillhouse.training.predict import predict
 from stillhouse.training.scores import score
+from stillhouse.training.transfer import few_examples, replace_head
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,31 @@ class Task:
             digest=manifest["splits"]["train"],
         )
 
+    def inputs(self) -> dict[str, str]:
+        """Digests of what a model learns from, for its manifest."""
+        return {"data": self.digest, "tokenizer": self.facts.digest}
+
     def labelled(self) -> TokenTable:
         """The training rows whose true label is known."""
         return self.train.select(np.flatnonzero(self.train.labels >= 0)) if (self.train.labels < 0).any() else self.train
+
+
+def build(params: ModelParams, task: Task, seed: int) -> PreTrainedModel:
+    return build_model(params, task.facts.vocab_size, task.facts.pad_id, task.labels, seed)
+
+
+def load(folder: Path) -> PreTrainedModel:
+    return load_model(folder)
+
+
+def adapt(model: PreTrainedModel, task: Task, seed: int) -> PreTrainedModel:
+    """The same body with a new head over the new task's classes."""
+    return replace_head(model, task.labels, seed)
+
+
+def choose(task: Task, examples_per_class: int | None, seed: int) -> TokenTable:
+    """The rows to fine-tune on."""
+    return few_examples(task.labelled(), examples_per_class, seed)
 
 
 @dataclass(frozen=True)
@@ -110,7 +137,7 @@ def fit(
     return train(model, job_of(task, params, views, num_views, seed, description, rows, loss), ranks)
 
 
-def save_training(model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str]) -> None:
+def save_training(model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str], task: Task) -> None:
     """Write `model/`, `manifest.json` with digests of inputs and weights, `learning_curve.csv` and `metrics.json`."""
     weights = save_model(model, out / "model")
     write_json(out / MANIFEST, {"inputs": inputs, "weights": weights})

@@ -1,0 +1,136 @@
+"""The evaluation of classifiers: every model side by side on test rows, with intervals, tables and speeds."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stillhouse.core.artifacts import DATA, read_json, write_json
+from stillhouse.data.tokens import TokenTable, read_tokens
+from stillhouse.evaluation import tables
+from stillhouse.evaluation.linear import linear_predictions
+from stillhouse.evaluation.metrics import Bootstrap, agreement, calibration_curve, test_scores
+from stillhouse.evaluation.speed import measure_speed
+from stillhouse.models.build import WEIGHTS, count_parameters, load_model
+from stillhouse.soft_labels.store import SoftLabels
+from stillhouse.training.classifier import Task
+from stillhouse.training.distributed import Ranks
+from stillhouse.training.predict import predict
+from stillhouse.training.scores import per_class_f1
+
+
+def evaluate_classifiers(
+    models: dict[str, dict[str, Path]],
+    rivals: dict[str, str],
+    out: Path,
+    ranks: Ranks,
+    *,
+    bootstrap_samples: int,
+    calibration_bins: int,
+    examples: int,
+    linear_baseline: bool,
+    speed_seconds: float,
+) -> dict[str, float]:
+    """Write `metrics.json`, `calibration.csv` and `tables/` into `out`; returns speeds.
+
+    models: task to name to folder of weights. rivals: task to the model that the student is held against.
+    """
+    (out / "tables").mkdir()
+    metrics: dict = {}
+    speed: dict = {}
+    for task_name, folders in models.items():
+        task = Task.read(DATA / "preprocess" / task_name)
+        test = read_tokens(DATA / "preprocess" / task_name / "test.arrow")
+        bootstrap = Bootstrap(test.labels, len(task.labels), bootstrap_samples)
+        logits: dict[str, np.ndarray] = {}
+        scores: dict[str, dict] = {}
+        for name, folder in folders.items():
+            model = load_model(folder)
+            logits[name] = predict(model.to(ranks.device), test, task.facts, ranks)
+            scores[name] = test_scores(logits[name], test.labels, calibration_bins)
+            scores[name] |= agreement(logits[name], logits["teacher"])
+            scores[name] |= {"parameters": count_parameters(model), "bytes": (folder / WEIGHTS).stat().st_size}
+            speed |= {
+                f"{task_name}_{name}_{key}": value
+                for key, value in measure_speed(model.cpu(), test, task.facts, speed_seconds).items()
+            }
+            print(f"{task_name} {name}: accuracy {scores[name]['accuracy']:.4f}", flush=True)
+        predicted = {name: values.argmax(1) for name, values in logits.items()}
+        if linear_baseline:
+            predicted["linear"], weights = linear(task_name, task, test)
+            scores["linear"] = linear_scores(predicted["linear"], test.labels, weights, len(task.labels))
+            print(f"{task_name} linear: accuracy {scores['linear']['accuracy']:.4f}", flush=True)
+        resampled = {name: bootstrap.accuracy(values) for name, values in predicted.items()}
+        for name, values in predicted.items():
+            low, high = bootstrap.interval(resampled[name])
+            scores[name] |= {"accuracy_low": low, "accuracy_high": high}
+            low, high = bootstrap.interval(bootstrap.macro_f1(values))
+            scores[name] |= {"macro_f1_low": low, "macro_f1_high": high}
+        scores["student"] |= against_rival(rivals[task_name], scores, resampled, bootstrap)
+        metrics[task_name] = rounded(scores)
+
+        answers = pd.DataFrame({"id": test.ids.to_pylist(), "actual": [task.labels[i] for i in test.labels]})
+        for name, values in predicted.items():
+            answers[name] = [task.labels[i] for i in values]
+        answers.to_parquet(out / "tables" / f"predictions_{task_name}.parquet", index=False)
+        if task_name == "source":
+            write_tables(out, task, test, logits, predicted, calibration_bins, examples)
+            labels = SoftLabels.open(DATA / "export_soft_labels" / "soft_labels", verify=False)
+            tables.nearest_classes(labels, task.train, task.labels).to_csv(out / "tables" / "nearest_classes.csv", index=False)
+    write_json(out / "metrics.json", metrics)
+    return speed
+
+
+def write_tables(
+    out: Path,
+    task: Task,
+    test: TokenTable,
+    logits: dict[str, np.ndarray],
+    predicted: dict[str, np.ndarray],
+    bins: int,
+    examples: int,
+) -> None:
+    """The CSV tables about the source task."""
+    names, folder = task.labels, out / "tables"
+    pd.DataFrame({"actual": [names[i] for i in test.labels], "predicted": [names[i] for i in predicted["student"]]}).to_csv(
+        folder / "confusion.csv", index=False
+    )
+    tables.most_confused(predicted["student"], test.labels, names).to_csv(folder / "most_confused.csv", index=False)
+    tables.per_class_table(predicted, test.labels, names).to_csv(folder / "per_class.csv", index=False, float_format="%.4f")
+    tables.examples(test, logits, names, examples).to_csv(folder / "examples.csv", index=False)
+    curve = [
+        {"model": model, **point} for model, values in logits.items() for point in calibration_curve(values, test.labels, bins)
+    ]
+    pd.DataFrame(curve).to_csv(out / "calibration.csv", index=False, float_format="%.5f")
+
+
+def linear(task_name: str, task, test):
+    """The linear model, from the very rows that the others learned from."""
+    rows = task.labelled()
+    if task_name == "new":
+        chosen = set(read_json(DATA / "finetune" / "rows.json"))
+        rows = rows.select(np.flatnonzero([row_id in chosen for row_id in rows.ids.to_pylist()]))
+    return linear_predictions(rows.texts.to_pylist(), rows.labels, test.texts.to_pylist())
+
+
+def linear_scores(predicted, labels, weights: int, num_classes: int) -> dict:
+    """The linear model gives no probabilities, so only what needs none."""
+    return {
+        "accuracy": float((predicted == labels).mean()),
+        "macro_f1": float(np.nanmean(per_class_f1(predicted, labels, num_classes))),
+        "parameters": weights,
+    }
+
+
+def against_rival(rival: str, scores: dict, resampled: dict, bootstrap) -> dict:
+    """The student's lead over its rival with a paired interval, and the share of the rival's gap to the teacher closed."""
+    low, high = bootstrap.interval(resampled["student"] - resampled[rival])
+    lead = scores["student"]["accuracy"] - scores[rival]["accuracy"]
+    gap = scores["teacher"]["accuracy"] - scores[rival]["accuracy"]
+    result = {f"lead_over_{rival}": lead, f"lead_over_{rival}_low": low, f"lead_over_{rival}_high": high}
+    # Without a gap there is nothing to close, and the ratio says nothing.
+    return result | ({"gap_closed": lead / gap} if gap > 0 else {})
+
+
+def rounded(scores: dict) -> dict:
+    return {name: {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for name, row in scores.items()}

@@ -1,0 +1,5 @@
+Scheduled = float
+
+
+def value_at(v, p):
+    return v

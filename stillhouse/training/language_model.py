@@ -1,0 +1,196 @@
+"""What the trainings of a causal language model share; the counterpart of `training.classifier`, with the same names.
+
+The objective never builds tokens x vocabulary: it asks the body for hidden states and gives them, with the head's weights,
+to the fused losses of `stillhouse.losses.fused`.
+
+Shapes: B blocks, T positions of a block, P = B T positions, H hidden size, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from stillhouse.core.artifacts import MANIFEST, read_json, write_json
+from stillhouse.core.errors import ParamsError
+from stillhouse.data.batches import BatchPlan
+from stillhouse.data.block_batches import BlockBatch, BlockCollator
+from stillhouse.data.blocks import BlockTable, read_blocks
+from stillhouse.data.tokenizer import TokenizerFacts
+from stillhouse.data.views import ViewParams
+from stillhouse.losses.fused import fused_loss
+from stillhouse.losses.schedule import Scheduled, value_at
+from stillhouse.losses.targets import Divergence, SparseTargets, TeacherHead
+from stillhouse.models.build import build_language_model, count_parameters, load_language_model, save_model
+from stillhouse.models.config import ModelParams
+from stillhouse.training.config import TrainingParams
+from stillhouse.training.distributed import Ranks
+from stillhouse.training.language_predict import head_of, hidden_states, next_token_scores
+from stillhouse.training.loop import History, Job, Objective, train
+
+
+@dataclass(frozen=True)
+class Task:
+    """A language modelling task, as `preprocess` packed it."""
+
+    train: BlockTable
+    validation: BlockTable
+    facts: TokenizerFacts
+    digest: str
+    """SHA-256 of the training blocks."""
+    packing: dict
+    """How documents became blocks."""
+    bytes: dict[str, int]
+    """Split to bytes of text, for bits per byte."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "Task":
+        manifest = read_json(folder / MANIFEST)
+        return cls(
+            train=read_blocks(folder / "train.arrow"),
+            validation=read_blocks(folder / "validation.arrow"),
+            facts=TokenizerFacts(**manifest["tokenizer"]),
+            digest=manifest["splits"]["train"],
+            packing=manifest["packing"],
+            bytes=manifest["bytes"],
+        )
+
+    def labelled(self) -> BlockTable:
+        """Every token is the label of the one before it."""
+        return self.train
+
+    def inputs(self) -> dict[str, str]:
+        """Digests of what a model learns from, for its manifest."""
+        return {"data": self.digest, "tokenizer": self.facts.digest}
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """Cross-entropy with the next token, summed over the positions that predict one."""
+
+    lengths: np.ndarray
+    """int64 (N,): used positions of each block of the training table."""
+
+    def count(self, rows: np.ndarray) -> int:
+        return int(self.lengths[rows].sum())
+
+    def __call__(self, model: nn.Module, batch: BlockBatch, progress: float) -> torch.Tensor:
+        weight_VH, bias_V = head_of(model)
+        return fused_loss(hidden_states(model, batch), weight_VH, bias_V, batch.targets.flatten()).total
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """`weight` * T^2 divergence(teacher, student) + (1 - `weight`) * cross-entropy with the next token."""
+
+    lengths: np.ndarray
+    targets: Callable[[BlockBatch], SparseTargets | TeacherHead]
+    """What the teacher says at the batch's P positions: stored, or computed now."""
+    weight: Scheduled
+    temperature: Scheduled
+    divergence: Divergence = "forward_kl"
+
+    def count(self, rows: np.ndarray) -> int:
+        return int(self.lengths[rows].sum())
+
+    def __call__(self, model: nn.Module, batch: BlockBatch, progress: float) -> torch.Tensor:
+        weight_VH, bias_V = head_of(model)
+        return fused_loss(
+            hidden_states(model, batch),
+            weight_VH,
+            bias_V,
+            batch.targets.flatten(),
+            self.targets(batch),
+            weight=value_at(self.weight, progress),
+            temperature=value_at(self.temperature, progress),
+            divergence=self.divergence,
+        ).total
+
+
+def build(params: ModelParams, task: Task, seed: int) -> PreTrainedModel:
+    facts = task.facts
+    return build_language_model(params, facts.vocab_size, facts.pad_id, facts.eos_id, task.train.block_tokens, seed)
+
+
+def load(folder: Path) -> PreTrainedModel:
+    return load_language_model(folder)
+
+
+def adapt(model: PreTrainedModel, task: Task, seed: int) -> PreTrainedModel:
+    """A model for the new domain: the same one, because the vocabulary is."""
+    return model
+
+
+def choose(task: Task, examples_per_class: int | None, seed: int) -> BlockTable:
+    """The blocks to fine-tune on. Raises ParamsError if examples of classes are asked for."""
+    if examples_per_class is not None:
+        raise ParamsError(f"finetune.examples_per_class is {examples_per_class}, but kind causal_lm has no classes; use null")
+    return task.train
+
+
+def fit(
+    model: PreTrainedModel,
+    task: Task,
+    params: TrainingParams,
+    views: ViewParams,
+    num_views: int | None,
+    seed: int,
+    ranks: Ranks,
+    description: str,
+    rows: BlockTable | None = None,
+    loss: Objective | None = None,
+) -> History:
+    """Train on `rows` (default: all) with `loss` (default: cross-entropy with the next token); blocks have no views."""
+    table = task.train if rows is None else rows
+    if params.label_smoothing:
+        raise ParamsError("training.label_smoothing is not offered for kind causal_lm; set it to 0")
+    if params.metric == "macro_f1":
+        raise ParamsError("training.metric is macro_f1, which kind causal_lm does not have; expected loss or accuracy")
+
+    def evaluate(model: nn.Module, ranks: Ranks) -> dict[str, float]:
+        return next_token_scores(model, task.validation, task.facts.pad_id, ranks, params.precision)
+
+    job = Job(
+        description=description,
+        num_rows=len(table),
+        plan=lambda batch_size, bucket_batches: BatchPlan(table, batch_size, seed, bucket_batches, 0),
+        collate=BlockCollator(table, task.facts.pad_id),
+        objective=loss or NextToken(table.lengths),
+        evaluate=evaluate,
+        params=params,
+        seed=seed,
+    )
+    return train(model, job, ranks)
+
+
+def save_training(model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str], task: Task) -> None:
+    """Write `model/`, `manifest.json` with digests of inputs and weights, `learning_curve.csv` and `metrics.json`."""
+    weights = save_model(model, out / "model")
+    write_json(out / MANIFEST, {"inputs": inputs, "weights": weights})
+    columns = ["step", "split", "loss", "accuracy", "learning_rate"]
+    pd.DataFrame(history.points, columns=columns).to_csv(out / "learning_curve.csv", index=False, float_format="%.6g")
+    best = next(p for p in history.points if p["split"] == "validation" and p["step"] == history.best_step)
+    write_json(
+        out / "metrics.json",
+        {
+            "validation_loss": round(best["loss"], 6),
+            "validation_perplexity": round(math.exp(best["loss"]), 4),
+            "validation_bits_per_byte": round(bits_per_byte(best["loss"], task.validation, task.bytes["validation"]), 6),
+            "validation_accuracy": round(best["accuracy"], 6),
+            "best_step": history.best_step,
+            "steps": history.steps,
+            "parameters": count_parameters(model),
+            "padding_share": round(history.padding_share, 4),
+        },
+    )
+
+
+def bits_per_byte(nats_per_token: float, table: BlockTable, num_bytes: int) -> float:
+    """All nats of a split in bits over the bytes of its text: comparable between tokenizers."""
+    return nats_per_token * int(table.lengths.sum()) / math.log(2) / num_bytes

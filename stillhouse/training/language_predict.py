@@ -1,0 +1,66 @@
+"""What a causal language model says of a whole table, position by position, without tokens x vocabulary in memory.
+
+Shapes: B blocks, T positions of a block, P = B T positions, K positions of a chunk, H hidden size, V vocabulary.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from stillhouse.data.block_batches import IGNORED, BlockBatch, BlockCollator
+from stillhouse.data.blocks import BlockTable
+from stillhouse.training.distributed import Ranks
+
+EVALUATION_TOKENS = 8192
+CHUNK_POSITIONS = 512
+
+
+def hidden_states(model: nn.Module, batch: BlockBatch) -> torch.Tensor:
+    """What the head is applied to, (P, H)."""
+    states_BTH = model.base_model(
+        input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.position_ids, use_cache=False
+    ).last_hidden_state
+    return states_BTH.flatten(0, 1)
+
+
+def head_of(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight (V, H) and bias (V,) of the output layer."""
+    head = model.get_output_embeddings()
+    return head.weight, getattr(head, "bias", None)
+
+
+def evaluation_batches(table: BlockTable, pad_id: int, ranks: Ranks) -> Iterator[BlockBatch]:
+    """This rank's batches of a pass over the whole table; which blocks stand together is a function of the table alone."""
+    collate = BlockCollator(table, pad_id)
+    size = max(1, EVALUATION_TOKENS // table.block_tokens)
+    parts = [np.arange(start, min(start + size, len(table))) for start in range(0, len(table), size)]
+    for part in parts[ranks.rank :: ranks.world]:
+        yield collate(part).to(ranks.device)
+
+
+@torch.no_grad()
+def next_token_scores(
+    model: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks, precision: str = "fp32"
+) -> dict[str, float]:
+    """Mean negative log-likelihood in nats (`loss`) and share of right first guesses (`accuracy`) over all positions.
+
+    Leaves the model in evaluation mode.
+    """
+    model.eval()
+    weight_VH, bias_V = head_of(model)
+    sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
+    for batch in evaluation_batches(table, pad_id, ranks):
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            hidden_PH = hidden_states(model, batch)
+            targets_P = batch.targets.flatten()
+            for start in range(0, len(targets_P), CHUNK_POSITIONS):
+                targets_K = targets_P[start : start + CHUNK_POSITIONS]
+                logits_KV = F.linear(hidden_PH[start : start + CHUNK_POSITIONS], weight_VH, bias_V).float()
+                sums[0] += F.cross_entropy(logits_KV, targets_K, ignore_index=IGNORED, reduction="sum")
+                sums[1] += (logits_KV.argmax(-1) == targets_K).sum()
+                sums[2] += (targets_K != IGNORED).sum()
+    nats, correct, count = ranks.sum(sums).tolist()
+    return {"loss": nats / count, "accuracy": correct / count}

@@ -53,9 +53,8 @@ def run_language_model(params: Params, out: Path, package: Path) -> None:
     with join(params.threads):
         metrics = write_package(DATA / "finetune" / "student", package, settings.opset, settings.tolerance, params.threads)
     write_json(out / "metrics.json", metrics)
-    print(
-        f"{metrics['positions_compared']:,} test positions: ONNX and torch differ by at most {metrics['largest_difference']:.1e}"
-    )
+    compared, largest = metrics["positions_compared"], metrics["largest_difference"]
+    print(f"{compared:,} test positions: ONNX and torch differ by at most {largest:.1e}")
 
 
 def run_classifier(params: Params, out: Path, package: Path) -> None:

@@ -1,5 +1,0 @@
-Scheduled = float
-
-
-def value_at(v, p):
-    return v

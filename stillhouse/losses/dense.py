@@ -94,7 +94,7 @@ def dense_loss(
         log_probs = torch.where(valid_P[:, None], torch.cat((log_probs[:, :size], padding), 1), 0)
         kl_P = divergence_of(divergence, logits_PV, log_probs.to(logits_PV.dtype), temperature, beta)
     kl_P = torch.where(valid_P, kl_P, 0)
-    total = ((1 - weight) * ce_P + torch.where(has_label_P, weight, 1.0) * kl_P).sum()
+    total = ((1 - weight) * ce_P + torch.where(has_label_P, weight * kl_P, kl_P)).sum()
     return LossSums(total, ce_P.detach().sum(), kl_P.detach().sum(), valid_P.sum())
 
 
@@ -115,6 +115,7 @@ def _buckets(
     logits_PV: torch.Tensor, targets: SparseTargets, temperature: float, divergence: Divergence, beta: float
 ) -> torch.Tensor:
     """The divergence over k + 1 buckets of each position: the ids, and all the others together."""
+    assert targets.tail is not None
     kls = []
     for position, log_probs_V in enumerate(F.log_softmax(logits_PV / temperature, -1)):
         begin, end = targets.offsets[position], targets.offsets[position + 1]

@@ -43,6 +43,7 @@ class CrossEntropyBeside:
         """Add the cross-entropy's part to the gradient, but for `shared_P` times the divergence's softmax."""
         shares = self.shares
         if self.own_softmax:
+            assert self._spare is not None
             gradient_KV.addcmul_(self._spare[: end - begin], shares.ce_P[begin:end, None])
         if shares.needs_ce:
             shares.subtract_(gradient_KV, shares.ce_P, begin, end)
@@ -67,6 +68,7 @@ class Buckets:
         self.beside = CrossEntropyBeside(shares, temperature)
         self.logit_scale = self.beside.logit_scale
         self.entries = Entries.of(targets)
+        assert targets.tail is not None
         head_E = targets.values.to(shares.ce_P.dtype).clamp_min(SMALLEST_MASS)
         tail_P = targets.tail.to(shares.ce_P.dtype).clamp_min(SMALLEST_MASS)
         mass_P = self.entries.sums(head_E) + tail_P
@@ -146,7 +148,7 @@ class Full:
 
     def chunk(self, logits_KV: torch.Tensor, begin: int, end: int, gradient: bool) -> torch.Tensor | None:
         span = slice(begin, end)
-        if self._spare is None:
+        if self._spare is None or self._teacher is None:
             self._spare, self._teacher = (logits_KV.new_empty(len(logits_KV), self.shared) for _ in range(2))
         spare_KW, teacher_KW = self._spare[: end - begin], self._teacher[: end - begin]
         self.beside.before(logits_KV, begin, end)

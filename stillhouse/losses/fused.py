@@ -139,14 +139,14 @@ class Walk:
                     factor_K1 = None if factor_K is None else factor_K[:, None]
                     self._spread(logits_KV, factor_K1, hidden_KH, narrow_VH, begin, end, grad_PH, grad_VH, grad_V)
             ce_P, kl_P = self.objective.losses()
-            total = 0
-            if self.shares.needs_ce:
-                total = (ce_P * self.shares.ce_P).sum()
+            total = hidden_PH.new_zeros((), dtype=self.wide)
+            if self.shares.needs_ce and ce_P is not None:
+                total += (ce_P * self.shares.ce_P).sum()
             if kl_P is not None:
-                total = total + (kl_P * self.shares.kl_P).sum()
+                total += (kl_P * self.shares.kl_P).sum()
             sums = [None if losses is None else losses.sum() for losses in (ce_P, kl_P)]
             grad_VH = None if grad_VH is None else grad_VH.to(weight_VH.dtype)
-            grad_V = None if grad_V is None else grad_V.to(bias_V.dtype)
+            grad_V = None if grad_V is None or bias_V is None else grad_V.to(bias_V.dtype)
             return total, *sums, (grad_PH, grad_VH, grad_V)
 
     def _spread(

@@ -1,0 +1,201 @@
+"""Head and loss of a language model in one: positions times vocabulary never exist, one chunk of it at a time does.
+
+    sums = fused_loss(hidden_PH, head.weight, head.bias, labels_P, targets, weight=0.5, temperature=1.0)
+    (sums.total / global_count).backward()
+
+The walk goes over chunks of positions: logits of the chunk, loss, gradient after the logits in place of the logits,
+gradient of the hidden states, and the head's gradient added to the one of the chunks before; the backward pass only scales
+what stands there. So each of the three matrix products of a head is done once, and peak memory is the head's gradient
+and a chunk (Hsu et al. 2024, arXiv:2410.10989, sec. 3.2; Wijmans et al. 2024, arXiv:2411.09009). New here are the targets:
+
+| targets | term | gradient |
+|---|---|---|
+| None | cross-entropy | exact |
+| `sampled` | forward KL | unbiased for the full forward KL |
+| `topk_tail` | forward KL, reverse KL, JSD over k + 1 buckets | of a lower bound of the full divergence |
+| `topk` | forward KL, values renormalised over the ids | biased: the tail is pushed to zero. For comparison |
+| `DenseTargets`, `TeacherHead` | forward KL, reverse KL, JSD | exact |
+
+What the number is: a divergence times T^2, in nats per position, but for `sampled` targets: there it is T^2 times the student's
+log-partition minus its value-weighted logits, which is on average the cross-entropy of teacher and student, that
+is the divergence plus the teacher's entropy. It may stand below the entropy at one position, and is never clamped.
+
+The head is trained in float32 and under bf16 autocast; softmax and sums are float32 in both (float64 for float64).
+Logits must be `hidden @ weight^T + bias` and nothing else: `heads.py` checks a model for it.
+
+Legend: as in `targets.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from stillhouse.core.errors import DataError
+from stillhouse.losses.dense import IGNORED, Divergence, check_settings
+from stillhouse.losses.divergences import Buckets, Full, project
+from stillhouse.losses.objectives import Linear, Objective, Shares
+from stillhouse.losses.targets import LossSums, SparseTargets, Targets
+
+
+def fused_loss(
+    hidden_PH: torch.Tensor,
+    head_weight_VH: torch.Tensor,
+    head_bias_V: torch.Tensor | None,
+    labels_P: torch.Tensor,
+    targets: Targets | None,
+    *,
+    weight: float,
+    valid_P: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    divergence: Divergence = "forward_kl",
+    beta: float = 0.5,
+    chunk_positions: int | None = None,
+) -> LossSums:
+    """Sum over valid positions of `(1 - weight)` * cross-entropy + `weight` * T^2 * divergence from `targets`.
+
+    `labels_P` int64: the next token of each position, -100 where there is none. `valid_P` bool: positions that take part,
+    by default those with a label; one that is valid without a label learns from the teacher alone, at full weight, as in
+    classification. What stands at invalid positions (hidden states, targets) has no influence, not even as NaN. Without
+    `targets`, `weight` has no meaning and the loss is the cross-entropy.
+
+    Raises ParamsError for settings out of range and for a divergence that the targets cannot give, DataError for shapes
+    that do not fit.
+    """
+    positions, vocabulary = len(labels_P), len(head_weight_VH)
+    if hidden_PH.shape != (positions, head_weight_VH.shape[1]):
+        raise DataError(
+            f"hidden states of shape {tuple(hidden_PH.shape)} do not fit {positions} labels and a head of shape "
+            f"{tuple(head_weight_VH.shape)}; expected ({positions}, {head_weight_VH.shape[1]})"
+        )
+    check_settings(positions, vocabulary, targets, weight, temperature, divergence, beta)
+    valid_P = labels_P != IGNORED if valid_P is None else valid_P
+    device = hidden_PH.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_PH.dtype
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    shares = Shares(labels_P, valid_P, 0.0 if targets is None else weight, wide)
+    if targets is None or (isinstance(targets, SparseTargets) and targets.form != "topk_tail"):
+        objective: Objective = Linear(shares, targets, temperature)
+    elif isinstance(targets, SparseTargets):
+        objective = Buckets(shares, targets, temperature, divergence, beta)
+    else:
+        objective = Full(shares, targets, temperature, divergence, beta, vocabulary, valid_P)
+    chunk = min(chunk_positions or default_chunk(vocabulary, device), max(positions, 1))
+    walk = Walk(objective, shares, valid_P, chunk, dtype, wide)
+    inputs = (hidden_PH, head_weight_VH, head_bias_V)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
+        total, ce, kl = HeadAndLoss.apply(*inputs, walk)
+    else:
+        total, ce, kl, _ = walk(*inputs, wanted=(False, False, False))
+    return LossSums(total, ce, kl, valid_P.sum())
+
+
+def default_chunk(vocabulary: int, device: str) -> int:
+    """Positions whose logits fill 64 MiB of float32 on a CPU, 512 MiB elsewhere: fewer starve the matrix products."""
+    elements = 2**24 if device == "cpu" else 2**27
+    return max(64, min(1024 if device == "cpu" else 8192, 2 ** ((elements // vocabulary).bit_length() - 1)))
+
+
+Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+
+
+@dataclass
+class Walk:
+    """One pass over the positions, chunk by chunk."""
+
+    objective: Objective
+    shares: Shares
+    valid_P: torch.Tensor
+    chunk: int
+    dtype: torch.dtype
+    """Of the matrix products."""
+    wide: torch.dtype
+    """Of softmax and sums."""
+
+    def __call__(
+        self,
+        hidden_PH: torch.Tensor,
+        weight_VH: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        wanted: Sequence[bool],
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, Gradients]:
+        """Total, cross-entropy, divergence, and the `wanted` gradients of hidden states, weight and bias."""
+        with torch.no_grad(), torch.autocast(hidden_PH.device.type, enabled=False):
+            narrow_VH = weight_VH.to(self.dtype)
+            grad_PH = torch.empty_like(hidden_PH, memory_format=torch.contiguous_format) if wanted[0] else None
+            grad_VH = torch.zeros_like(weight_VH, dtype=self.wide) if wanted[1] else None
+            grad_V = torch.zeros_like(bias_V, dtype=self.wide) if wanted[2] and bias_V is not None else None
+            positions = len(hidden_PH)
+            buffer_KV = hidden_PH.new_empty(self.chunk, len(weight_VH), dtype=self.wide)
+            for begin in range(0, positions, self.chunk):
+                end = min(begin + self.chunk, positions)
+                valid_K1 = self.valid_P[begin:end, None]
+                hidden_KH = torch.where(valid_K1, hidden_PH[begin:end], 0).to(self.dtype)
+                logits_KV = buffer_KV[: end - begin]
+                project(hidden_KH, narrow_VH, bias_V, self.objective.logit_scale, logits_KV)
+                factor_K = self.objective.chunk(logits_KV, begin, end, any(wanted))
+                if any(wanted):
+                    factor_K1 = None if factor_K is None else factor_K[:, None]
+                    self._spread(logits_KV, factor_K1, hidden_KH, narrow_VH, begin, end, grad_PH, grad_VH, grad_V)
+            ce_P, kl_P = self.objective.losses()
+            total = hidden_PH.new_zeros((), dtype=self.wide)
+            if self.shares.needs_ce and ce_P is not None:
+                total += (ce_P * self.shares.ce_P).sum()
+            if kl_P is not None:
+                total += (kl_P * self.shares.kl_P).sum()
+            sums = [None if losses is None else losses.sum() for losses in (ce_P, kl_P)]
+            grad_VH = None if grad_VH is None else grad_VH.to(weight_VH.dtype)
+            grad_V = None if grad_V is None or bias_V is None else grad_V.to(bias_V.dtype)
+            return total, *sums, (grad_PH, grad_VH, grad_V)
+
+    def _spread(
+        self,
+        slopes_KV: torch.Tensor,
+        factor_K1: torch.Tensor | None,
+        hidden_KH: torch.Tensor,
+        narrow_VH: torch.Tensor,
+        begin: int,
+        end: int,
+        grad_PH: torch.Tensor | None,
+        grad_VH: torch.Tensor | None,
+        grad_V: torch.Tensor | None,
+    ) -> None:
+        """From the gradient after a chunk's logits to those of hidden states, weight and bias."""
+        narrow_KV = slopes_KV.to(self.dtype)
+        if grad_PH is not None:
+            grad_KH = torch.mm(narrow_KV, narrow_VH)
+            grad_PH[begin:end] = grad_KH if factor_K1 is None else grad_KH.mul_(factor_K1)
+        if grad_VH is not None:
+            scaled_KH = hidden_KH if factor_K1 is None else hidden_KH * factor_K1.to(self.dtype)
+            if self.dtype == self.wide:
+                grad_VH.addmm_(slopes_KV.t(), scaled_KH)
+            else:
+                grad_VH.add_(torch.mm(narrow_KV.t(), scaled_KH))
+        if grad_V is not None:
+            ones_K = slopes_KV.new_ones(end - begin) if factor_K1 is None else factor_K1.squeeze(1)
+            grad_V.addmv_(slopes_KV.t(), ones_K)
+
+
+class HeadAndLoss(torch.autograd.Function):
+    """The walk with its gradients, which the backward pass hands over and does not keep.
+
+    Kept, they would be copied on their way into `.grad`, and a head's gradient is the largest tensor here. Who asks for
+    the gradient a second time (`retain_graph=True`) has them computed again.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_PH, weight_VH, bias_V, walk):
+        total, ce, kl, ctx.gradients = walk(hidden_PH, weight_VH, bias_V, ctx.needs_input_grad[:3])
+        ctx.walk = walk
+        ctx.save_for_backward(hidden_PH, weight_VH, bias_V)
+        ctx.mark_non_differentiable(*(extra for extra in (ce, kl) if extra is not None))
+        return total, ce, kl
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, slope, *_):
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            *_, gradients = ctx.walk(*ctx.saved_tensors, ctx.needs_input_grad[:3])
+        return *(None if gradient is None else gradient.mul_(slope) for gradient in gradients), None

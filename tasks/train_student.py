@@ -1,38 +1,50 @@
-"""Stage `train_student`: the small model, from the teacher's soft labels.
+"""Stage `train_student`: the small model, from what the teacher says.
 
 In: `data/preprocess`, `data/export_soft_labels`, `data/train_teacher`. Out: as `train_teacher`.
 Temperature-scaled forward KL mixed with cross-entropy: Hinton et al. 2015, arXiv:1503.02531, sec. 2. Starting from chosen
-layers of the teacher: Sanh et al. 2019, arXiv:1910.01108, sec. 3.
+layers of the teacher: Sanh et al. 2019, arXiv:1910.01108, sec. 3. An online teacher, asked in every step instead of once
+before, is the reference that stored labels are measured against.
 
     python -m tasks.launch train_student
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stillhouse.core.artifacts import DATA, MANIFEST, read_json
-from stillhouse.core.params import block
+from stillhouse.core.params import Kind, block
 from stillhouse.data.views import ViewParams
+from stillhouse.losses.schedule import Scheduled, extremes
 from stillhouse.training.config import StudentParams
 
 if TYPE_CHECKING:
     from stillhouse.training.distributed import Ranks
 
 SOFT_LABELS = DATA / "export_soft_labels" / "soft_labels"
+TEACHER = DATA / "train_teacher"
 
 
 @block
 class DistillationParams:
-    temperature: float
-    """Of teacher and student in the loss; the loss is multiplied by its square."""
-    weight: float
-    """Of the teacher's term; the true label's cross-entropy has the rest."""
+    temperature: Scheduled
+    """Of teacher and student in the loss, which is multiplied by its square. A number, or `{start: 4.0, end: 1.0}`."""
+    weight: Scheduled
+    """Of the teacher's term; the true label's cross-entropy has the rest. A number, or `{start: 1.0, end: 0.5}`."""
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    """Sampled soft labels support forward_kl alone: the others need the teacher wherever the student has mass."""
+    beta: float = 0.5
+    """Of jsd: the teacher's share of the mixture."""
+    teacher: Literal["store", "online"] = "store"
+    """`store` reads soft labels, `online` asks the teacher in every step."""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
+        if extremes(self.temperature)[0] <= 0:
             raise ValueError(f"temperature must be above 0, is {self.temperature}")
-        if not 0 <= self.weight <= 1:
+        low, high = extremes(self.weight)
+        if low < 0 or high > 1:
             raise ValueError(f"weight must lie in [0, 1], is {self.weight}")
+        if not 0 < self.beta < 1:
+            raise ValueError(f"beta must lie in (0, 1), is {self.beta}")
 
 
 @block
@@ -44,38 +56,47 @@ class TrainStudent:
 
 @block
 class Params:
+    kind: Kind
     seed: int
     threads: int
     views: ViewParams
     student: StudentParams
     train_student: TrainStudent
 
+    def __post_init__(self) -> None:
+        settings = self.train_student.distillation
+        if self.kind == "causal_lm" and settings.teacher == "store" and not isinstance(settings.temperature, float | int):
+            raise ValueError(
+                "'train_student.distillation.temperature' changes over the training, but sampled soft labels are drawn at one; "
+                "use a number, or teacher: online"
+            )
+
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
-    from stillhouse.losses.classification import Distillation
-    from stillhouse.models.build import build_model, load_model
     from stillhouse.models.layers import copy_teacher_layers
-    from stillhouse.soft_labels.binding import expected_binding
-    from stillhouse.soft_labels.store import SoftLabels
-    from stillhouse.training.classifier import Task, fit, save_training
+    from stillhouse.soft_labels.objectives import classifier_objective, language_objective
+    from stillhouse.training.kinds import trainer_of
 
-    settings = params.train_student
-    task = Task.read(DATA / "preprocess" / "source")
-    labels = SoftLabels.open(SOFT_LABELS, verify=ranks.is_main)
-    wanted = expected_binding(task, params.views, params.seed, read_json(DATA / "train_teacher" / MANIFEST)["weights"])
-    labels.binding.require(wanted, SOFT_LABELS)
-    store_rows = labels.rows_of(task.train.ids.to_pylist())
-
-    model = build_model(params.student.model, task.facts.vocab_size, task.facts.pad_id, task.labels, params.seed)
+    settings, trainer = params.train_student, trainer_of(params.kind)
+    task = trainer.Task.read(DATA / "preprocess" / "source")
+    model = trainer.build(params.student.model, task, params.seed)
     if settings.teacher_layers is not None:
-        copy_teacher_layers(load_model(DATA / "train_teacher" / "model"), model, settings.teacher_layers)
-    loss = Distillation(
-        soft_labels=lambda rows, views: labels(store_rows[rows], views),
-        temperature=settings.distillation.temperature,
-        weight=settings.distillation.weight,
+        copy_teacher_layers(trainer.load(TEACHER / "model"), model, settings.teacher_layers)
+    weights = read_json(TEACHER / MANIFEST)["weights"]
+    objective_of = language_objective if params.kind == "causal_lm" else classifier_objective
+    objective = objective_of(
+        settings.distillation,
+        task,
+        model,
+        views=params.views,
+        seed=params.seed,
         label_smoothing=params.student.training.label_smoothing,
+        labels=SOFT_LABELS,
+        teacher=TEACHER / "model",
+        teacher_weights=weights,
+        ranks=ranks,
     )
-    history = fit(
+    history = trainer.fit(
         model,
         task,
         params.student.training,
@@ -85,10 +106,10 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         ranks,
         "student",
         rows=task.train,
-        loss=loss,
+        loss=objective,
     )
     if ranks.is_main:
-        save_training(model, history, out, {"data": task.digest, "tokenizer": task.facts.digest, "teacher": wanted.teacher})
+        trainer.save_training(model, history, out, {**task.inputs(), "teacher": weights}, task)
     return history.timing()
 
 

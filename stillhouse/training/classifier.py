@@ -88,7 +88,7 @@ class Classification:
 
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> torch.Tensor:
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        return self.loss(logits.float(), batch)
+        return self.loss(logits.float(), batch, progress)
 
 
 def job_of(

@@ -24,9 +24,10 @@ from stillhouse.data.block_batches import BlockBatch, BlockCollator
 from stillhouse.data.blocks import BlockTable, read_blocks
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.views import ViewParams
+from stillhouse.losses.dense import Divergence
 from stillhouse.losses.fused import fused_loss
-from stillhouse.losses.schedule import Scheduled, value_at
-from stillhouse.losses.targets import Divergence, SparseTargets, TeacherHead
+from stillhouse.losses.schedule import Scheduled, at
+from stillhouse.losses.targets import Targets
 from stillhouse.models.build import build_language_model, count_parameters, load_language_model, save_model
 from stillhouse.models.config import ModelParams
 from stillhouse.training.config import TrainingParams
@@ -82,7 +83,7 @@ class NextToken:
 
     def __call__(self, model: nn.Module, batch: BlockBatch, progress: float) -> torch.Tensor:
         weight_VH, bias_V = head_of(model)
-        return fused_loss(hidden_states(model, batch), weight_VH, bias_V, batch.targets.flatten()).total
+        return fused_loss(hidden_states(model, batch), weight_VH, bias_V, batch.targets.flatten(), None, weight=0.0).total
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,12 @@ class Distillation:
     """`weight` * T^2 divergence(teacher, student) + (1 - `weight`) * cross-entropy with the next token."""
 
     lengths: np.ndarray
-    targets: Callable[[BlockBatch], SparseTargets | TeacherHead]
+    targets: Callable[[BlockBatch], Targets]
     """What the teacher says at the batch's P positions: stored, or computed now."""
     weight: Scheduled
     temperature: Scheduled
     divergence: Divergence = "forward_kl"
+    beta: float = 0.5
 
     def count(self, rows: np.ndarray) -> int:
         return int(self.lengths[rows].sum())
@@ -107,9 +109,10 @@ class Distillation:
             bias_V,
             batch.targets.flatten(),
             self.targets(batch),
-            weight=value_at(self.weight, progress),
-            temperature=value_at(self.temperature, progress),
+            weight=at(self.weight, progress),
+            temperature=at(self.temperature, progress),
             divergence=self.divergence,
+            beta=self.beta,
         ).total
 
 

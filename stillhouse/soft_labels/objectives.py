@@ -1,0 +1,147 @@
+"""What a student is to minimise: from a store that is checked to be its own, or from a teacher that is asked in every step.
+
+Whatever does not fit (other teacher, tokenizer, data, packing, temperature; shifted, shuffled or damaged labels) is refused
+here, before the first step.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedModel
+
+from stillhouse.data.batches import Batch
+from stillhouse.data.block_batches import BlockBatch
+from stillhouse.data.views import ViewParams
+from stillhouse.losses.classification import Distillation, Loss
+from stillhouse.losses.dense import Divergence
+from stillhouse.losses.heads import plain_logits_agree
+from stillhouse.losses.schedule import Scheduled
+from stillhouse.losses.targets import SparseTargets, Targets, TeacherHead
+from stillhouse.models.build import load_language_model, load_model
+from stillhouse.soft_labels.alignment import check_alignment
+from stillhouse.soft_labels.binding import classifier_binding, language_binding
+from stillhouse.soft_labels.store import SoftLabels
+from stillhouse.training import classifier, language_model
+from stillhouse.training.distributed import Ranks
+from stillhouse.training.language_predict import head_of, hidden_states
+
+PROBE_TOKENS = 32
+
+
+class DistillationSettings(Protocol):
+    """The parameters `train_student.distillation`."""
+
+    temperature: Scheduled
+    weight: Scheduled
+    divergence: Divergence
+    beta: float
+    teacher: str
+
+
+def classifier_objective(
+    settings: DistillationSettings,
+    task: classifier.Task,
+    model: PreTrainedModel,
+    *,
+    views: ViewParams,
+    seed: int,
+    label_smoothing: float,
+    labels: Path,
+    teacher: Path,
+    teacher_weights: str,
+    ranks: Ranks,
+) -> Loss:
+    """A loss on a classifier's logits. Raises ArtifactError for labels that are not this student's."""
+    if settings.teacher == "online":
+        said = online_classifier(teacher, ranks)
+    else:
+        said = stored_log_probs(labels, task, views, seed, teacher_weights, ranks)
+    return Distillation(
+        teacher=said,
+        temperature=settings.temperature,
+        weight=settings.weight,
+        label_smoothing=label_smoothing,
+        divergence=settings.divergence,
+        beta=settings.beta,
+    )
+
+
+def stored_log_probs(labels: Path, task: classifier.Task, views: ViewParams, seed: int, teacher_weights: str, ranks: Ranks):
+    """Batch to the stored log-probabilities of its rows and views."""
+    store = SoftLabels.open(labels, verify=ranks.is_main)
+    store.binding.require(classifier_binding(task, views, seed, teacher_weights, store.binding), labels)
+    rows_of_store = store.rows_of(task.train.ids.to_pylist())
+
+    def said(batch: Batch) -> torch.Tensor:
+        return torch.from_numpy(store(rows_of_store[batch.rows], batch.views)).to(ranks.device)
+
+    return said
+
+
+def online_classifier(teacher: Path, ranks: Ranks):
+    """Batch to what the teacher says of it now."""
+    model = load_model(teacher).to(ranks.device).requires_grad_(False)
+
+    def said(batch: Batch) -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits.float()
+
+    return said
+
+
+def language_objective(
+    settings: DistillationSettings,
+    task: language_model.Task,
+    model: PreTrainedModel,
+    *,
+    views: ViewParams,
+    seed: int,
+    label_smoothing: float,
+    labels: Path,
+    teacher: Path,
+    teacher_weights: str,
+    ranks: Ranks,
+) -> language_model.Distillation:
+    """The objective of a causal language model. Raises ArtifactError for labels that are not this student's."""
+    probe = torch.arange(PROBE_TOKENS)[None] % task.facts.vocab_size
+    plain_logits_agree(model.to(ranks.device), probe.to(ranks.device))
+    if settings.teacher == "online":
+        targets = online_targets(teacher, task.facts.vocab_size, ranks)
+    else:
+        targets = stored_targets(labels, task, teacher_weights, settings.temperature, ranks)
+    return language_model.Distillation(
+        lengths=task.train.lengths,
+        targets=targets,
+        weight=settings.weight,
+        temperature=settings.temperature,
+        divergence=settings.divergence,
+        beta=settings.beta,
+    )
+
+
+def online_targets(teacher: Path, vocabulary: int, ranks: Ranks):
+    """Batch to the teacher's hidden states and head."""
+    model = load_language_model(teacher).to(ranks.device)
+    model.requires_grad_(False)
+    weight_VD, bias_V = head_of(model)
+
+    def targets(batch: BlockBatch) -> Targets:
+        with torch.no_grad():
+            return TeacherHead(hidden_states(model, batch), weight_VD, bias_V, vocabulary)
+
+    return targets
+
+
+def stored_targets(labels: Path, task: language_model.Task, teacher_weights: str, temperature: Scheduled, ranks: Ranks):
+    """Batch to what the store holds of its rows, after everything that can be checked has been."""
+    store = SoftLabels.open(labels, verify=ranks.is_main)
+    store.binding.require(language_binding(task, teacher_weights, temperature, store.binding), labels)
+    rows_of_store = store.rows_of(task.train.ids.to_pylist())
+    check_alignment(store, rows_of_store, task.train)
+    vocabulary = task.facts.vocab_size
+
+    def targets(batch: BlockBatch) -> Targets:
+        return SparseTargets.from_numpy(*store.sparse(rows_of_store[batch.rows]), store.form, vocabulary).to(ranks.device)
+
+    return targets

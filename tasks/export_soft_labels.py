@@ -1,17 +1,20 @@
-"""Stage `export_soft_labels`: what the teacher believes of every training row and view.
+"""Stage `export_soft_labels`: what the teacher believes of every training row.
 
-In: `data/train_teacher`, `data/preprocess`. Out: `soft_labels/`, log-probabilities at temperature 1 (see
-`stillhouse.soft_labels.store`), bound by digests to teacher, tokenizer, data and views; `metrics.json`.
-Each shard is one part of the rows under one view; ranks take whole shards, so bytes do not depend on their number.
+In: `data/train_teacher`, `data/preprocess`, more teachers in `data/raw`. Out: `soft_labels/` (see
+`stillhouse.soft_labels.store` and `docs/soft-labels.md`), bound by digests to teacher, tokenizer and data; `metrics.json`.
+A classifier's store holds log-probabilities at temperature 1 of every row and view, a causal language model's store samples
+of the distribution at every position. Ranks take whole shards, so bytes do not depend on their number; after a kill,
+finished shards stay.
 
     python -m tasks.launch export_soft_labels
 """
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stillhouse.core.artifacts import DATA, MANIFEST, read_json, write_json
-from stillhouse.core.params import block
+from stillhouse.core.params import Kind, block
 from stillhouse.data.views import ViewParams
 
 if TYPE_CHECKING:
@@ -19,41 +22,102 @@ if TYPE_CHECKING:
 
 
 @block
+class SamplerParams:
+    method: Literal["threshold", "systematic", "multinomial", "topk", "topk_tail"] = "threshold"
+    """How ids are drawn (`stillhouse.soft_labels.sampling`); top-k is biased, and there to compare with."""
+    samples: int = 50
+    """N; for top-k the number of ids."""
+    sampling_temperature: float = 1.0
+    """The teacher's logits are divided by it; the student's temperature must be the same."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.samples <= 65536:
+            raise ValueError(f"samples must lie in [1, 65536], is {self.samples}")
+        if not 0 < self.sampling_temperature < math.inf:
+            raise ValueError(f"sampling_temperature must be above 0, is {self.sampling_temperature}")
+
+
+@block
+class MoreTeacher:
+    model: str
+    """A folder below data/raw with a model of the same kind and tokenizer."""
+    share: float
+    """Of the mixture; the pipeline's own teacher has the rest."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError(f"share must lie in (0, 1), is {self.share}")
+        if not self.model.startswith("data/raw/"):
+            raise ValueError(f"model must be a folder below data/raw, where DVC sees it change; is {self.model!r}")
+
+
+@block
 class ExportSoftLabels:
     batch_size: int
     """Rows of a forward pass of the teacher."""
     part_rows: int
-    """Rows of a shard."""
+    """Rows of a shard; shards of 64 to 256 MB suit DVC and object stores."""
+    sampler: SamplerParams | None = None
+    """Causal language models: how sparse targets are drawn."""
+    mixture: list[MoreTeacher] | None = None
+    """More teachers, whose distributions are mixed with that of the pipeline's own."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 autocasts the teacher's forward pass."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.part_rows < 1:
             raise ValueError(f"batch_size and part_rows must be at least 1, are {self.batch_size} and {self.part_rows}")
+        if self.mixture and sum(teacher.share for teacher in self.mixture) >= 1:
+            raise ValueError("the shares of mixture must sum to less than 1: the pipeline's own teacher has the rest")
 
 
 @block
 class Params:
+    kind: Kind
     seed: int
     threads: int
     views: ViewParams
     export_soft_labels: ExportSoftLabels
 
+    def __post_init__(self) -> None:
+        if (self.kind == "causal_lm") != (self.export_soft_labels.sampler is not None):
+            wish = "needs" if self.kind == "causal_lm" else "has no"
+            raise ValueError(f"kind {self.kind} {wish} 'export_soft_labels.sampler'")
+
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
-    from stillhouse.models.build import load_model
-    from stillhouse.soft_labels.binding import expected_binding
-    from stillhouse.soft_labels.export import export
-    from stillhouse.training.classifier import Task
+    from stillhouse.core.artifacts import digest_file
+    from stillhouse.models.build import WEIGHTS
+    from stillhouse.soft_labels.binding import classifier_binding, language_binding
+    from stillhouse.soft_labels.export import Teachers, export_classifier, export_language
+    from stillhouse.soft_labels.manifest import mixture
+    from stillhouse.soft_labels.sampler import Sampler
+    from stillhouse.training.kinds import trainer_of
 
-    settings = params.export_soft_labels
-    task = Task.read(DATA / "preprocess" / "source")
-    model = load_model(DATA / "train_teacher" / "model").to(ranks.device)
-    binding = expected_binding(task, params.views, params.seed, read_json(DATA / "train_teacher" / MANIFEST)["weights"])
-    figures = export(
-        model, task, params.views, params.seed, binding, out / "soft_labels", settings.batch_size, settings.part_rows, ranks
+    settings, trainer = params.export_soft_labels, trainer_of(params.kind)
+    task = trainer.Task.read(DATA / "preprocess" / "source")
+    more = settings.mixture or []
+    own = 1 - sum(teacher.share for teacher in more)
+    digests = [(read_json(DATA / "train_teacher" / MANIFEST)["weights"], own)]
+    digests += [(digest_file(Path(teacher.model) / WEIGHTS), teacher.share) for teacher in more]
+    folders = [DATA / "train_teacher" / "model", *(Path(teacher.model) for teacher in more)]
+    teachers = Teachers(
+        [trainer.load(folder).to(ranks.device) for folder in folders], [share for _, share in digests], settings.precision
     )
+    folder = out / "soft_labels"
+    common = {"folder": folder, "batch_size": settings.batch_size, "part_rows": settings.part_rows, "ranks": ranks}
+    if params.kind == "causal_lm":
+        assert settings.sampler is not None
+        drawn = settings.sampler
+        sampler = Sampler(drawn.method, drawn.samples, params.seed, drawn.sampling_temperature)
+        binding = language_binding(task, mixture(digests), sampler)
+        quality, timing = export_language(teachers, task, sampler, binding, **common)
+    else:
+        binding = classifier_binding(task, params.views, params.seed, mixture(digests))
+        quality, timing = export_classifier(teachers, task, params.views, params.seed, binding, **common)
     if ranks.is_main:
-        write_json(out / "metrics.json", figures.quality)
-    return figures.timing
+        write_json(out / "metrics.json", quality)
+    return timing
 
 
 def main() -> None:

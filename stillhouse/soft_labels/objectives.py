@@ -19,8 +19,7 @@ from stillhouse.losses.heads import plain_logits_agree
 from stillhouse.losses.schedule import Scheduled
 from stillhouse.losses.targets import SparseTargets, Targets, TeacherHead
 from stillhouse.models.build import load_language_model, load_model
-from stillhouse.soft_labels.alignment import check_alignment
-from stillhouse.soft_labels.binding import classifier_binding, language_binding
+from stillhouse.soft_labels.binding import classifier_binding, language_binding, taught_by
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.training import classifier, language_model
 from stillhouse.training.distributed import Ranks
@@ -70,7 +69,7 @@ def classifier_objective(
 def stored_log_probs(labels: Path, task: classifier.Task, views: ViewParams, seed: int, teacher_weights: str, ranks: Ranks):
     """Batch to the stored log-probabilities of its rows and views."""
     store = SoftLabels.open(labels, verify=ranks.is_main)
-    store.binding.require(classifier_binding(task, views, seed, teacher_weights, store.binding), labels)
+    store.binding.require(classifier_binding(task, views, seed, taught_by(store.binding, teacher_weights)), labels)
     rows_of_store = store.rows_of(task.train.ids.to_pylist())
 
     def said(batch: Batch) -> torch.Tensor:
@@ -136,9 +135,8 @@ def online_targets(teacher: Path, vocabulary: int, ranks: Ranks):
 def stored_targets(labels: Path, task: language_model.Task, teacher_weights: str, temperature: Scheduled, ranks: Ranks):
     """Batch to what the store holds of its rows, after everything that can be checked has been."""
     store = SoftLabels.open(labels, verify=ranks.is_main)
-    store.binding.require(language_binding(task, teacher_weights, temperature, store.binding), labels)
+    store.binding.require(language_binding(task, taught_by(store.binding, teacher_weights), temperature), labels)
     rows_of_store = store.rows_of(task.train.ids.to_pylist())
-    check_alignment(store, rows_of_store, task.train)
     vocabulary = task.facts.vocab_size
 
     def targets(batch: BlockBatch) -> Targets:

@@ -15,7 +15,8 @@ from stillhouse.data.hashing import mix, salt, uniform
 from stillhouse.soft_labels.bits import WIDEST, pack, packed_bytes, unpack
 from stillhouse.soft_labels.values import TAIL_ONE, Grid
 
-HEADER = np.dtype([("entries", "<u4"), ("coded", "<u4"), ("low_bits", "<u4")])
+FIELDS = ("entries", "coded", "low_bits")
+HEADER = np.dtype([(name, "<u4") for name in FIELDS])
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Coding:
 
     def sections(self, head: np.ndarray) -> np.ndarray:
         """int64 (R, 5): bytes of low bits, high bits, flags, codes and tails of records with headers (R,)."""
-        entries, coded, low_bits = (head[name].astype(np.int64) for name in HEADER.names)
+        entries, coded, low_bits = (head[name].astype(np.int64) for name in FIELDS)
         return np.stack(
             [
                 packed_bytes(entries, low_bits),

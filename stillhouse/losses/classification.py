@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from stillhouse.data.batches import Batch
+from stillhouse.losses.dense import Divergence, divergence_of
 
 
 class Loss(Protocol):
@@ -32,17 +33,6 @@ def cross_entropy_sum(logits_BC: torch.Tensor, labels_B: torch.Tensor, label_smo
     return F.cross_entropy(logits_BC, labels_B, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
 
 
-def forward_kl(student_logits_BC: torch.Tensor, teacher_log_probs_BC: torch.Tensor, temperature: float) -> torch.Tensor:
-    """KL(teacher || student) of each row, float (B,), at `temperature`, times its square.
-
-    The square keeps gradients of the same size at every temperature: Hinton et al. 2015, arXiv:1503.02531, sec. 2.
-    `teacher_log_probs_BC` are log-probabilities at temperature 1 (any constant per row may be added to them).
-    """
-    teacher = F.log_softmax(teacher_log_probs_BC / temperature, dim=-1)
-    student = F.log_softmax(student_logits_BC / temperature, dim=-1)
-    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
-
-
 @dataclass(frozen=True)
 class CrossEntropy:
     """Cross-entropy with the true labels; `labels` int (N,) of the training table, -1 where withheld."""
@@ -59,7 +49,7 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class Distillation:
-    """`weight` * T^2 KL(teacher || student) + (1 - `weight`) * cross-entropy (Hinton et al. 2015, sec. 2).
+    """`weight` * T^2 D(teacher, student) + (1 - `weight`) * cross-entropy (Hinton et al. 2015, sec. 2, for the forward KL).
 
     A row whose true label is withheld takes part with the teacher's distribution alone, at full weight.
     """
@@ -69,6 +59,9 @@ class Distillation:
     temperature: float
     weight: float
     label_smoothing: float = 0.0
+    divergence: Divergence = "forward_kl"
+    beta: float = 0.5
+    """Of the generalised Jensen-Shannon divergence: the teacher's share of the mixture."""
 
     def count(self, rows: np.ndarray) -> int:
         return len(rows)
@@ -76,7 +69,8 @@ class Distillation:
     def __call__(self, logits_BC: torch.Tensor, batch: Batch) -> torch.Tensor:
         teacher = torch.from_numpy(self.soft_labels(batch.rows, batch.views)).to(logits_BC.device, torch.float32)
         weight_B = torch.where(batch.labels < 0, 1.0, self.weight)
-        loss = (weight_B * forward_kl(logits_BC, teacher, self.temperature)).sum()
+        divergence_B = divergence_of(self.divergence, logits_BC, teacher, self.temperature, self.beta)
+        loss = (weight_B * divergence_B).sum()
         if self.weight < 1:
             loss = loss + (1 - self.weight) * cross_entropy_sum(logits_BC, batch.labels, self.label_smoothing)
         return loss

@@ -81,7 +81,7 @@ def test_a_cut_off_shard_is_refused_even_unverified(tiny_copy):
 def test_a_store_of_another_form_is_refused(tiny_copy):
     manifest = read_json(STORE / "manifest.json")
     write_json(STORE / "manifest.json", manifest | {"form": "sparse"})
-    with pytest.raises(ArtifactError, match=r"form 'sparse'; this version reads .* form 'full'"):
+    with pytest.raises(ArtifactError, match=r"form 'sparse'; this version reads .* form 'full', 'sampled'"):
         SoftLabels.open(STORE)
 
 

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from stillhouse.core.progress import Progress
 from stillhouse.data.batches import Collator
 from stillhouse.data.views import ViewParams, view_spans
-from stillhouse.soft_labels.store import Binding, SoftLabelsWriter
+from stillhouse.soft_labels.manifest import Binding, Layout
+from stillhouse.soft_labels.writer import SoftLabelsWriter
 from stillhouse.training.classifier import Task
 from stillhouse.training.distributed import Ranks
 
@@ -38,17 +39,17 @@ def export(
 ) -> ExportFigures:
     """Write the store into `folder`. Batches are a pure function of the data, so the bytes do not depend on the ranks."""
     rows = task.train
-    writer = SoftLabelsWriter(folder, rows.ids, views.count, len(task.labels))
+    layout = Layout(form="full", rows=len(rows), views=views.count, vocab=len(task.labels), part_rows=part_rows)
+    writer = SoftLabelsWriter(folder, rows.ids, layout, binding)
     collate = Collator(rows, task.facts, views, seed)
-    num_parts = -(-len(rows) // part_rows)
-    work = [(view, part) for view in range(views.count) for part in range(num_parts)]
+    work = [(view, part) for view in range(views.count) for part in range(layout.parts)]
     mine = work[ranks.rank :: ranks.world]
     sums = torch.zeros(3, dtype=torch.float64)
     start = time.perf_counter()
-    total = sum(min(part_rows, len(rows) - part * part_rows) for _, part in mine)
+    total = sum(len(layout.rows_of_part(part)) for _, part in mine)
     with Progress(total, "soft labels", "rows", enabled=ranks.is_main) as bar:
         for view, part in mine:
-            chosen = np.arange(part * part_rows, min((part + 1) * part_rows, len(rows)))
+            chosen = np.array(layout.rows_of_part(part))
             views_of_rows = np.full(len(chosen), view)
             _, spans = view_spans(rows.keys[chosen], rows.lengths[chosen], views_of_rows, views, seed)
             order = np.argsort(spans, kind="stable")
@@ -64,12 +65,12 @@ def export(
                 sums[1] += int(known.sum())
                 sums[2] -= float((said.exp() * said).sum())
                 bar.update(len(picked))
-            writer.write(view, part, log_probs)
+            writer.write(part, view, log_probs)
     seconds = time.perf_counter() - start
     sums = ranks.sum(sums.to(ranks.device)).cpu()
     ranks.barrier()
     if ranks.is_main:
-        writer.finish(binding, part_rows)
+        writer.finish()
     num_labels = len(rows) * views.count
     return ExportFigures(
         quality={

@@ -1,161 +1,172 @@
-"""Soft labels on disk: what a teacher believes of every row and view, bound to the teacher that said it.
+"""Soft labels on disk: what a teacher believes of every row, bound to the teacher that said it.
 
 A store is a folder: `manifest.json`, `ids.arrow` (row ids in the order of the rows) and shards
-`view-VVV-part-PPPPP.safetensors`, each memory-mapped and with a checksum in the manifest. The form `full` holds
-log-probabilities at temperature 1 as float16, shape (rows, classes), so that the temperature belongs to the student and
-changing it exports nothing again. A sparse form for large vocabularies can take its place behind the same reader.
+`view-VVV-part-PPPPP.safetensors`, each memory-mapped and with a checksum in the manifest; `docs/soft-labels.md` specifies all
+of it. The form `full` holds log-probabilities at temperature 1 as float16, so that the temperature belongs to the student and
+changing it exports nothing again; the forms `sampled`, `topk` and `topk_tail` hold some ids of a large vocabulary for
+every position of a row.
 
     labels = SoftLabels.open(Path("data/export_soft_labels/soft_labels"))
-    labels.binding           # digests of teacher, tokenizer, data, and the views' settings
-    labels(rows, views)      # float32 (B, classes)
+    labels.binding           # digests of teacher, tokenizer, data, and the settings of views, packing and sampler
+    labels(rows, views)      # full: float32 (B, classes)
+    labels.sparse(rows)      # sparse: offsets, ids, values, tail of B * T positions
+    labels[3], labels["id"]  # one row
 """
 
-import json
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
-from safetensors.numpy import save_file
 
-from stillhouse.core.artifacts import MANIFEST, digest_file, read_json, write_json
-from stillhouse.core.errors import ArtifactError
+from stillhouse.core.artifacts import MANIFEST, digest_file, read_json
+from stillhouse.core.errors import ArtifactError, DataError
+from stillhouse.data.hashing import text_keys
+from stillhouse.soft_labels.manifest import EXPORT, Binding, Layout, shard_name, store_key
+from stillhouse.soft_labels.records import checksum, decode
+from stillhouse.soft_labels.shards import RESTORE, map_shard
+from stillhouse.soft_labels.writer import IDS, TENSOR, SoftLabelsWriter, refuse_duplicates
 
-FORMAT = "stillhouse-soft-labels/1"
-TENSOR = "log_probs"
+__all__ = ["Binding", "Layout", "SoftLabels", "SoftLabelsWriter", "SparseRow"]
+
+MOST_MAPS = 256
+"""Shards that are mapped at a time: Python keeps a file handle for each, and systems allow 1,024."""
 
 
 @dataclass(frozen=True)
-class Binding:
-    """What soft labels belong to; the student refuses labels whose binding is not its own."""
+class SparseRow:
+    """Soft labels of one row's T positions: `len(row)`, `row[t]` is a pair of ids and values."""
 
-    teacher: str
-    """SHA-256 of the teacher's weights."""
-    tokenizer: str
-    """Digest of the tokenizer's folder."""
-    data: str
-    """SHA-256 of the tokenised training rows."""
-    views: str
-    """Settings of the views in words: count, shares, seed."""
+    offsets: np.ndarray
+    """int64 (T + 1,)."""
+    ids: np.ndarray
+    """int64 (E,)."""
+    values: np.ndarray
+    """float32 (E,)."""
+    tail: np.ndarray | None
+    """float32 (T,), mass outside of the ids; for `topk_tail` alone."""
 
-    def require(self, wanted: "Binding", where: Path) -> None:
-        """Raises ArtifactError that names both sides of the first difference."""
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(wanted, field.name)
-            if mine != theirs:
-                raise ArtifactError(
-                    f"the soft labels in {where} were made with {field.name} {short(mine)}, but this student is to learn "
-                    f"from {field.name} {short(theirs)}; run 'dvc repro export_soft_labels'"
-                )
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
 
-
-def short(value: str) -> str:
-    """The first 12 digits of a digest; other values as they are."""
-    return value[:12] if len(value) == 64 else f"({value})"
-
-
-class SoftLabelsWriter:
-    """Writes shards in any order, then the manifest: a folder without one is no store."""
-
-    def __init__(self, folder: Path, ids: pa.Array, num_views: int, num_classes: int):
-        self.folder, self.num_rows, self.num_views, self.num_classes = folder, len(ids), num_views, num_classes
-        folder.mkdir(parents=True, exist_ok=True)
-        self._ids = ids
-
-    def path(self, view: int, part: int) -> Path:
-        return self.folder / f"view-{view:03d}-part-{part:05d}.safetensors"
-
-    def write(self, view: int, part: int, log_probs: np.ndarray) -> None:
-        """One shard: log-probabilities (rows of the part, classes) at temperature 1."""
-        save_file({TENSOR: np.ascontiguousarray(log_probs, dtype=np.float16)}, self.path(view, part))
-
-    def finish(self, binding: Binding, part_rows: int) -> None:
-        """Write ids and manifest. Raises ArtifactError if a shard is missing."""
-        with pa.OSFile(str(self.folder / "ids.arrow"), "wb") as sink:
-            batch = pa.record_batch([self._ids], names=["id"])
-            with pa.ipc.new_file(sink, batch.schema) as writer:
-                writer.write_batch(batch)
-        num_parts = -(-self.num_rows // part_rows)
-        shards = {}
-        for view in range(self.num_views):
-            for part in range(num_parts):
-                path = self.path(view, part)
-                if not path.is_file():
-                    raise ArtifactError(f"shard {path.name} was not written; run 'dvc repro export_soft_labels'")
-                shards[path.name] = digest_file(path)
-        write_json(
-            self.folder / MANIFEST,
-            {
-                "format": FORMAT,
-                "form": "full",
-                "dtype": "float16",
-                "temperature": 1.0,
-                "rows": self.num_rows,
-                "views": self.num_views,
-                "classes": self.num_classes,
-                "part_rows": part_rows,
-                "binding": asdict(binding),
-                "shards": shards,
-            },
-        )
+    def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        position = range(len(self))[position]
+        here = slice(self.offsets[position], self.offsets[position + 1])
+        return self.ids[here], self.values[here]
 
 
 class SoftLabels:
     """A store opened for reading; shards are mapped, not loaded."""
 
-    def __init__(self, folder: Path, manifest: dict, ids: list[str], arrays: list[list[np.ndarray]]):
-        self.folder, self.ids = folder, ids
-        self.num_views, self.num_classes = manifest["views"], manifest["classes"]
-        self.binding = Binding(**manifest["binding"])
-        self._part_rows = manifest["part_rows"]
-        self._arrays = arrays
+    def __init__(self, folder: Path, layout: Layout, binding: Binding, ids: list[str], store: str):
+        """Use `open`."""
+        self.folder, self.layout, self.binding, self.ids = folder, layout, binding, ids
+        self.form, self.num_views, self.num_classes = layout.form, layout.views, layout.vocab
+        self._store = store
+        self._coding = layout.coding() if layout.form != "full" else None
+        self._maps: OrderedDict[tuple[int, int], dict[str, np.ndarray]] = OrderedDict()
+        self._lock = Lock()
         self._index: dict[str, int] | None = None
 
     @classmethod
     def open(cls, folder: Path, verify: bool = True) -> "SoftLabels":
-        """Open a store; `verify` compares every shard with its checksum. Raises ArtifactError if anything is off."""
+        """Open a store. Raises ArtifactError if anything is off.
+
+        Always checked: manifest, ids, and that every shard is there, of the right size and of this very store.
+        `verify` also compares every shard with its SHA-256. Records of the sparse forms are checked again when they are read.
+        """
+        folder = Path(folder)
         manifest = read_json(folder / MANIFEST)
-        if manifest.get("format") != FORMAT or manifest.get("form") != "full":
-            raise ArtifactError(
-                f"{folder} has format {manifest.get('format')!r}, form {manifest.get('form')!r}; this version reads "
-                f"{FORMAT!r}, form 'full'"
-            )
-        if verify:
-            for name, digest in manifest["shards"].items():
-                if digest_file(folder / name) != digest:
-                    raise ArtifactError(f"{folder / name} does not match its checksum; 'dvc checkout --force' restores it")
-        with pa.memory_map(str(folder / "ids.arrow")) as source:
-            ids = pa.ipc.open_file(source).get_batch(0).column("id").to_pylist()
-        num_parts = -(-manifest["rows"] // manifest["part_rows"])
-        arrays = [
-            [map_tensor(folder / f"view-{view:03d}-part-{part:05d}.safetensors") for part in range(num_parts)]
-            for view in range(manifest["views"])
-        ]
-        return cls(folder, manifest, ids, arrays)
+        layout, binding = Layout.read(manifest, folder), Binding.read(manifest.get("binding", {}), folder)
+        if digest_file(folder / IDS) != manifest["ids"]:
+            raise ArtifactError(f"{folder / IDS} does not match its checksum: rows were shuffled or replaced; {RESTORE}")
+        with pa.memory_map(str(folder / IDS)) as source:
+            ids = pa.ipc.open_file(source).get_batch(0).column("id")
+            try:
+                refuse_duplicates(ids, f"the soft labels in {folder}")
+            except DataError as error:
+                raise ArtifactError(f"{error}; {EXPORT}") from None
+            store = store_key(layout, binding, ids)
+            names = ids.to_pylist()
+        if len(names) != layout.rows or store != manifest.get("store"):
+            raise ArtifactError(f"the manifest of {folder} was changed after the store was written; {RESTORE}")
+        wanted = layout.shard_names()
+        strays = sorted({*manifest["shards"]} ^ {*wanted} | {path.name for path in folder.glob("view-*")} - {*wanted})
+        if strays:
+            raise ArtifactError(f"{folder} should not have, or lacks in its manifest, {', '.join(strays[:3])}; {RESTORE}")
+        for name in wanted:
+            map_shard(folder / name, store)
+            if verify and digest_file(folder / name) != manifest["shards"][name]:
+                raise ArtifactError(f"{folder / name} does not match its checksum; {RESTORE}")
+        return cls(folder, layout, binding, names, store)
+
+    def __reduce__(self):
+        """Workers of a DataLoader map the files themselves."""
+        return SoftLabels.open, (self.folder, False)
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __iter__(self) -> Iterator[str]:
+        """Row ids, in the order of the rows."""
+        return iter(self.ids)
+
     def __call__(self, rows: np.ndarray, views: np.ndarray) -> np.ndarray:
-        """Log-probabilities, float32 (B, classes), of rows (B,) of this store and views (B,)."""
+        """Log-probabilities, float32 (B, classes), of rows (B,) of this store and views (B,). Full form."""
+        self._require(sparse=False)
         result = np.empty((len(rows), self.num_classes), dtype=np.float32)
-        parts = rows // self._part_rows
+        parts = rows // self.layout.part_rows
         for view, part in {*zip(views.tolist(), parts.tolist(), strict=True)}:
             chosen = (views == view) & (parts == part)
-            result[chosen] = self._arrays[view][part][rows[chosen] - part * self._part_rows]
+            result[chosen] = self._shard(view, part)[TENSOR][rows[chosen] - part * self.layout.part_rows]
         return result
 
-    def __getitem__(self, row_id: str) -> np.ndarray:
-        """Log-probabilities, float32 (views, classes), of the row with this id. Raises KeyError if there is none."""
-        if self._index is None:
-            self._index = {name: number for number, name in enumerate(self.ids)}
-        row = self._index[row_id]
-        views = np.arange(self.num_views)
-        return self(np.full(self.num_views, row), views)
+    def sparse(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Offsets int64 (B * T + 1,), ids int64 (E,), values float32 (E,), tail float32 (B * T,) or None, of rows (B,).
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.ids)
+        Entries of row b and position t are [offsets[b * T + t], offsets[b * T + t + 1]). Raises ArtifactError, by name, for a
+        record whose checksum does not fit its bytes and its row.
+        """
+        self._require(sparse=True)
+        assert self._coding is not None
+        records = []
+        keys = text_keys([self.ids[row] for row in rows])
+        for row, key in zip(rows.tolist(), keys, strict=True):
+            part, place = divmod(row, self.layout.part_rows)
+            shard = self._shard(0, part)
+            record = shard["records"][shard["offsets"][place] : shard["offsets"][place + 1]]
+            if checksum(key, shard["hits"][place], record) != shard["checksums"][place]:
+                raise ArtifactError(
+                    f"the record of row {self.ids[row]} (number {row}) in {self.folder / shard_name(0, part)} is damaged or "
+                    f"belongs to another row; {RESTORE}"
+                )
+            records.append(record)
+        entries = decode(self._coding, records)
+        return entries.offsets, entries.ids, entries.values, entries.tail
+
+    def hits(self, rows: np.ndarray) -> np.ndarray:
+        """float32 (B,): mass that the stored targets put on the row's own next tokens, as counted when they were written."""
+        self._require(sparse=True)
+        parts, places = np.divmod(rows, self.layout.part_rows)
+        return np.array([self._shard(0, int(p))["hits"][i] for p, i in zip(parts, places, strict=True)], dtype=np.float32)
+
+    def __getitem__(self, row: int | str) -> np.ndarray | SparseRow:
+        """Labels of a row by its number or id: log-probabilities, float32 (views, classes), or a `SparseRow`.
+
+        Raises KeyError for an unknown id, IndexError for a number out of range.
+        """
+        if isinstance(row, str):
+            if self._index is None:
+                self._index = {name: number for number, name in enumerate(self.ids)}
+            number = self._index[row]
+        else:
+            number = range(len(self))[row]
+        if self.form == "full":
+            return self(np.full(self.num_views, number), np.arange(self.num_views))
+        return SparseRow(*self.sparse(np.array([number])))
 
     def rows_of(self, ids: list[str]) -> np.ndarray:
         """Row numbers in this store, int64 (N,), of row ids. Raises ArtifactError for an id that is not here."""
@@ -166,20 +177,23 @@ class SoftLabels:
         if missing:
             raise ArtifactError(
                 f"the soft labels in {self.folder} lack {len(missing)} of {len(ids)} training rows (first id {missing[0]}); "
-                "run 'dvc repro export_soft_labels'"
+                f"{EXPORT}"
             )
         return np.array([index[name] for name in ids])
 
+    def _require(self, sparse: bool) -> None:
+        if sparse != (self.form != "full"):
+            raise ArtifactError(
+                f"the soft labels in {self.folder} have form {self.form!r}, but "
+                f"{'a sampled or top-k form' if sparse else 'the full form'} is asked for; {EXPORT} with another sampler"
+            )
 
-def map_tensor(path: Path) -> np.ndarray:
-    """The only tensor of a safetensors file as a read-only memory map (safetensors' own reader copies)."""
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))[TENSOR]
-        begin = 8 + size + header["data_offsets"][0]
-        if header["dtype"] != "F16":
-            raise ValueError(f"dtype {header['dtype']}")
-        return np.memmap(path, dtype=np.float16, mode="r", offset=begin, shape=tuple(header["shape"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{path} is damaged or missing ({error}); 'dvc checkout --force' restores it") from None
+    def _shard(self, view: int, part: int) -> dict[str, np.ndarray]:
+        key = (view, part)
+        with self._lock:
+            shard = self._maps.get(key)
+            if shard is None:
+                shard = self._maps[key] = map_shard(self.folder / shard_name(view, part), self._store)
+                if len(self._maps) > MOST_MAPS:
+                    self._maps.popitem(last=False)
+            return shard

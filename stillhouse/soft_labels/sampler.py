@@ -1,0 +1,44 @@
+"""How a sparse store is drawn: the settings that its manifest and binding carry. Torch-free; `sampling` draws."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+Form = Literal["full", "sampled", "topk", "topk_tail"]
+Method = Literal["threshold", "systematic", "multinomial", "topk", "topk_tail"]
+METHODS: tuple[Method, ...] = ("threshold", "systematic", "multinomial", "topk", "topk_tail")
+
+VERSION = 1
+"""Of the draws: raise it when `sampling` or the rounding of values comes to give other bytes for the same teacher."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How sparse targets are drawn from the teacher's distribution; `sampling` says what each method does."""
+
+    method: Method = "threshold"
+    samples: int = 50
+    """N; the number of ids for top-k."""
+    seed: int = 0
+    sampling_temperature: float = 1.0
+    """The teacher's logits are divided by it before anything is drawn."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, is {self.method!r}")
+        if not 1 <= self.samples <= 65536:
+            raise ValueError(f"samples must lie in [1, 65536], is {self.samples}")
+        if not 0 < self.sampling_temperature < math.inf:
+            raise ValueError(f"sampling_temperature must be above 0, is {self.sampling_temperature}")
+
+    @property
+    def form(self) -> Form:
+        """Form of the store: the three unbiased methods make the same one."""
+        return self.method if self.method in ("topk", "topk_tail") else "sampled"
+
+    def words(self) -> str:
+        """For the binding; without the temperature, which has a field of its own."""
+        return f"{self.method} of {self.samples}" + (f", seed {self.seed}" if self.form == "sampled" else "")
+
+    def as_dict(self) -> dict[str, str | int | float]:
+        return asdict(self)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from stillhouse.data.batches import Batch
 from stillhouse.losses.classification import CrossEntropy, Distillation, cross_entropy_sum
-from stillhouse.losses.dense import forward_kl
+from stillhouse.losses.dense import forward_kl, jsd, reverse_kl
 
 
 def batch_of(labels: list[int]) -> Batch:
@@ -45,6 +45,31 @@ def test_forward_kl_at_temperature_two_by_hand():
     teacher = torch.tensor([[0.9, 0.1]]).log()
     expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
     assert forward_kl(torch.zeros(1, 2), teacher, temperature=2.0).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_reverse_kl_of_two_classes_by_hand():
+    # Student (0.5, 0.5), teacher (0.75, 0.25): 0.5 ln (0.5 / 0.75) + 0.5 ln (0.5 / 0.25).
+    teacher = torch.tensor([[0.75, 0.25]]).log()
+    expected = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
+    assert reverse_kl(torch.zeros(1, 2), teacher, temperature=1.0).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_jsd_of_two_classes_by_hand():
+    # The mixture of (0.75, 0.25) at 0.2 and (0.5, 0.5) at 0.8 is (0.55, 0.45).
+    teacher = torch.tensor([[0.75, 0.25]]).log()
+    of_teacher = 0.75 * math.log(0.75 / 0.55) + 0.25 * math.log(0.25 / 0.45)
+    of_student = 0.5 * math.log(0.5 / 0.55) + 0.5 * math.log(0.5 / 0.45)
+    expected = 0.2 * of_teacher + 0.8 * of_student
+    assert jsd(torch.zeros(1, 2), teacher, temperature=1.0, beta=0.2).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["reverse_kl", "jsd"])
+def test_student_may_learn_by_another_divergence(name):
+    batch = batch_of([0, -1, 2])
+    kl = {"reverse_kl": reverse_kl(STUDENT, TEACHER, 2.0), "jsd": jsd(STUDENT, TEACHER, 2.0, 0.3)}[name]
+    loss = Distillation(lambda batch: TEACHER[batch.rows], 2.0, 0.25, divergence=name, beta=0.3)
+    expected = 0.25 * kl[0] + kl[1] + 0.25 * kl[2] + 0.75 * cross_entropy_sum(STUDENT, batch.labels)
+    torch.testing.assert_close(loss(STUDENT, batch, 0.0), expected)
 
 
 def test_forward_kl_is_zero_for_equal_distributions_whatever_the_constant():

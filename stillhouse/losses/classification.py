@@ -62,7 +62,7 @@ class Distillation:
     label_smoothing: float = 0.0
     divergence: Divergence = "forward_kl"
     beta: float = 0.5
-    """Of jsd."""
+    """Of jsd, the generalised Jensen-Shannon divergence: the teacher's share of the mixture."""
 
     def count(self, rows: np.ndarray) -> int:
         return len(rows)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from stillhouse.core.errors import ParamsError
+
+PROBE_SIZE = 100.0
+"""Of the probe's logits. Soft caps are near the identity on the small logits of a fresh model, and not on those of later."""
 
 
 @dataclass(frozen=True)
@@ -23,44 +25,57 @@ class SplitModel:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "SplitModel":
-        """Raises ParamsError if the model has no separate body or no linear head."""
+        """Raises ParamsError if the model has no body of its own or no linear head."""
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Linear) or model.base_model is model:
             raise ParamsError(
-                f"model {model.config.model_type} has no linear head on a body of its own, which the losses on stored soft "
-                "labels need; choose a decoder such as llama or gpt2"
+                f"model.architecture {model.config.model_type} has no linear head on a body of its own, which the losses on "
+                "stored soft labels need; choose a decoder such as llama or gpt2"
             )
         return cls(model.base_model, head)
 
 
 @torch.no_grad()
-def plain_logits_agree(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> float:
-    """Compare the model's own logits with head times hidden states on a probe, int64 (B, T); to be called once.
+def require_plain_logits(
+    model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+) -> SplitModel:
+    """The model in two parts that `fused_loss` may train; to be called once, before training, with a probe int64 (B, T).
 
-    Returns the largest difference over the largest logit. Raises ParamsError if it is not rounding: the model does
-    something to its logits that the fused loss would leave out.
+    The head is made to answer with large random logits: they must come out of the model as they are, and what the head
+    was given must be the body's hidden states. Raises ParamsError otherwise.
     """
     split = SplitModel.of(model)
-    was_training = model.training
-    # Two passes with dropout would differ by themselves.
-    model.eval()
+    given: list[torch.Tensor] = []
+    answers: list[torch.Tensor] = []
+
+    def answer(_head: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        given.append(inputs[0])
+        answers.append(torch.randn_like(output) * PROBE_SIZE)
+        return answers[-1]
+
+    was_training, arguments = model.training, {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+    model.eval()  # Dropout would make two passes differ.
+    hook = split.head.register_forward_hook(answer)
+    # The probe must not move the random numbers of the training that follows.
+    devices = [input_ids.device] if input_ids.device.type == "cuda" else []
     try:
-        plain = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits.float()
-        hidden = split.body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        fused = F.linear(hidden, split.head.weight.to(hidden.dtype), _cast(split.head.bias, hidden.dtype)).float()
+        with torch.random.fork_rng(devices=devices):
+            logits = model(**arguments).logits
+        hidden = split.body(**arguments).last_hidden_state
     finally:
+        hook.remove()
         model.train(was_training)
-    used = slice(None) if attention_mask is None else attention_mask.bool()
-    difference = float((plain - fused)[used].abs().max() / plain[used].abs().max().clamp_min(1e-12))
-    # The same numbers through the same product; autocast rounds both alike.
-    if not difference < 1e-3:
-        raise ParamsError(
-            f"model {model.config.model_type}: its logits differ from head times hidden states by {difference:.1%} of their "
-            "size; it caps or scales them (final_logit_softcapping, logit_scale, logits_scaling ...), which the fused loss "
-            "would leave out. Switch that off in model.config, or choose another architecture"
-        )
-    return difference
+    if len(given) != 1:
+        raise ParamsError(_message(model, f"it calls its head {len(given)} times"))
+    if not torch.allclose(hidden.float(), given[0].float(), rtol=1e-3, atol=1e-4):
+        raise ParamsError(_message(model, "it changes its hidden states before the head"))
+    if not torch.allclose(logits.float(), answers[0].float(), rtol=1e-3):
+        raise ParamsError(_message(model, "it caps or scales what its head answers"))
+    return split
 
 
-def _cast(bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    return None if bias is None else bias.to(dtype)
+def _message(model: PreTrainedModel, what: str) -> str:
+    return (
+        f"model.architecture {model.config.model_type}: {what} (final_logit_softcapping, logit_scale, logits_scaling ...), "
+        "which the losses on stored soft labels would leave out; switch it off in model.config, or choose another architecture"
+    )

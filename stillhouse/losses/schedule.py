@@ -3,6 +3,10 @@
 In `params.yaml` a plain number is constant, and `{start: 1.0, end: 0.5}` is a line from the first step to the last.
 """
 
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
 from stillhouse.core.params import block
 
 
@@ -22,10 +26,16 @@ class Linear:
             raise ValueError(f"begin and finish must be shares with 0 <= begin < finish <= 1, are {self.begin}, {self.finish}")
 
 
-Scheduled = float | Linear
+def _form(value: Any) -> str:
+    """Which of the two was meant, so that an error speaks of that one alone."""
+    return "line" if isinstance(value, (dict, Linear)) else "number"
 
 
-def at(value: Scheduled, progress: float) -> float:
+Scheduled = Annotated[Annotated[float, Tag("number")] | Annotated[Linear, Tag("line")], Discriminator(_form)]
+"""Type of a parameter that may change over a training."""
+
+
+def at(value: float | Linear, progress: float) -> float:
     """The value at `progress`, the share of steps that are done: 0 in the first step, 1 behind the last."""
     if not isinstance(value, Linear):
         return float(value)
@@ -34,6 +44,6 @@ def at(value: Scheduled, progress: float) -> float:
     return (1 - share) * value.start + share * value.end
 
 
-def extremes(value: Scheduled) -> tuple[float, float]:
+def extremes(value: float | Linear) -> tuple[float, float]:
     """Least and greatest value over the training, for the checks of whoever owns the parameter."""
     return (min(value.start, value.end), max(value.start, value.end)) if isinstance(value, Linear) else (value, value)

@@ -1,0 +1,167 @@
+"""What the losses on soft labels refuse, which models they may train, and how their settings move."""
+
+import numpy as np
+import pytest
+import torch
+
+from stillhouse.core.errors import DataError, ParamsError
+from stillhouse.core.params import block, build
+from stillhouse.losses.fused import fused_loss
+from stillhouse.losses.heads import require_plain_logits
+from stillhouse.losses.schedule import Linear, Scheduled, at, extremes
+from stillhouse.losses.targets import SparseTargets, TeacherHead
+from tests.loss_cases import P, V, decoder, inputs, sparse, teacher
+
+
+def loss(targets, **settings):
+    hidden, head, bias, labels = inputs()
+    return fused_loss(hidden, head, bias, labels, targets, **{"weight": 0.5, **settings})
+
+
+@pytest.mark.parametrize("divergence", ["reverse_kl", "jsd"])
+@pytest.mark.parametrize("form", ["sampled", "topk"])
+def test_divergences_that_need_the_whole_support_are_refused_on_a_part_of_it(form, divergence):
+    with pytest.raises(ParamsError, match=rf"{divergence}, which needs .* form '{form}' .* export form topk_tail"):
+        loss(sparse(form), divergence=divergence)
+
+
+def test_reverse_kl_is_refused_where_the_student_has_tokens_of_its_own():
+    with pytest.raises(ParamsError, match="31 tokens of which the teacher knows 27"):
+        loss(teacher("online, smaller"), divergence="reverse_kl")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weight": 1.2}, "weight must lie in"),
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"divergence": "tv"}, "'tv', expected forward_kl, reverse_kl or jsd"),
+        ({"divergence": "jsd", "beta": 1.0}, "beta must lie between 0 and 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ParamsError, match=message):
+        loss(teacher("dense"), **settings)
+
+
+def test_labels_of_other_positions_are_refused():
+    with pytest.raises(DataError, match="soft labels of 22 positions for a batch of 23"):
+        loss(sparse("sampled", P - 1))
+
+
+def test_token_outside_of_the_head_is_refused_and_not_read_as_the_next_positions():
+    with pytest.raises(DataError, match="the student's head has 31 rows"):
+        loss(sparse("sampled", vocabulary=V + 40))
+
+
+def test_hidden_states_of_another_width_are_refused():
+    hidden, head, bias, labels = inputs()
+    with pytest.raises(DataError, match=r"shape \(23, 6\) do not fit 23 labels and a head of shape \(31, 7\)"):
+        fused_loss(hidden[:, 1:], head, bias, labels, None, weight=0.0)
+
+
+OFFSETS, IDS, VALUES, TAIL = np.array([0, 2, 3]), np.array([1, 4, 2]), np.array([0.5, 0.3, 0.9]), np.array([0.2, 0.1])
+
+
+def test_targets_come_from_arrays_of_a_store():
+    targets = SparseTargets.from_numpy(OFFSETS, IDS.astype(np.uint32), VALUES, TAIL, "topk_tail", vocabulary=5)
+    assert len(targets) == 2
+    assert (targets.ids.dtype, targets.values.dtype, targets.tail.dtype) == (torch.int64, torch.float32, torch.float32)
+    assert targets.to(torch.device("cpu")) is targets
+    other = targets.select(torch.tensor([1, 0, 1]))
+    assert other.offsets.tolist() == [0, 1, 3, 4]
+    assert other.ids.tolist() == [2, 1, 4, 2]
+    assert other.tail.tolist() == pytest.approx([0.1, 0.2, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ((OFFSETS[:-1], IDS, VALUES, None, "sampled"), "offsets do not fit 3 ids"),
+        ((np.array([0, 4, 3]), IDS, VALUES, None, "sampled"), "offsets fall"),
+        ((OFFSETS, IDS + 1, VALUES, None, "sampled"), "ids from 2 to 5 for a vocabulary of 5"),
+        ((OFFSETS, IDS, VALUES, TAIL, "sampled"), "a tail per position goes with form 'topk_tail'"),
+        ((OFFSETS, IDS, VALUES, None, "topk_tail"), "a tail per position"),
+        ((OFFSETS, IDS, VALUES, TAIL[:1], "topk_tail"), "a tail per position"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(arrays, message):
+    with pytest.raises(DataError, match=message):
+        SparseTargets.from_numpy(*arrays, vocabulary=5)
+
+
+# ---- models ----
+
+PROBE = torch.randint(0, V, (2, 6), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2", "mistral", "gpt_neox"])
+def test_decoders_with_plain_logits_are_taken(kind):
+    model = decoder(kind)
+    model.train()
+    before = torch.random.get_rng_state()
+    split = require_plain_logits(model, PROBE, torch.ones_like(PROBE))
+    assert split.head is model.get_output_embeddings()
+    assert model.training
+    assert torch.equal(torch.random.get_rng_state(), before)
+    # The hook is gone.
+    logits = model(input_ids=PROBE).logits
+    assert logits.abs().max() < 50
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "reason"),
+    [
+        ("gemma2", {}, "caps or scales"),
+        ("cohere", {"logit_scale": 0.0625}, "caps or scales"),
+        ("granite", {"logits_scaling": 8.0}, "caps or scales"),
+        ("minicpm3", {}, "before the head"),
+    ],
+)
+def test_decoders_that_change_their_logits_are_refused(kind, options, reason):
+    with pytest.raises(ParamsError, match=f"architecture {kind}: it .*{reason}"):
+        require_plain_logits(decoder(kind, **options), PROBE)
+
+
+def test_gemma_without_its_cap_is_taken():
+    require_plain_logits(decoder("gemma2", final_logit_softcapping=None), PROBE)
+
+
+def test_model_without_linear_head_is_refused():
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": V}
+    config = AutoConfig.for_model("bert", **sizes)
+    with pytest.raises(ParamsError, match="architecture bert has no linear head"):
+        require_plain_logits(AutoModelForSequenceClassification.from_config(config), PROBE)
+
+
+# ---- schedules ----
+
+
+@block
+class Settings:
+    weight: Scheduled
+
+
+def test_settings_are_numbers_or_lines():
+    assert build(Settings, {"weight": 0.5}, "test").weight == 0.5
+    line = build(Settings, {"weight": {"start": 1.0, "end": 0.2, "begin": 0.25, "finish": 0.75}}, "test").weight
+    assert [round(at(line, progress), 6) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)] == [1.0, 1.0, 0.6, 0.2, 0.2]
+    assert extremes(line) == (0.2, 1.0)
+    assert at(2, 0.7) == 2.0
+    assert extremes(2.0) == (2.0, 2.0)
+
+
+def test_line_that_ends_before_it_begins_is_refused():
+    with pytest.raises(ParamsError, match="0 <= begin < finish <= 1"):
+        build(Settings, {"weight": {"start": 1.0, "end": 0.2, "begin": 0.6, "finish": 0.5}}, "test")
+
+
+def test_ends_of_a_line_are_met_exactly():
+    line = Linear(start=0.1, end=0.7)
+    assert (at(line, 0.0), at(line, 1.0)) == (0.1, 0.7)
+
+
+def test_online_teacher_knows_how_many_positions_it_has():
+    assert len(TeacherHead(torch.zeros(4, 2), torch.zeros(9, 2))) == 4

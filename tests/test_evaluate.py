@@ -8,10 +8,10 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from stillhouse.data.tokens import read_tokens
+from stillhouse.evaluation.classification import against_rival
 from stillhouse.evaluation.metrics import Bootstrap, agreement, calibration_curve, test_scores
 from stillhouse.evaluation.tables import most_confused, per_class_table
 from stillhouse.training.scores import log_softmax, score
-from tasks.evaluate import against_rival
 
 test_scores.__test__ = False  # a function of the library, not a test
 
@@ -75,7 +75,7 @@ def test_differences_are_paired(predictions):
     bootstrap = Bootstrap(labels, 5, samples=50)
     values = bootstrap.accuracy(logits.argmax(1))
     scores = {"student": {"accuracy": 0.6}, "baseline": {"accuracy": 0.5}, "teacher": {"accuracy": 0.7}}
-    result = against_rival("source", scores, {"student": values, "baseline": values}, bootstrap)
+    result = against_rival("baseline", scores, {"student": values, "baseline": values}, bootstrap)
     assert (result["lead_over_baseline_low"], result["lead_over_baseline_high"]) == (0, 0)
     assert result["gap_closed"] == pytest.approx(0.5)
 
@@ -84,7 +84,7 @@ def test_no_gap_is_no_ratio():
     values = np.zeros(3)
     scores = {"student": {"accuracy": 0.6}, "baseline": {"accuracy": 0.7}, "teacher": {"accuracy": 0.7}}
     bootstrap = Bootstrap(np.zeros(4, dtype=np.int32), 2, samples=3)
-    assert "gap_closed" not in against_rival("source", scores, {"student": values, "baseline": values}, bootstrap)
+    assert "gap_closed" not in against_rival("baseline", scores, {"student": values, "baseline": values}, bootstrap)
 
 
 def test_confusions_and_classes_by_hand():

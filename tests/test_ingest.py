@@ -18,11 +18,14 @@ from tasks.ingest import Params, read, run
 from tests.conftest import ROOT
 
 COMMIT, OTHER_COMMIT = "a" * 40, "b" * 40
+KIND = "text_classification"
 
 
 def table_of(source: dict) -> pd.DataFrame:
     """The table of one task, whose parameters come as they stand in `params.yaml`."""
-    return read(build(Params, {"ingest": {"source": source, "new": source}}, "params.yaml").ingest.source)[0]
+    return read(build(Params, {"kind": KIND, "ingest": {"source": source, "new": source}}, "params.yaml").ingest.source, True)[
+        0
+    ]
 
 
 def table_of_file(project, name: str, content: bytes | str, **keys) -> pd.DataFrame:
@@ -36,7 +39,7 @@ def ingest(source: dict, new: dict) -> tuple[pd.DataFrame, dict]:
     out = Path("data/ingest")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    run(build(Params, {"ingest": {"source": source, "new": new}}, "params.yaml"), out)
+    run(build(Params, {"kind": KIND, "ingest": {"source": source, "new": new}}, "params.yaml"), out)
     return read_table(out / "source.parquet"), read_json(out / "manifest.json")["source"]
 
 

@@ -1,7 +1,6 @@
 """Stage `train_student`: it refuses what is not its teacher's, and learns from what is."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,8 +74,8 @@ def test_a_truncated_model_file_is_one_line(tiny_copy, stage):
 
 def test_a_failing_rank_is_named_with_its_traceback_above(tiny_copy):
     """A defect (not a user's error) keeps its traceback, and the last line names the rank."""
-    shutil.rmtree("data/preprocess/source/labels.json", ignore_errors=True)
-    Path("data/preprocess/source/labels.json").write_text('{"not": "a list"}')
+    manifest = Path("data/preprocess/source/manifest.json")
+    manifest.write_text(manifest.read_text().replace('"pad_id"', '"padding_id"'))
     done = launch("train_student")
     assert done.returncode == 1
     assert "error: train_student: rank 0" in done.stderr

@@ -15,7 +15,7 @@ from stillhouse.data.block_batches import BlockBatch
 from stillhouse.data.views import ViewParams
 from stillhouse.losses.classification import Distillation, Loss
 from stillhouse.losses.dense import Divergence
-from stillhouse.losses.heads import plain_logits_agree
+from stillhouse.losses.heads import require_plain_logits
 from stillhouse.losses.schedule import Scheduled
 from stillhouse.losses.targets import SparseTargets, Targets, TeacherHead
 from stillhouse.models.build import load_language_model, load_model
@@ -104,7 +104,7 @@ def language_objective(
 ) -> language_model.Distillation:
     """The objective of a causal language model. Raises ArtifactError for labels that are not this student's."""
     probe = torch.arange(PROBE_TOKENS)[None] % task.facts.vocab_size
-    plain_logits_agree(model.to(ranks.device), probe.to(ranks.device))
+    require_plain_logits(model.to(ranks.device), probe.to(ranks.device))
     if settings.teacher == "online":
         targets = online_targets(teacher, task.facts.vocab_size, ranks)
     else:

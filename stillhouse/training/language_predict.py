@@ -64,3 +64,21 @@ def next_token_scores(
                 sums[2] += (targets_K != IGNORED).sum()
     nats, correct, count = ranks.sum(sums).tolist()
     return {"loss": nats / count, "accuracy": correct / count}
+
+
+@torch.no_grad()
+def block_nats(model: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks) -> np.ndarray:
+    """Negative log-likelihood of each block in nats, float64 (N,), on one rank; leaves the model in evaluation mode."""
+    model.eval()
+    weight_VH, bias_V = head_of(model)
+    result = np.zeros(len(table))
+    for batch in evaluation_batches(table, pad_id, ranks):
+        hidden_PH = hidden_states(model, batch)
+        targets_P = batch.targets.flatten()
+        nats = []
+        for start in range(0, len(targets_P), CHUNK_POSITIONS):
+            part = slice(start, start + CHUNK_POSITIONS)
+            logits_KV = F.linear(hidden_PH[part], weight_VH, bias_V).float()
+            nats.append(F.cross_entropy(logits_KV, targets_P[part], ignore_index=IGNORED, reduction="none"))
+        result[batch.rows] = torch.cat(nats).view(len(batch.rows), -1).double().sum(1).cpu().numpy()
+    return result

@@ -1,4 +1,4 @@
-"""Fixtures around one real run of `recipes/tiny.yaml`: all ten stages through `dvc repro`, in a clone of this checkout."""
+"""Fixtures around one real run of `recipes/tiny.yaml`, and of `tiny_lm.yaml`: all ten stages through `dvc repro`, in clones."""
 
 import os
 import shutil
@@ -42,15 +42,34 @@ def commit(folder: Path, message: str) -> None:
     shell("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", message, folder=folder)
 
 
+def run_recipe(name: str, folder: Path) -> Path:
+    """A clone of the checkout in `folder`, in which a recipe has run from scratch."""
+    clone_checkout(folder)
+    shutil.copyfile(ROOT / "recipes" / f"{name}.yaml", folder / "params.yaml")
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    commit(folder, f"the recipe {name}")
+    shell("dvc", "repro", folder=folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which the tiny recipe has run from scratch. Shared: look, do not touch."""
-    folder = tmp_path_factory.mktemp("tiny") / "clone"
-    clone_checkout(folder)
-    shutil.copyfile(ROOT / "recipes" / "tiny.yaml", folder / "params.yaml")
-    (folder / "dvc.lock").unlink(missing_ok=True)
-    commit(folder, "the tiny recipe")
-    shell("dvc", "repro", folder=folder)
+    return run_recipe("tiny", tmp_path_factory.mktemp("tiny") / "clone")
+
+
+@pytest.fixture(scope="session")
+def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the tiny causal language model."""
+    return run_recipe("tiny_lm", tmp_path_factory.mktemp("tiny_lm") / "clone")
+
+
+@pytest.fixture
+def tiny_lm_copy(tiny_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished run to break things in; the working directory of the test."""
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny_lm, folder, symlinks=True)
+    monkeypatch.chdir(folder)
     return folder
 
 

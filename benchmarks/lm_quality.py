@@ -109,7 +109,8 @@ def measure(bench: Bench, seeds: list[int], quick: bool) -> dict[str, float]:
     from stillhouse.data.blocks import read_blocks
     from stillhouse.models.config import ModelParams
     from stillhouse.soft_labels.binding import language_binding
-    from stillhouse.soft_labels.export import Teachers, export_language
+    from stillhouse.soft_labels.export import Teachers
+    from stillhouse.soft_labels.export_language import export_language
     from stillhouse.soft_labels.objectives import online_targets, stored_targets
     from stillhouse.soft_labels.sampler import Sampler
     from stillhouse.training import language_model

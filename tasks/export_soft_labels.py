@@ -89,7 +89,9 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     from stillhouse.core.artifacts import digest_file
     from stillhouse.models.build import WEIGHTS
     from stillhouse.soft_labels.binding import classifier_binding, language_binding
-    from stillhouse.soft_labels.export import Teachers, export_classifier, export_language
+    from stillhouse.soft_labels.export import Teachers
+    from stillhouse.soft_labels.export_classifier import export_classifier
+    from stillhouse.soft_labels.export_language import export_language
     from stillhouse.soft_labels.manifest import mixture
     from stillhouse.soft_labels.sampler import Sampler
     from stillhouse.training.kinds import trainer_of

@@ -1,0 +1,137 @@
+"""Run a teacher, or several, over every packed block and draw sparse targets at every position."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from stillhouse.core.errors import ArtifactError
+from stillhouse.data.block_batches import IGNORED, BlockCollator
+from stillhouse.data.blocks import BlockTable
+from stillhouse.soft_labels.export import Clock, Teachers, audit_failed, audited_rows, export_shards, megabytes
+from stillhouse.soft_labels.manifest import Binding, Layout
+from stillhouse.soft_labels.sampler import Sampler
+from stillhouse.soft_labels.sampling import Draws, draw, uniforms
+from stillhouse.soft_labels.store import SoftLabels
+from stillhouse.soft_labels.writer import SoftLabelsWriter
+from stillhouse.training.distributed import Ranks
+from stillhouse.training.language_model import Task
+from stillhouse.training.language_predict import head_of, hidden_states
+
+CHUNK_ELEMENTS = 2**22
+"""Logits that exist at a time: 16 MiB of float32."""
+SAME_IDS = 0.999
+FEW_IDS = 4
+COUNTED_ROWS = 256
+
+
+@torch.no_grad()
+def export_language(
+    teachers: Teachers,
+    task: Task,
+    sampler: Sampler,
+    binding: Binding,
+    folder: Path,
+    batch_size: int,
+    part_rows: int,
+    ranks: Ranks,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Draw sparse targets at every position of every block into `folder`; returns figures, and timing."""
+    table, vocab = task.train, task.facts.vocab_size
+    layout = Layout(
+        form=sampler.form, rows=len(table), views=1, vocab=vocab, part_rows=part_rows, positions=table.block_tokens,
+        sampler=sampler,
+    )  # fmt: skip
+    writer = SoftLabelsWriter(folder, table.ids, layout, binding)
+    collate = BlockCollator(table, task.facts.pad_id)
+    clock = Clock()
+
+    def said(chosen: np.ndarray) -> tuple[Draws, np.ndarray]:
+        """What is drawn at the positions of these blocks, and their next tokens, int (B, T), -1 where there is none."""
+        with clock(), teachers.autocast(ranks.device):
+            batch = collate(chosen).to(ranks.device)
+            hidden = [hidden_states(model, batch) for model in teachers.models]
+        targets_P = batch.targets.flatten()
+        valid_P = (targets_P != IGNORED).cpu().numpy()
+        keys_P = np.repeat(batch.keys, table.block_tokens)
+        chances = uniforms(keys_P, np.tile(np.arange(table.block_tokens), len(chosen)), sampler)
+        chunk = max(1, CHUNK_ELEMENTS // vocab)
+        found = []
+        for begin in range(0, len(targets_P), chunk):
+            part = slice(begin, begin + chunk)
+            with clock(), teachers.autocast(ranks.device):
+                # A padded vocabulary's last ids mean nothing.
+                logits = [
+                    F.linear(states[part], *head_of(model))[:, :vocab]
+                    for states, model in zip(hidden, teachers.models, strict=True)
+                ]
+            found.append(draw(logits, sampler, chances[part], valid_P[part], teachers.shares))
+        next_tokens = np.where(valid_P, targets_P.cpu().numpy(), -1).reshape(len(chosen), -1)
+        return joined(found), next_tokens
+
+    def write(part: int, view: int) -> None:
+        rows = np.array(layout.rows_of_part(part))
+        with writer.part(part) as shard:
+            for begin in range(0, len(rows), batch_size):
+                chosen = rows[begin : begin + batch_size]
+                draws, next_tokens = said(chosen)
+                shard.add(chosen, draws, next_tokens)
+
+    timing = export_shards(
+        writer,
+        [(part, 0) for part in range(layout.parts)],
+        write,
+        lambda part: int(table.lengths[np.array(layout.rows_of_part(part))].sum()),
+        "tokens",
+        clock,
+        ranks,
+    )
+    store = SoftLabels.open(folder, verify=False)
+    chosen = audited_rows(len(table), sampler.seed, ranks)
+    for begin in range(0, len(chosen), batch_size):
+        audit_batch(store, chosen[begin : begin + batch_size], said)
+    return quality_of(store, table), timing
+
+
+def quality_of(store: SoftLabels, table: BlockTable) -> dict[str, float]:
+    """Figures of what the store holds, whichever try or rank wrote it; ids are counted in some rows."""
+    positions, size = int(table.lengths.sum()), megabytes(store.folder)
+    sample = np.unique(np.linspace(0, len(table) - 1, COUNTED_ROWS).astype(int))
+    offsets, *_ = store.sparse(sample)
+    mass = float(store.hits(np.arange(len(table))).sum(dtype=np.float64)) / positions
+    return {
+        "rows": len(table),
+        "positions": positions,
+        "vocabulary": store.layout.vocab,
+        "megabytes": round(size, 3),
+        "bytes_per_token": round(1e6 * size / positions, 3),
+        "ids_per_token": round(int(offsets[-1]) / int(table.lengths[sample].sum()), 4),
+        "mass_on_next_token": round(mass, 6),
+    }
+
+
+def joined(parts: list[Draws]) -> Draws:
+    """Draws of neighbouring positions as one."""
+    counts = np.concatenate([np.diff(part.offsets) for part in parts])
+    return Draws(
+        offsets=np.concatenate(([0], np.cumsum(counts))),
+        ids=np.concatenate([part.ids for part in parts]),
+        values=np.concatenate([part.values for part in parts]),
+        tail=None if parts[0].tail is None else np.concatenate([part.tail for part in parts if part.tail is not None]),
+    )
+
+
+def audit_batch(store: SoftLabels, rows: np.ndarray, said: Callable[[np.ndarray], tuple[Draws, np.ndarray]]) -> None:
+    """Ask the teacher about rows again and compare the ids with what the store gives back.
+
+    Another batch moves a logit by 1e-7, and with it one id in many thousands. Raises ArtifactError for more than that.
+    """
+    offsets, ids, _, _ = store.sparse(rows)
+    again, _ = said(rows)
+    stored = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * store.layout.vocab + ids
+    drawn = np.repeat(np.arange(len(again.offsets) - 1), np.diff(again.offsets)) * store.layout.vocab + again.ids
+    differ = len(np.setxor1d(stored, drawn, assume_unique=True))
+    if differ > max(FEW_IDS, (1 - SAME_IDS) * 2 * len(stored)):
+        raise ArtifactError(audit_failed(f"{differ} of {len(stored)} ids that differ", store.ids[int(rows[0])]))

@@ -10,7 +10,7 @@ layers of the teacher: Sanh et al. 2019, arXiv:1910.01108, sec. 3.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stillhouse.core.artifacts import DATA, MANIFEST, read_json
+from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, read_json
 from stillhouse.core.params import block
 from stillhouse.data.views import ViewParams
 from stillhouse.training.config import StudentParams
@@ -86,6 +86,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         "student",
         rows=task.train,
         loss=loss,
+        fingerprint=digest_file(SOFT_LABELS / MANIFEST),
     )
     if ranks.is_main:
         save_training(model, history, out, {"data": task.digest, "tokenizer": task.facts.digest, "teacher": wanted.teacher})

@@ -17,6 +17,7 @@ from stat import S_ISDIR
 from flows.in_use import LOCK, dvc_at_work, is_held, lock_of, processes, user_of
 from flows.workspace import RUNS, CommandError, cache_folder, command, shared_folder
 from stillhouse.core.errors import ParamsError, StillhouseError
+from stillhouse.core.inflight import IN_FLIGHT
 from stillhouse.core.params import read_yaml
 
 DAY_SECONDS = 86400.0
@@ -25,7 +26,6 @@ NEW_SECONDS = 60.0
 NIGHTS_KEPT = timedelta(days=7)
 TRASH = ".trash-"
 """Prefix of what a prune was deleting."""
-IN_FLIGHT = ".inflight"
 SUFFIX = len("-xxxxxxxx")
 """What `flows.workspace` appends to a run's name."""
 SAVED = ("dvc.lock", "params.yaml")
@@ -134,7 +134,8 @@ class Clone:
             if folder.name.startswith(TRASH):
                 yield leftover(folder)
                 continue
-            held = bool(self.in_use) or is_held(self.shared / "leases" / folder.name)
+            leases = self.shared / "leases"
+            held = bool(self.in_use) or is_held(leases / folder.name) or is_held(leases / f"{folder.name}.stage")
             removable = not held and age >= self.keep_seconds
             reason = "a run is going on" if held else f"unfinished; kept for {days(self.keep_seconds)}"
             yield Item(kind="checkpoint", name=f"{folder.parent.name}/{folder.name[:12]}", bytes=size, age_seconds=age,

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from stillhouse.core.artifacts import digest_bytes, digest_json
 from stillhouse.core.errors import ParamsError, nearest
+from stillhouse.core.identity import digest_path, ingredients, is_within, key, plain_names, recorded_outputs
 from stillhouse.core.params import read_yaml
 
 
@@ -59,30 +59,25 @@ class Pipeline:
         """Twelve digits over a stage's command, code and parameters; other inputs do not count."""
         stage = self.stages[name]
         code = [dep for dep in stage.deps if not dep.startswith("data/")]
-        return self.digest(stage, {dep: digest_path(self.folder / dep) for dep in code})[:12]
+        inputs = {dep: digest_path(self.folder / dep) for dep in code}
+        return key({"command": stage.command, "params": self.values(stage), "inputs": inputs})[:12]
 
     def key(self, name: str) -> str:
         """Digest over everything that a stage's outputs depend on: the same key, the same bytes.
 
-        The upstream stages must have run: their outputs are taken from `dvc.lock`.
+        The upstream stages must have run: their outputs are taken from `dvc.lock`. The stage itself keeps its checkpoints
+        under this key.
         """
         stage = self.stages[name]
-        recorded = self.recorded_outputs()
-        inputs = {}
-        for dep in stage.deps:
-            below = {path: md5 for path, md5 in recorded.items() if is_within(path, dep)}
-            inputs[dep] = below or digest_path(self.folder / dep)
-        return self.digest(stage, inputs)
+        return key(ingredients(self.folder, stage.command, self.values(stage), stage.deps))
 
-    def digest(self, stage: Stage, inputs: dict[str, Any]) -> str:
-        values = {name: self.params.get(name) for name in stage.params}
-        return digest_json({"command": stage.command, "params": values, "inputs": inputs})
+    def values(self, stage: Stage) -> dict[str, Any]:
+        """The parameters that a stage reads."""
+        return {name: self.params.get(name) for name in stage.params}
 
     def recorded_outputs(self) -> dict[str, str]:
         """Path to MD5 of every output in `dvc.lock`, as it is now."""
-        lock = self.folder / "dvc.lock"
-        stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
-        return {out["path"]: out["md5"] for entry in stages.values() for out in entry.get("outs", [])}
+        return recorded_outputs(self.folder)
 
 
 def read_pipeline(folder: Path) -> Pipeline:
@@ -113,27 +108,3 @@ def read_pipeline(folder: Path) -> Pipeline:
     except CycleError as error:
         raise ParamsError(f"{path}: the stages depend on each other in a circle: {' -> '.join(error.args[1])}") from None
     return Pipeline(folder, {name: stages[name] for name in order})
-
-
-def plain_names(entry: dict, *kinds: str) -> tuple[str, ...]:
-    """Names in lists that may hold `name` or `{name: options}`."""
-    items = [item for kind in kinds for item in entry.get(kind) or []]
-    return tuple(item if isinstance(item, str) else next(iter(item)) for item in items)
-
-
-def is_within(path: str, folder: str) -> bool:
-    """Whether `path` is `folder` or lies below it."""
-    return path == folder or PurePosixPath(folder) in PurePosixPath(path).parents
-
-
-def digest_path(path: Path) -> str:
-    """Digest of a file or of what lies in a folder; data that DVC tracks count by their `.dvc` file. "" if missing."""
-    if path.is_file():
-        return digest_bytes(path.read_bytes())
-    files = [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts and p.suffix != ".pyc"]
-    tracked = {p.with_suffix("") for p in files if p.suffix == ".dvc"}
-    names = {
-        p.relative_to(path).as_posix(): digest_bytes(p.read_bytes())
-        for p in sorted(files) if p not in tracked and not tracked & set(p.parents)
-    }  # fmt: skip
-    return digest_json(names) if names else ""

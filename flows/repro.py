@@ -17,6 +17,7 @@ from typing import Literal, TextIO
 
 from flows.guard import run_guarded
 from flows.workspace import environment, shared_folder
+from stillhouse.core.inflight import LEASES
 from stillhouse.core.processes import FAILURE_FILE
 
 TRACEBACK = "Traceback (most recent call last)"
@@ -116,7 +117,7 @@ def lease(root: Path, key: str, stop: threading.Event, on_wait: Callable[[], Non
 
     Yields whether it had to be waited for.
     """
-    folder = shared_folder(root) / "leases"
+    folder = shared_folder(root).parent / LEASES
     folder.mkdir(exist_ok=True)
     with (folder / key).open("w") as file:
         waited = False

@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from stillhouse.core.artifacts import DATA, MANIFEST, read_json, write_json
+from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, link_folder, read_json, write_json
 from stillhouse.core.params import Kind, block
 from stillhouse.data.views import ViewParams
 
@@ -86,7 +86,6 @@ class Params:
 
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
-    from stillhouse.core.artifacts import digest_file
     from stillhouse.models.build import WEIGHTS
     from stillhouse.soft_labels.binding import classifier_binding, language_binding
     from stillhouse.soft_labels.export import Teachers
@@ -106,7 +105,8 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     teachers = Teachers(
         [trainer.load(folder).to(ranks.device) for folder in folders], [share for _, share in digests], settings.precision
     )
-    folder = out / "soft_labels"
+    # Finished shards outlive a kill where a stage's state does; what stands there is of the same teacher and data.
+    folder = (ranks.inflight or out) / "soft_labels"
     common = {"folder": folder, "batch_size": settings.batch_size, "part_rows": settings.part_rows, "ranks": ranks}
     if params.kind == "causal_lm":
         assert settings.sampler is not None
@@ -118,6 +118,8 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         binding = classifier_binding(task, params.views, params.seed, mixture(digests))
         quality, timing = export_classifier(teachers, task, params.views, params.seed, binding, **common)
     if ranks.is_main:
+        if ranks.inflight:
+            link_folder(folder, out / "soft_labels")
         write_json(out / "metrics.json", quality)
     return timing
 

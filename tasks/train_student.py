@@ -11,7 +11,7 @@ before, is the reference that stored labels are measured against.
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from stillhouse.core.artifacts import DATA, MANIFEST, read_json
+from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, read_json
 from stillhouse.core.params import Kind, block
 from stillhouse.data.views import ViewParams
 from stillhouse.losses.schedule import Scheduled, extremes
@@ -107,6 +107,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         "student",
         rows=task.train,
         loss=objective,
+        fingerprint=weights if settings.distillation.teacher == "online" else digest_file(SOFT_LABELS / MANIFEST),
     )
     if ranks.is_main:
         trainer.save_training(model, history, out, {**task.inputs(), "teacher": weights}, task)

@@ -89,6 +89,18 @@ def published(folder: Path) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
+def link_folder(folder: Path, target: Path) -> None:
+    """Make `target` hold the files of `folder`: the same bytes on the disk where that is possible, else copies."""
+
+    def link(source: str, place: str) -> None:
+        try:
+            os.link(source, place)
+        except OSError:
+            shutil.copy2(source, place)
+
+    shutil.copytree(folder, target, copy_function=link)
+
+
 @contextmanager
 def storage_errors(target: Path) -> Iterator[None]:
     """Turn "no space", "quota" and "read-only" into one line about `target`."""

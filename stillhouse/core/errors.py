@@ -32,6 +32,18 @@ class StorageError(StillhouseError):
     """The disk refused a write."""
 
 
+class MemoryShortageError(StillhouseError):
+    """A training needs more memory than there is."""
+
+
+class NonFiniteError(StillhouseError):
+    """A loss or gradient is infinite or no number."""
+
+
+class HangError(StillhouseError):
+    """A rank waits in vain for another one."""
+
+
 class HubError(StillhouseError):
     """A hub id, revision or network address did not answer."""
 

@@ -9,15 +9,15 @@ PLAIN_INTERVAL_SECONDS = 5.0
 
 
 class Progress:
-    """Counts towards `total`; `update(n, loss="1.23")` moves on and shows the named figures."""
+    """Counts from `initial` towards `total`; `update(n, loss="1.23")` moves on and shows the named figures."""
 
-    def __init__(self, total: int, description: str, unit: str = "it", enabled: bool = True):
+    def __init__(self, total: int, description: str, unit: str = "it", enabled: bool = True, initial: int = 0):
         self.total, self.description, self.unit, self.enabled = total, description, unit, enabled
-        self.done = 0
+        self.done = self.initial = initial
         self.start = self.last_line = time.monotonic()
         self.figures: dict[str, str] = {}
         terminal = enabled and sys.stderr.isatty()
-        self.bar = tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True) if terminal else None
+        self.bar = tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True, initial=initial) if terminal else None
 
     def update(self, count: int = 1, **figures: str) -> None:
         self.done += count
@@ -34,7 +34,7 @@ class Progress:
 
     def print_line(self, now: float) -> None:
         elapsed = max(now - self.start, 1e-9)
-        rate = self.done / elapsed
+        rate = (self.done - self.initial) / elapsed
         left = tqdm.format_interval((self.total - self.done) / rate) if rate else "?"
         figures = "".join(f", {name} {value}" for name, value in self.figures.items())
         print(

@@ -100,8 +100,12 @@ def job_of(
     description: str,
     rows: TokenTable,
     loss: Loss,
+    fingerprint: str = "",
 ) -> Job:
-    """A training on `rows`. `num_views`: views cycled through, None a new one every epoch, 0 whole rows."""
+    """A training on `rows`. `num_views`: views cycled through, None a new one every epoch, 0 whole rows.
+
+    `fingerprint`: of what `loss` knows beside the rows.
+    """
 
     def evaluate(model: nn.Module, ranks: Ranks) -> dict[str, float]:
         logits = predict(model, task.validation, task.facts, ranks, precision=params.precision)
@@ -116,6 +120,7 @@ def job_of(
         evaluate=evaluate,
         params=params,
         seed=seed,
+        fingerprint=fingerprint,
     )
 
 
@@ -130,11 +135,15 @@ def fit(
     description: str,
     rows: TokenTable | None = None,
     loss: Loss | None = None,
+    fingerprint: str = "",
 ) -> History:
-    """Train on `rows` (default: the labelled ones) with `loss` (default: cross-entropy with the true labels)."""
+    """Train on `rows` (default: the labelled ones) with `loss` (default: cross-entropy with the true labels).
+
+    `fingerprint`: of what `loss` knows beside the rows, such as soft labels.
+    """
     rows = task.labelled() if rows is None else rows
     loss = loss or CrossEntropy(rows.labels, params.label_smoothing)
-    return train(model, job_of(task, params, views, num_views, seed, description, rows, loss), ranks)
+    return train(model, job_of(task, params, views, num_views, seed, description, rows, loss, fingerprint), ranks)
 
 
 def save_training(model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str], task: Task) -> None:
@@ -148,7 +157,8 @@ def save_training(model: PreTrainedModel, history: History, out: Path, inputs: d
 def training_metrics(model: PreTrainedModel, history: History) -> dict[str, float]:
     """Figures of a training that do not depend on the clock."""
     best = next(p for p in history.points if p["split"] == "validation" and p["step"] == history.best_step)
-    return {
+    skipped = {"skipped_steps": history.skipped} if history.skipped else {}
+    return skipped | {
         "validation_loss": round(best["loss"], 6),
         "validation_accuracy": round(best["accuracy"], 6),
         "validation_macro_f1": round(best["macro_f1"], 6),

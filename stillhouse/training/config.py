@@ -5,20 +5,27 @@ from typing import Literal
 from stillhouse.core.params import block
 from stillhouse.models.config import ModelParams
 
-OptimizerName = Literal["sgd", "gd", "adam", "adamw", "adagrad", "nadam", "radam", "adamax", "adadelta", "rmsprop", "adafactor"]
+OptimizerName = Literal[
+    "sgd", "gd", "adam", "adamw", "adagrad", "nadam", "radam", "adamax", "adadelta", "rmsprop", "adafactor", "muon", "rprop"
+]  # fmt: skip
+FULL_BATCH = ("gd", "rprop")
+"""Optimisers that take the gradient of the whole training set."""
 
 
 @block
 class OptimizerParams:
     name: OptimizerName
-    """`gd` is full-batch gradient descent: plain steps along the gradient of the whole training set."""
+    """`gd` is full-batch gradient descent: plain steps along the gradient of the whole training set. `rprop` goes by the
+    signs of that gradient, with a step size of its own for every weight. `muon` orthogonalises the steps of the matrices
+    inside the layers (Jordan et al. 2024; scaled as in Liu et al. 2025, arXiv:2502.16982, so that a learning rate of adamw
+    fits), and leaves everything else to adamw."""
     learning_rate: float
     weight_decay: float = 0.0
     """Not on biases, norms and embeddings."""
     momentum: float = 0.0
-    """Of sgd and rmsprop."""
+    """Of sgd, rmsprop and muon (0.95 is usual there)."""
     nesterov: bool = False
-    """Of sgd."""
+    """Of sgd and muon."""
     beta1: float = 0.9
     """Of the Adam family."""
     beta2: float = 0.999
@@ -32,10 +39,14 @@ class OptimizerParams:
             raise ValueError(f"learning_rate must be above 0, is {self.learning_rate}")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must be at least 0, is {self.weight_decay}")
-        if self.momentum and self.name not in ("sgd", "rmsprop"):
-            raise ValueError(f"momentum goes with sgd and rmsprop, not with {self.name}")
-        if self.nesterov and (self.name != "sgd" or not self.momentum):
-            raise ValueError("nesterov goes with sgd and a momentum above 0")
+        if self.weight_decay and self.name == "rprop":
+            raise ValueError("rprop knows no weight_decay")
+        if self.momentum and self.name not in ("sgd", "rmsprop", "muon"):
+            raise ValueError(f"momentum goes with sgd, rmsprop and muon, not with {self.name}")
+        if self.name == "muon" and not 0 < self.momentum < 1:
+            raise ValueError(f"muon needs a momentum in (0, 1), such as 0.95; it is {self.momentum}")
+        if self.nesterov and (self.name not in ("sgd", "muon") or not self.momentum):
+            raise ValueError("nesterov goes with sgd or muon, and a momentum above 0")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ValueError(f"beta1 and beta2 must lie in [0, 1), are {self.beta1} and {self.beta2}")
         if self.embedding_scale <= 0 or not 0 < self.layer_decay <= 1:
@@ -74,6 +85,22 @@ class EarlyStopping:
 
 
 @block
+class CheckpointParams:
+    """How much work a killed training may lose. Neither changes the result."""
+
+    every_steps: int | None = None
+    """Steps between checkpoints; null: only the clock decides."""
+    every_seconds: float | None = 30.0
+    """Seconds between checkpoints; more where one costs over 2 % of that. null: only the steps decide."""
+
+    def __post_init__(self) -> None:
+        if self.every_steps is not None and self.every_steps < 1:
+            raise ValueError(f"every_steps must be at least 1 or null, is {self.every_steps}")
+        if self.every_seconds is not None and self.every_seconds <= 0:
+            raise ValueError(f"every_seconds must be above 0 or null, is {self.every_seconds}")
+
+
+@block
 class TrainingParams:
     steps: int
     """Optimiser steps."""
@@ -98,6 +125,13 @@ class TrainingParams:
     metric: Literal["loss", "accuracy", "macro_f1"] = "loss"
     """Of the validation split: chooses the weights that are kept, stops early, lowers the rate on a plateau."""
     early_stopping: EarlyStopping | None = None
+    ema_decay: float | None = None
+    """Evaluate and keep an exponential moving average of the weights with this decay a step, not the weights themselves
+    (Polyak & Juditsky 1992; as in Izmailov et al. 2018, arXiv:1803.05407). Shorter at the start: min(decay, (1 + n) / (10 + n))
+    after n steps."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What a loss or gradient that is infinite or no number does: end the training, or leave out that step."""
+    checkpoint: CheckpointParams = CheckpointParams()
 
     def __post_init__(self) -> None:
         for name in ("steps", "bucket_batches", "evaluate_every", "log_every"):
@@ -107,15 +141,17 @@ class TrainingParams:
             raise ValueError(f"batch_size must be at least 1, is {self.batch_size}")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size must be at least 1, is {self.micro_batch_size}")
-        if (self.optimizer.name == "gd") != (self.batch_size == "full"):
+        if (self.optimizer.name in FULL_BATCH) != (self.batch_size == "full"):
             raise ValueError(
-                f"full-batch gradient descent is optimizer 'gd' with batch_size 'full'; given '{self.optimizer.name}' "
-                f"and {self.batch_size!r}"
+                f"full-batch gradient descent is optimizer 'gd' (or 'rprop') with batch_size 'full'; given "
+                f"'{self.optimizer.name}' and {self.batch_size!r}"
             )
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), is {self.label_smoothing}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm must be above 0, is {self.clip_norm}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in (0, 1), is {self.ema_decay}")
 
 
 @block

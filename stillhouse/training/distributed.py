@@ -4,11 +4,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from stillhouse.core.errors import TopologyError
+from stillhouse.training.determinism import be_deterministic
+from stillhouse.training.watchdog import Watchdog, collective_timeout
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,10 @@ class Ranks:
     local_rank: int
     local_world: int
     device: torch.device
+    inflight: Path | None = None
+    """Folder for what a later start can go on from; None: nothing is kept."""
+    control: "dist.ProcessGroup | None" = None
+    """All ranks, by way of their processors: for Python objects and decisions, whatever the device is."""
 
     @property
     def is_main(self) -> bool:
@@ -36,12 +44,20 @@ class Ranks:
         if self.world == 1:
             return [value]
         values: list = [None] * self.world
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.control)
         return values
+
+    def broadcast(self, value: Any = None) -> Any:
+        """One Python object of rank 0, on every rank."""
+        if self.world == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.control)
+        return values[0]
 
     def barrier(self) -> None:
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(group=self.control)
 
 
 @contextmanager
@@ -65,13 +81,19 @@ def join(threads: int) -> Iterator[Ranks]:
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # On CUDA a few kernels have no deterministic form: they warn once and run.
-    torch.use_deterministic_algorithms(True, warn_only=cuda)
+    rank = int(os.environ.get("RANK", "0"))
+    be_deterministic(device, speak=rank == 0)
+    control = watchdog = None
     if world > 1:
-        dist.init_process_group("nccl" if cuda else "gloo")
+        # Both: tensors go from card to card, checkpoints and decisions from processor to processor.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=collective_timeout())
+        control = dist.new_group(backend="gloo", timeout=collective_timeout())
+        watchdog = Watchdog(rank, world)
+        watchdog.start()
     try:
-        yield Ranks(int(os.environ.get("RANK", "0")), world, local_rank, local_world, device)
+        yield Ranks(rank, world, local_rank, local_world, device, control=control)
     finally:
+        if watchdog:
+            watchdog.stop()
         if world > 1:
             dist.destroy_process_group()

@@ -148,8 +148,12 @@ def fit(
     description: str,
     rows: BlockTable | None = None,
     loss: Objective | None = None,
+    fingerprint: str = "",
 ) -> History:
-    """Train on `rows` (default: all) with `loss` (default: cross-entropy with the next token); blocks have no views."""
+    """Train on `rows` (default: all) with `loss` (default: cross-entropy with the next token); blocks have no views.
+
+    `fingerprint`: of what `loss` knows beside the rows, such as soft labels.
+    """
     table = task.train if rows is None else rows
     if params.label_smoothing:
         raise ParamsError("training.label_smoothing is not offered for kind causal_lm; set it to 0")
@@ -168,6 +172,7 @@ def fit(
         evaluate=evaluate,
         params=params,
         seed=seed,
+        fingerprint=fingerprint,
     )
     return train(model, job, ranks)
 

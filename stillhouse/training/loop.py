@@ -1,15 +1,15 @@
 """The one training loop: teacher, student, baseline and fine-tuning differ only in what is passed in.
 
-Load, step, log, evaluate. The loss of a step is a sum over valid targets divided by their count over all ranks and
-micro-batches, so 1 x 128, 4 x 32 and 2 ranks x 64 rows walk the same trajectory.
+Resume, evaluate, save, step, log. The loss of a step is a sum over valid targets divided by their count over all ranks and
+micro-batches, so 1 x 128, 4 x 32 and 2 ranks x 64 rows walk the same trajectory. A training that is killed and started anew
+walks it too, from its last checkpoint.
 """
 
-import copy
-import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,14 +17,18 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from stillhouse.core.errors import TopologyError
+from stillhouse.core.errors import NonFiniteError, TopologyError
 from stillhouse.core.progress import Progress
 from stillhouse.data.batches import AnyBatch, BatchPlan
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.dropout import key_dropout
+from stillhouse.training.guards import FiniteGuard, NonFinite, explain_nonfinite, memory_errors
 from stillhouse.training.optimizers import build_optimizer
+from stillhouse.training.resume import Keeper
 from stillhouse.training.schedules import Schedule
+from stillhouse.training.state import History, TrainState
+from stillhouse.training.watchdog import NOW
 
 
 class Objective(Protocol):
@@ -44,6 +48,7 @@ class Job:
     """Everything one training is given; what a row is, only `collate`, `objective` and `evaluate` know."""
 
     description: str
+    """For the user; its checkpoints bear this name too, so no two trainings of a stage have the same."""
     num_rows: int
     plan: Callable[[int, int], BatchPlan]
     """Batch size and bucket batches to the rows and views of each step."""
@@ -54,103 +59,166 @@ class Job:
     """Scores on the validation split, `loss` among them; leaves the model in evaluation mode."""
     params: TrainingParams
     seed: int
-
-
-@dataclass
-class History:
-    """The learning curve and the figures of a training."""
-
-    points: list[dict] = field(default_factory=list)
-    """One row per logged step or evaluation: step, split, loss, accuracy, macro_f1, learning_rate."""
-    best_step: int = 0
-    steps: int = 0
-    padding_share: float = 0.0
-    seconds: float = 0.0
-    data_seconds: float = 0.0
-    tokens: int = 0
-
-    def timing(self) -> dict[str, float]:
-        """Wall-clock figures, for `timing.json`."""
-        return {
-            "train_seconds": round(self.seconds, 3),
-            "train_tokens_per_second": round(self.tokens / self.seconds),
-            "data_wait_share": round(self.data_seconds / self.seconds, 4),
-        }
+    fingerprint: str = ""
+    """Of what the objective knows beside the rows, such as soft labels: a checkpoint belongs to the same ones only."""
 
 
 def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
-    """Train `model` in place and leave the weights of its best evaluation in it. Raises TopologyError."""
-    params = job.params
-    model.to(ranks.device).train()
-    dropout_keys = key_dropout(model, job.seed)
-    optimizer = build_optimizer(model, params.optimizer)
-    schedule = Schedule(params.schedule, params.steps)
-    batch_size = job.num_rows if params.batch_size == "full" else params.batch_size
-    num_parts = accumulation(batch_size, params, ranks)
-    # A full batch is one epoch: sorting over several of them would mix them.
-    bucket_batches = 1 if params.batch_size == "full" else params.bucket_batches
-    plan = job.plan(batch_size, bucket_batches)
-    objective: nn.Module = LossModule(model, job.objective)
-    replica = DistributedDataParallel(objective, gradient_as_bucket_view=True) if ranks.world > 1 else objective
-    history, best = History(), Best(params)
-    losses: list[torch.Tensor] = []
-    used_tokens = 0
-    start = time.perf_counter()
+    """Train `model` in place and leave the weights of its best evaluation in it; goes on where a killed start was.
 
-    with Progress(params.steps, job.description, "steps", enabled=ranks.is_main) as bar:
-        for step in range(params.steps):
-            rate = schedule.factor(step)
-            for group in optimizer.param_groups:
-                group["lr"] = group["base_rate"] * rate
-            rows, views = plan(step)
-            total = job.objective.count(rows)
-            step_loss = torch.zeros((), device=ranks.device)
-            parts = np.array_split(np.arange(batch_size), num_parts)[ranks.rank :: ranks.world]
-            for part in parts:
-                asked = time.perf_counter()
-                batch = job.collate(rows[part], views[part]).to(ranks.device)
-                history.data_seconds += time.perf_counter() - asked
-                history.tokens += batch.input_ids.numel()
-                used_tokens += batch.num_used
-                dropout_keys.set(batch, step)
-                hold = replica.no_sync() if ranks.world > 1 and part is not parts[-1] else nullcontext()
-                with hold:
-                    with torch.autocast(ranks.device.type, torch.bfloat16, enabled=params.precision == "bf16"):
-                        loss = replica(batch, step / params.steps) / total
-                    # DDP averages gradients over ranks; ours are shares of one sum.
-                    (loss * ranks.world).backward()
-                step_loss += loss.detach()
-            if params.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), params.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(step_loss)
+    Raises TopologyError if the batch does not divide, NonFiniteError for a loss or gradient that is no number,
+    MemoryShortageError, and StorageError if a checkpoint cannot be written.
+    """
+    training = Training(model, job, ranks)
+    with Keeper(job, ranks, training.state, training.plan, training.look) as keeper:
+        if not keeper.resume():
+            training.run(keeper)
+    return training.state.history
 
-            last = step + 1 == params.steps
-            if (step + 1) % params.log_every == 0 or last:
-                mean = float(ranks.sum(torch.stack(losses)).mean())
-                losses.clear()
-                history.points.append(
-                    {"step": step + 1, "split": "train", "loss": mean, "learning_rate": params.optimizer.learning_rate * rate}
-                )
-                bar.update(0, loss=f"{mean:.4f}")
-            bar.update()
-            if (step + 1) % params.evaluate_every == 0 or last:
-                scores = job.evaluate(model, ranks)
-                model.train()
-                history.points.append({"step": step + 1, "split": "validation", **scores})
-                better = best.offer(scores, step + 1, model)
-                schedule.observe(better)
-                bar.update(0, val=f"{scores[params.metric]:.4f}")
-                if best.exhausted:
-                    break
-    best.restore(model)
-    history.steps, history.best_step = step + 1, best.step
-    history.seconds = time.perf_counter() - start
-    counts = ranks.sum(torch.tensor([history.tokens, used_tokens], dtype=torch.int64, device=ranks.device))
-    history.tokens = int(counts[0])
-    history.padding_share = 1 - int(counts[1]) / int(counts[0])
-    return history
+
+class Training:
+    """One training, on one rank."""
+
+    def __init__(self, model: nn.Module, job: Job, ranks: Ranks):
+        params = self.params = job.params
+        self.model, self.job, self.ranks = model, job, ranks
+        model.to(ranks.device).train()
+        self.dropout_keys = key_dropout(model, job.seed)
+        self.optimizer = build_optimizer(model, params.optimizer)
+        self.batch_size = job.num_rows if params.batch_size == "full" else params.batch_size
+        self.num_parts = accumulation(self.batch_size, params, ranks)
+        # A full batch is one epoch: sorting over several of them would mix them.
+        self.plan = job.plan(self.batch_size, 1 if params.batch_size == "full" else params.bucket_batches)
+        self.state = TrainState(model, self.optimizer, Schedule(params.schedule, params.steps), params, job.seed)
+        self.guard = FiniteGuard(params, ranks, self.optimizer)
+        self.learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.doing, self.shape = "", (0, 0)
+        """For messages: a phrase; rows and tokens of the micro-batch in work."""
+        self.step_loss = torch.zeros((), device=ranks.device)
+        """This rank's share of the loss of the step in work."""
+
+    def run(self, keeper: Keeper) -> None:
+        """From where the state is to the end."""
+        params, state, ranks = self.params, self.state, self.ranks
+        objective: nn.Module = LossModule(self.model, self.job.objective)
+        replica = DistributedDataParallel(objective, gradient_as_bucket_view=True) if ranks.world > 1 else objective
+        start = time.perf_counter() - state.history.seconds
+        bar = Progress(params.steps, self.job.description, "steps", enabled=ranks.is_main, initial=state.step)
+        with bar, memory_errors(ranks, params, lambda: (self.doing, *self.shape)):
+            try:
+                while True:
+                    if self.due(params.evaluate_every) and state.evaluated < state.step:
+                        self.evaluate(keeper, bar)
+                    if state.step == params.steps or state.best.exhausted:
+                        break
+                    state.history.seconds = time.perf_counter() - start
+                    keeper.boundary()
+                    NOW.step = state.step
+                    self.doing = f"at step {state.step + 1}"
+                    self.take_step(replica)
+                    if self.due(params.log_every):
+                        self.log(bar)
+                    bar.update()
+                self.look()
+            except NonFinite as error:
+                raise self.explain(error.step, keeper.last_kept()) from None
+            state.best.restore(self.model)
+            state.history.seconds = time.perf_counter() - start
+            state.sum_up(ranks)
+            keeper.finish()
+
+    def due(self, every: int) -> bool:
+        """Whether something that is done every so many steps, and after the last, is due now."""
+        step = self.state.step
+        return step > 0 and (step % every == 0 or step == self.params.steps)
+
+    def parts(self) -> list[np.ndarray]:
+        """This rank's micro-batches, as positions in the global batch."""
+        return np.array_split(np.arange(self.batch_size), self.num_parts)[self.ranks.rank :: self.ranks.world]
+
+    def take_step(self, replica: nn.Module) -> None:
+        """One optimiser step, over all micro-batches of all ranks."""
+        params, state, ranks = self.params, self.state, self.ranks
+        step, history = state.step, state.history
+        rate = state.schedule.factor(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_rate"] * rate
+        rows, views = self.plan(step)
+        total = self.job.objective.count(rows)
+        step_loss = self.step_loss = torch.zeros((), device=ranks.device)
+        parts = self.parts()
+        for part in parts:
+            asked = time.perf_counter()
+            batch = self.job.collate(rows[part], views[part]).to(ranks.device)
+            history.data_seconds += time.perf_counter() - asked
+            self.shape = (len(part), batch.input_ids.shape[-1])
+            history.tokens += batch.input_ids.numel()
+            state.used_tokens += batch.num_used
+            self.dropout_keys.set(batch, step)
+            hold = replica.no_sync() if ranks.world > 1 and part is not parts[-1] else nullcontext()
+            with hold:
+                with torch.autocast(ranks.device.type, torch.bfloat16, enabled=params.precision == "bf16"):
+                    loss = replica(batch, step / params.steps) / total
+                # DDP averages gradients over ranks; ours are shares of one sum.
+                (loss * ranks.world).backward()
+            step_loss += loss.detach()
+        if params.clip_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self.learning, params.clip_norm)
+        else:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.learning if p.grad is not None])
+        if self.guard.allows(step + 1, norm, step_loss):
+            self.optimizer.step()
+            if state.average:
+                state.average.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        state.losses.append(step_loss)
+        state.step += 1
+
+    def log(self, bar: Progress) -> None:
+        """A point of the learning curve: the mean loss since the last one."""
+        params, state = self.params, self.state
+        self.look()
+        losses = self.ranks.sum(torch.stack(state.losses))
+        if params.on_nonfinite == "skip":
+            losses = losses[torch.isfinite(losses)]
+        mean = float(losses.mean())
+        if params.on_nonfinite == "stop" and not np.isfinite(mean):
+            # The gradient was finite everywhere, and one rank's loss was not.
+            raise NonFinite(state.step - len(losses) + int((~torch.isfinite(losses)).nonzero()[0]) + 1)
+        state.losses.clear()
+        rate = params.optimizer.learning_rate * state.schedule.factor(state.step - 1)
+        state.history.points.append({"step": state.step, "split": "train", "loss": mean, "learning_rate": rate})
+        bar.update(0, loss=f"{mean:.4f}")
+
+    def evaluate(self, keeper: Keeper, bar: Progress) -> None:
+        """Scores on the validation split; keeps the weights if they are the best so far."""
+        state = self.state
+        self.doing = f"in the evaluation after step {state.step}"
+        with keeper.evaluating(), state.average.in_place() if state.average else nullcontext():
+            scores = self.job.evaluate(self.model, self.ranks)
+            better = state.best.offer(scores, state.step, self.model)
+        self.model.train()
+        state.evaluated = state.step
+        state.history.points.append({"step": state.step, "split": "validation", **scores})
+        state.schedule.observe(better)
+        bar.update(0, val=f"{scores[self.params.metric]:.4f}")
+
+    def look(self) -> None:
+        """Count the steps that were left out, and say so; raises NonFinite if none may be."""
+        for step in self.guard.look():
+            self.state.history.skipped += 1
+            if self.ranks.is_main:
+                print(f"warning: {self.job.description}: step {step} is left out: its gradient is no number", file=sys.stderr)
+
+    def explain(self, step: int, kept: str) -> NonFiniteError:
+        """What was going on at step number `step`, which all ranks know to be bad. Its rows are computed again."""
+        rows, views = self.plan(step - 1)
+        mine = np.concatenate([self.job.collate(rows[part], views[part]).keys for part in self.parts()])
+        index = step - self.state.step - 1 + len(self.state.losses)
+        # One that was not taken is not on record.
+        loss = self.step_loss if index == len(self.state.losses) else self.state.losses[index]
+        rate = self.params.optimizer.learning_rate * self.state.schedule.factor(step - 1)
+        return explain_nonfinite(step, float(loss), mine, rate, self.job.description, self.ranks, kept)
 
 
 def accumulation(batch_size: int, params: TrainingParams, ranks: Ranks) -> int:
@@ -184,31 +252,3 @@ class LossModule(nn.Module):
 
     def forward(self, batch: AnyBatch, progress: float) -> torch.Tensor:
         return self.objective(self.model, batch, progress)
-
-
-class Best:
-    """The weights of the best evaluation so far, and how long ago it was."""
-
-    def __init__(self, params: TrainingParams):
-        self.metric, self.stopping = params.metric, params.early_stopping
-        self.value: float | None = None
-        self.step = 0
-        self.weights: dict[str, torch.Tensor] = {}
-        self.stalled = 0
-
-    def offer(self, scores: dict[str, float], step: int, model: nn.Module) -> bool:
-        value = scores[self.metric] * (-1 if self.metric == "loss" else 1)
-        # NaN is better than nothing and worse than everything else.
-        if self.value is not None and not (value > self.value or math.isnan(self.value)):
-            self.stalled += 1
-            return False
-        self.value, self.step, self.stalled = value, step, 0
-        self.weights = copy.deepcopy(model.state_dict())
-        return True
-
-    @property
-    def exhausted(self) -> bool:
-        return self.stopping is not None and self.stalled >= self.stopping.patience
-
-    def restore(self, model: nn.Module) -> None:
-        model.load_state_dict(self.weights)

@@ -6,13 +6,49 @@ import re
 import torch
 from torch import nn
 
+from stillhouse.core.errors import ParamsError
 from stillhouse.training.config import OptimizerParams
 
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
 
 
-def build_optimizer(model: nn.Module, params: OptimizerParams) -> torch.optim.Optimizer:
-    """The optimiser over the parameters that require a gradient; each group's `base_rate` is its peak rate."""
+def build_optimizer(model: nn.Module, params: OptimizerParams) -> "Optimizers":
+    """The optimiser over the parameters that require a gradient; each group's `base_rate` is its peak rate.
+
+    Raises ParamsError if the model has nothing that `muon` is for.
+    """
+    if params.name != "muon":
+        return Optimizers([one_optimizer(params.name, parameter_groups(model, params), params)])
+    matrices = inner_matrices(model)
+    if not matrices:
+        raise ParamsError(f"optimizer 'muon' is for the matrices in layers; {type(model).__name__} has none that learn")
+    inside, outside = [], []
+    for group in parameter_groups(model, params):
+        for chosen, wanted in ((inside, True), (outside, False)):
+            members = [parameter for parameter in group["params"] if (id(parameter) in matrices) == wanted]
+            if members:
+                chosen.append({**group, "params": members})
+    rest = [one_optimizer("adamw", outside, params)] if outside else []
+    return Optimizers([one_optimizer("muon", inside, params), *rest])
+
+
+class Optimizers:
+    """Several optimisers over different parameters, driven as one."""
+
+    def __init__(self, members: list[torch.optim.Optimizer]):
+        self.members = members
+        self.param_groups = [group for member in members for group in member.param_groups]
+
+    def step(self) -> None:
+        for member in self.members:
+            member.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for member in self.members:
+            member.zero_grad(set_to_none=set_to_none)
+
+
+def one_optimizer(name: str, groups: list[dict], params: OptimizerParams) -> torch.optim.Optimizer:
     classes = {
         "sgd": torch.optim.SGD,
         "gd": torch.optim.SGD,
@@ -25,20 +61,34 @@ def build_optimizer(model: nn.Module, params: OptimizerParams) -> torch.optim.Op
         "adadelta": torch.optim.Adadelta,
         "rmsprop": torch.optim.RMSprop,
         "adafactor": torch.optim.Adafactor,
+        "muon": torch.optim.Muon,
+        "rprop": torch.optim.Rprop,
     }
-    optimizer_class = classes[params.name]
+    optimizer_class = classes[name]
     wishes = {
         "momentum": params.momentum,
         "nesterov": params.nesterov,
         "betas": (params.beta1, params.beta2),
+        # Updates as large as AdamW's: one learning rate for both.
+        "adjust_lr_fn": "match_rms_adamw",
         # One kernel over all parameters: three times as fast on this model's tables.
         "fused": True,
     }
     accepted = inspect.signature(optimizer_class).parameters
     options = {name: value for name, value in wishes.items() if name in accepted}
-    if params.name == "rmsprop":
+    if name == "rmsprop":
         options.pop("nesterov", None)
-    return optimizer_class(parameter_groups(model, params), lr=params.learning_rate, **options)
+    return optimizer_class(groups, lr=params.learning_rate, **options)
+
+
+def inner_matrices(model: nn.Module) -> set[int]:
+    """Ids of the two-dimensional weights in numbered layers: neither embeddings nor heads."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
+    return {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.ndim == 2 and id(parameter) not in embeddings and LAYER.search(f".{name}")
+    }
 
 
 def parameter_groups(model: nn.Module, params: OptimizerParams) -> list[dict]:

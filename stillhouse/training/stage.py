@@ -13,19 +13,23 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import transformers
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from stillhouse.core.artifacts import DATA, TIMING, published, write_json
+from stillhouse.core.artifacts import DATA, TIMING, published, storage_errors, write_json
 from stillhouse.core.environment import check_environment
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.inflight import InFlight, locate
 from stillhouse.core.params import load
 from stillhouse.core.processes import join_death_pact
 from stillhouse.core.stage import report_error
 from stillhouse.training.distributed import Ranks, join
+
+POLL_SECONDS = 0.5
 
 
 def run_ranked_stage(stage: str, params_type: type, run: Callable[[Any, Path, Ranks], dict | None]) -> None:
@@ -41,12 +45,15 @@ def run_ranked_stage(stage: str, params_type: type, run: Callable[[Any, Path, Ra
         start = time.monotonic()
         with join(params.threads) as ranks:
             folder = DATA / stage
+            ranks, flight = take_up(stage, ranks)
             with published(folder) if ranks.is_main else nullcontext(folder.with_name(f".{stage}.partial")) as out:
                 ranks.barrier()
                 figures = run(params, out, ranks) or {}
                 ranks.barrier()
                 if ranks.is_main:
                     write_json(out / TIMING, {"seconds": round(time.monotonic() - start, 3), **figures})
+            if flight:
+                flight.publish()
 
     try:
         record(body)()
@@ -56,3 +63,26 @@ def run_ranked_stage(stage: str, params_type: type, run: Callable[[Any, Path, Ra
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def take_up(stage: str, ranks: Ranks) -> tuple[Ranks, InFlight | None]:
+    """Ranks that know where an earlier start of the same stage left its state, and on rank 0 that state, locked.
+
+    Somebody who computes the same at this moment is waited for: what he has computed is then ours too.
+    """
+    flight = locate(stage) if ranks.is_main else None
+    folder = ranks.broadcast(flight and str(flight.folder))
+    if folder is None:
+        return ranks, None
+    waited = False
+    while not ranks.broadcast(flight and flight.try_lock()):
+        if flight and not waited:
+            print(f"note: {stage}: another process computes the same; waiting for its result", file=sys.stderr, flush=True)
+        waited = True
+        time.sleep(POLL_SECONDS)
+    if flight:
+        with storage_errors(flight.folder):
+            for note in flight.open(waited):
+                print(f"note: {stage} {note}", file=sys.stderr, flush=True)
+    ranks.barrier()
+    return replace(ranks, inflight=Path(folder)), flight

@@ -1,0 +1,85 @@
+"""What decides that two runs of a stage give the same bytes: its command, its parameters and its inputs, as one digest.
+
+    key(ingredients(Path(), command, params, deps))
+
+Flows take the lease of this key before they start a stage, and the stage keeps its checkpoints under it, so that both
+mean the same thing by "the same run".
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from stillhouse.core.artifacts import digest_bytes, digest_json
+from stillhouse.core.params import read_yaml
+
+
+def ingredients(folder: Path, command: str, params: Mapping[str, Any], deps: Iterable[str]) -> dict[str, Any]:
+    """Everything that a stage's outputs depend on, as plain values.
+
+    Outputs of other stages count by their record in `dvc.lock`, so those must have run; anything else counts by what lies
+    there now.
+    """
+    recorded = recorded_outputs(folder)
+    inputs = {}
+    for dep in deps:
+        below = {path: md5 for path, md5 in recorded.items() if is_within(path, dep)}
+        inputs[dep] = below or digest_path(folder / dep)
+    return {"command": command, "params": dict(params), "inputs": inputs}
+
+
+def key(ingredients: Mapping[str, Any]) -> str:
+    """Digest of the ingredients: the same key, the same bytes."""
+    return digest_json(ingredients)
+
+
+def of_stage(folder: Path, stage: str) -> dict[str, Any] | None:
+    """The ingredients of a stage of `folder/dvc.yaml`; None if there is no such file, or no such stage in it."""
+    if not (folder / "dvc.yaml").is_file():
+        return None
+    entry = (read_yaml(folder / "dvc.yaml").get("stages") or {}).get(stage)
+    if entry is None:
+        return None
+    params = read_yaml(folder / "params.yaml")
+    wanted = {name: params.get(name) for name in plain_names(entry, "params")}
+    return ingredients(folder, entry["cmd"], wanted, plain_names(entry, "deps"))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names of parameters and inputs that are not the same in two sets of ingredients; `command` if that differs."""
+    changed = ["command"] if old.get("command") != new["command"] else []
+    for kind in ("params", "inputs"):
+        before, after = old.get(kind) or {}, new[kind]
+        changed += [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    return changed
+
+
+def recorded_outputs(folder: Path) -> dict[str, str]:
+    """Path to MD5 of every output in `folder/dvc.lock`, as it is now."""
+    lock = folder / "dvc.lock"
+    stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
+    return {out["path"]: out["md5"] for entry in stages.values() for out in entry.get("outs", [])}
+
+
+def plain_names(entry: Mapping[str, Any], *kinds: str) -> tuple[str, ...]:
+    """Names in lists that may hold `name` or `{name: options}`."""
+    items = [item for kind in kinds for item in entry.get(kind) or []]
+    return tuple(item if isinstance(item, str) else next(iter(item)) for item in items)
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or lies below it."""
+    return path == folder or PurePosixPath(folder) in PurePosixPath(path).parents
+
+
+def digest_path(path: Path) -> str:
+    """Digest of a file or of what lies in a folder; data that DVC tracks count by their `.dvc` file. "" if missing."""
+    if path.is_file():
+        return digest_bytes(path.read_bytes())
+    files = [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts and p.suffix != ".pyc"]
+    tracked = {p.with_suffix("") for p in files if p.suffix == ".dvc"}
+    names = {
+        p.relative_to(path).as_posix(): digest_bytes(p.read_bytes())
+        for p in sorted(files) if p not in tracked and not tracked & set(p.parents)
+    }  # fmt: skip
+    return digest_json(names) if names else ""

@@ -109,6 +109,9 @@ def test_killed_at_random_moments_it_ends_with_the_bytes_of_an_undisturbed_run(c
         pid = train_in_child(params, tmp_path / "state", tmp_path / "out.json")
         # Long enough that the first checkpoint is reached now and then, short enough that the end mostly is not.
         time.sleep(chance.uniform(0.1, 0.9) * seconds)
+        # The machine may have become busier than it was for the undisturbed run.
+        if len(progress) >= 3 and len(set(progress[-3:])) == 1:
+            seconds *= 1.5
         os.kill(pid, signal.SIGKILL)
         code = code_of(pid)
         progress.append(max(kept_steps(tmp_path / "state"), default=0))

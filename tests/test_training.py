@@ -176,7 +176,7 @@ def test_best_weights_are_kept_and_early_stopping_ends():
 
 def test_restored_weights_are_those_of_the_best_evaluation():
     rows = table()
-    optimizer = {"name": "sgd", "learning_rate": 30.0}
+    optimizer = {"name": "sgd", "learning_rate": 3.0}
     model, history = run(training(steps=8, evaluate_every=1, optimizer=optimizer, clip_norm=None))
     job_scores = [p for p in history.points if p["split"] == "validation"]
     from stillhouse.training.predict import predict

@@ -25,7 +25,7 @@ from stillhouse.data.batches import BatchPlan
 from stillhouse.training.checkpoint import FINISHED, Checkpoints, digest_tensors, step_name
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.pace import Interrupted, Pace, Signals, Wish
-from stillhouse.training.state import TrainState, random_state, set_random_state
+from stillhouse.training.state import TrainState, distinct_weights, random_state, set_random_state
 
 if TYPE_CHECKING:
     from stillhouse.training.loop import Job
@@ -64,7 +64,7 @@ class Keeper:
         if not self.checkpoints or (values := self.checkpoints.newest()) is None:
             return False
         finished = values["finished"]
-        targets = {"model": self.state.model.state_dict()} if finished else self.state.targets(values)
+        targets = {"model": distinct_weights(self.state.model)} if finished else self.state.targets(values)
         self.checkpoints.load(values["folder"], targets)
         self.state.take(values, self.ranks)
         if finished:
@@ -127,7 +127,7 @@ class Keeper:
             self.pace.agree()
             self.checkpoints.wait()
             values = self.state.values(self.ranks) | {"finished": True}
-            self.checkpoints.save(FINISHED, {"model": self.state.model.state_dict()}, values, wait=True)
+            self.checkpoints.save(FINISHED, {"model": distinct_weights(self.state.model)}, values, wait=True)
 
     def last_kept(self) -> str:
         """For messages: from where a new start would go on."""

@@ -6,7 +6,6 @@ ranks may go on with it.
 """
 
 import base64
-import copy
 import math
 import random
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 from stillhouse.data.hashing import mix, salt
 from stillhouse.training.config import TrainingParams
@@ -50,6 +49,12 @@ class History:
         }
 
 
+def distinct_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict without second names of tied weights: a file holds each tensor once, and filling one fills both."""
+    once = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
+    return {name: value for name, value in model.state_dict().items() if name in once}
+
+
 class Best:
     """The weights of the best evaluation so far, and how long ago it was."""
 
@@ -67,7 +72,7 @@ class Best:
             self.stalled += 1
             return False
         self.value, self.step, self.stalled = value, step, 0
-        self.weights = copy.deepcopy(model.state_dict())
+        self.weights = {name: value.clone() for name, value in distinct_weights(model).items()}
         return True
 
     @property
@@ -75,7 +80,8 @@ class Best:
         return self.stopping is not None and self.stalled >= self.stopping.patience
 
     def restore(self, model: nn.Module) -> None:
-        model.load_state_dict(self.weights)
+        for name, value in distinct_weights(model).items():
+            value.copy_(self.weights[name])
 
 
 class TrainState:
@@ -107,7 +113,7 @@ class TrainState:
     def tensors(self) -> dict[str, Any]:
         """What a checkpoint holds as tensors, by name; sharded ones stay sharded."""
         content: dict[str, Any] = {
-            "model": get_model_state_dict(self.model),
+            "model": distinct_weights(self.model),
             "optimizer": {name: state for name, (state, _) in self.optimizer_state().items() if state},
         }
         if self.best.weights:
@@ -162,11 +168,11 @@ class TrainState:
                 if name not in known:
                     member.state.pop(parameter, None)
         content: dict[str, Any] = {
-            "model": get_model_state_dict(self.model),
+            "model": distinct_weights(self.model),
             "optimizer": {name: state for name, (state, _) in self.optimizer_state().items() if state},
         }
         if values["best"]["value"] is not None:
-            self.best.weights = {name: torch.empty_like(value) for name, value in self.model.state_dict().items()}
+            self.best.weights = {name: torch.empty_like(value) for name, value in distinct_weights(self.model).items()}
             content["best"] = self.best.weights
         if self.average:
             content["average"] = self.average.weights

@@ -115,7 +115,8 @@ class SparsePart:
         """
         assert self._layout.sampler is not None
         places = np.asarray(rows) - self._rows.start
-        if (places < 0).any() or (places >= len(self._rows)).any() or any(self._records[i] is not None for i in places):
+        inside = ((places >= 0) & (places < len(self._rows))).all() and len(np.unique(places)) == len(places)
+        if not inside or any(self._records[place] is not None for place in places):
             raise ValueError(f"rows {rows} are not rows of {self._rows} that were not there yet")
         drawn = Entries(draws.offsets, draws.ids, draws.values, draws.tail, draws.codes)
         records, hits = encode(self._coding, self._keys[places], self._layout.sampler.seed, drawn, next_tokens)

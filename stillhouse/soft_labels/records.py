@@ -81,7 +81,7 @@ class Entries:
 
 def checksum(key: np.uint64, hits: np.float32, record: np.ndarray) -> int:
     """CRC-32 over row key (8 bytes), hits (4 bytes), record: a record that another row owns does not pass."""
-    return zlib.crc32(record, zlib.crc32(int(key).to_bytes(8, "little") + np.array(hits, dtype="<f4").tobytes()))
+    return zlib.crc32(record, zlib.crc32(int(key).to_bytes(8, "big") + np.array(hits, dtype="<f4").tobytes()))
 
 
 def encode(

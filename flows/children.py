@@ -4,12 +4,14 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
+from flows.meeting import Card, is_final
 from flows.repro import Verdict
 from flows.watch import UNREACHABLE
 from stillhouse.core.errors import StillhouseError
@@ -19,6 +21,7 @@ NEEDS_ORDER = "NeedsOrder"
 """State of a stage whose workspace is not on its worker's host."""
 LOOK_FOR_WORKERS_SECONDS = 5.0
 NO_WORKER_SECONDS = 18.0
+LOOK_SECONDS = 2.0
 # A worker's heartbeat is due every few seconds (see `flows.service`); three missed are its death.
 HEARTBEATS_MISSED = 3
 
@@ -119,6 +122,36 @@ class WorkerCheck:
             if len(self.online) >= self.needed:
                 self.enough = now
         return self.looked - self.enough >= self.grace_seconds - self.look_seconds
+
+
+class Silence:
+    """Finds a run whose host is gone: neither its own beat nor its worker's has come for some time.
+
+    Both signs must be missing: a worker may be restarted under a run, and a run may be busy.
+    """
+
+    def __init__(self, pool: str, seconds: float):
+        self.pool, self.seconds = pool, seconds
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: while the server was away nobody could be heard."""
+        self.beats: dict[UUID, tuple[int, float]] = {}
+        self.looked = float("-inf")
+
+    def of(self, client: SyncPrefectClient, runs: list[FlowRun], now: float) -> FlowRun | None:
+        quiet = []
+        for run in runs:
+            beat = Card.of(run).beat
+            if is_final(run) or run.id not in self.beats or self.beats[run.id][0] != beat:
+                self.beats[run.id] = (beat, now)
+            elif now - self.beats[run.id][1] > self.seconds:
+                quiet.append(run)
+        if not quiet or now - self.looked < LOOK_SECONDS:
+            return None
+        self.looked = now
+        online = online_workers(client, self.pool)
+        return next((run for run in quiet if Card.of(run).worker not in online), None)
 
 
 def too_few_workers(pool: str, needed: int = 1, online: int = 0) -> str:

@@ -139,6 +139,7 @@ def stage_task(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict],
             "workspace": str(run.folder),
             "parent": flow_run.get_id(),
             "force": name in run.forced,
+            "timeout_seconds": stage.timeout_seconds,
         }  # fmt: skip
         key = f"{flow_run.get_id()}-{flow_run.get_run_count()}"
         return run_on_worker(

@@ -22,16 +22,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
-
 from flows.guard import MARKER, sweep
+from flows.pools import AUTH, POOLS, SERVER_AUTH, ServiceError, last_line, pool_exists, wait_for_server
 from flows.store import check_reachable, default_remote
 from flows.workspace import command, environment, repository_root
 from stillhouse.core.errors import StillhouseError, nearest
 from stillhouse.core.stage import one_line_errors
 
 HOME = ".prefect"
-POOLS = {"cpu": "process", "torchrun": "torchrun"}
 # Runs of `distill` mostly wait, each in two interpreters of 130 MB; a training has the host for itself.
 LIMITS = {"cpu": 8, "torchrun": 1}
 START_SECONDS = 120.0
@@ -51,10 +49,6 @@ SERVER_SETTINGS = {
     # A run that waits for a slot is put back for 30 seconds by default, longer than the worker looks ahead.
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
 }
-
-
-class ServiceError(StillhouseError):
-    """The server or one of its workers did not start, or does not answer."""
 
 
 class Service:
@@ -148,6 +142,8 @@ class Service:
             **WORKER_SETTINGS,
             "PREFECT_HOME": str(self.home),
             **({"PREFECT_API_URL": url} if url else {}),
+            # Who sets the server's secret here means its workers too.
+            **({AUTH: own[SERVER_AUTH]} if own.get(SERVER_AUTH) and not own.get(AUTH) else {}),
             MARKER: self.marker,
         }
 
@@ -175,14 +171,8 @@ class Service:
             return False
         env = self.environment()
         for pool, kind in POOLS.items():
-            answer = httpx.get(f"{url}/work_pools/{pool}", timeout=30)
-            if answer.status_code == 404:
+            if not pool_exists(url, pool):
                 command("prefect", "work-pool", "create", "--type", kind, pool, cwd=self.root, env=env)
-            elif answer.json()["type"] != kind:
-                raise ServiceError(
-                    f"work pool '{pool}' is of type '{answer.json()['type']}', expected '{kind}'; "
-                    f"'prefect work-pool delete {pool}', then 'make up' again"
-                )
         command("prefect", "--no-prompt", "deploy", "--all", cwd=self.root, env=env)
         mark.write_text(digest)
         return True
@@ -223,23 +213,6 @@ def free_port(last: str | None) -> int:
     raise ServiceError("no port of 127.0.0.1 is free")
 
 
-def wait_for_server(url: str, seconds: float, log: Path | None) -> None:
-    """Raises ServiceError if the server does not answer in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        time.sleep(0.2)
-    hint = f"; last line of {log}: {last_line(log)}" if log else "; check the address, and that 'make up' ran there"
-    raise ServiceError(f"the server at {url} does not answer within {seconds:g} seconds{hint}")
-
-
-def last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.exists() else []
-    return lines[-1].strip() if lines else "nothing"
-
-
 def run_worker(root: Path, server: str, pool: str) -> None:
     """Be a worker of a pool on another server; does not return."""
     url = server.rstrip("/")
@@ -247,11 +220,8 @@ def run_worker(root: Path, server: str, pool: str) -> None:
     if pool not in POOLS:
         raise ServiceError(f"POOL is '{pool}'{nearest(pool, POOLS)}")
     wait_for_server(url, 10, None)
-    answer = httpx.get(f"{url}/work_pools/{pool}", timeout=30)
-    if answer.status_code == 404:
+    if not pool_exists(url, pool):
         raise ServiceError(f"the server at {url} has no work pool '{pool}'; 'make up' there creates it")
-    if answer.json()["type"] != POOLS[pool]:
-        raise ServiceError(f"work pool '{pool}' is of type '{answer.json()['type']}', expected '{POOLS[pool]}'")
     print(remote_of(root), flush=True)
     own = {name: value for name, value in environment(root).items() if not name.startswith("PET_")}
     env = {**own, **WORKER_SETTINGS, "PREFECT_API_URL": url, "PREFECT_HOME": str(root / HOME)}

@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from flows.meeting import Seat
+from flows.meeting import Seat, Teller
 from flows.member import take_part
 from flows.orders import carry_out, needs_order
 from flows.repro import Verdict, repro
@@ -58,17 +58,16 @@ def stage(
                 )  # fmt: skip
 
             folder = Path(workspace)
-            if not folder.is_dir():
-                if order is None:
-                    return needs_order(folder)
-                verdict = carry_out(order, run_in)
-            elif gang:
+            if not folder.is_dir() and order is None:
+                return needs_order(folder)
+            if gang and folder.is_dir():
                 verdict = take_part(
                     gang, watch.run_id, parent, folder, stage, on_line=on_line, stop=stop, force=force,
                     timeout_seconds=timeout_seconds,
                 )  # fmt: skip
             else:
-                verdict = run_in(folder, pull=False)
+                with Teller(watch.run_id).telling():
+                    verdict = run_in(folder, pull=False) if folder.is_dir() else carry_out(order, run_in)
     except StillhouseError as error:
         return Failed(message=str(error))
     if verdict.good:

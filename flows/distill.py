@@ -117,15 +117,25 @@ def walk_with_prefect(run: Run, how: Dispatch) -> dict[str, Verdict]:
     orders = Orders(run.folder, run.name)
     futures = {}
     for name in run.stages:
-        stage = run.pipeline.stages[name]
-        task = Task(
-            fn=stage_task, name=name, version=run.pipeline.version(name), cache_policy=NO_CACHE, persist_result=False,
-            task_run_name=name,
-        )  # fmt: skip
-        futures[name] = task.submit(run, name, how, verdicts, orders, wait_for=[futures[other] for other in stage.upstream])
+        task = task_of(run, name, how, verdicts, orders)
+        futures[name] = task.submit(wait_for=[futures[other] for other in run.pipeline.stages[name].upstream])
     for future in futures.values():
         future.wait()
     return {name: verdicts.get(name, Verdict("stopped", f"{name} was not started")) for name in run.stages}
+
+
+def task_of(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict], orders: Orders) -> Task:
+    """The stage as a Prefect task of its name and version.
+
+    It has no parameters: Prefect walks through those in search of futures, and fails when other stages change them meanwhile.
+    """
+
+    def body() -> State:
+        return stage_task(run, name, how, verdicts, orders)
+
+    return Task(
+        fn=body, name=name, version=run.pipeline.version(name), cache_policy=NO_CACHE, persist_result=False, task_run_name=name
+    )  # fmt: skip
 
 
 def stage_task(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict], orders: Orders) -> State:

@@ -46,6 +46,9 @@ WORKER_SETTINGS = {
 SERVER_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    # Otherwise 'prefect deployment run --watch' shows states alone, and not why a run failed.
+    "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",
+    "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
     # A run that waits for a slot is put back for 30 seconds by default, longer than the worker looks ahead.
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
 }

@@ -33,7 +33,7 @@ from flows.orders import Orders
 from flows.publish import publish
 from flows.repro import Verdict
 from flows.run import Log, Request, Run, open_run
-from flows.stage import state_of
+from flows.stage import run_logger, state_of
 from flows.summary import print_summary
 from flows.watch import watched
 from flows.workspace import repository_root
@@ -66,7 +66,7 @@ def distill(
     everything here. promote: hold the result against the promoted version and tag it if it may take its place.
     once_a_night: a time zone; a second run for the same date there does nothing.
     """
-    logger = get_run_logger()
+    logger = run_logger()
     request = Request(
         recipe=recipe, overrides=overrides or {}, targets=targets or [], force=force or [], rev=rev
     )  # fmt: skip
@@ -85,7 +85,7 @@ def distill(
 
 def distill_once(request: Request, dispatch: Dispatch, promote: bool) -> State:
     """The body of the flow: one run, saved and perhaps promoted. Raises StillhouseError if it cannot start."""
-    logger = get_run_logger()
+    logger = run_logger()
     run = open_run(checkout(), flow_run.get_name(), request)
     logger.info(f"workspace: {run.folder}")
     with watched(UUID(flow_run.get_id()), None, run.stop) as watch:

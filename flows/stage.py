@@ -5,6 +5,7 @@ Completed (named Cached if nothing was executed), Failed (trying again is no use
 gone: the parent tries again) or Cancelled; the message holds the failed rank, its host and its traceback.
 """
 
+import logging
 import re
 import threading
 from pathlib import Path
@@ -13,6 +14,8 @@ from uuid import UUID
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State
+from prefect.exceptions import CancelledRun, CrashedRun, FailedRun
+from prefect.logging.loggers import LoggingAdapter
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
@@ -41,7 +44,7 @@ def stage(
 
     gang: as one node of several. order: what a host needs that does not have the workspace.
     """
-    logger = get_run_logger()
+    logger = run_logger()
     stop = threading.Event()
     report = ProgressReport(stage)
 
@@ -75,6 +78,17 @@ def stage(
     if verdict.kind == "stopped" and watch.cancelled:
         return Cancelled(message=f"{verdict.message}: {watch.reason}")
     return state_of(verdict)
+
+
+def run_logger() -> LoggingAdapter:
+    """The run's logger, without the traceback of its own that Prefect's engine logs when a flow returns a bad state."""
+    logger = get_run_logger()
+
+    def says_more(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], FailedRun | CrashedRun | CancelledRun))
+
+    logger.logger.addFilter(says_more)
+    return logger
 
 
 def state_of(verdict: Verdict) -> State:

@@ -1,4 +1,4 @@
-"""A stage on a worker, or on several: start runs of `stage/torchrun`, wait for their end, and say what became of them.
+"""A stage on a worker, or on several: start runs of `stage/POOL`, wait for their end, and say what became of them.
 
 Prefect's own waiting returns the child's run whatever its state, so that a failed child leaves its parent Completed; asks
 every five seconds; and waits for ever where no worker is.
@@ -79,7 +79,7 @@ def run_one(
     """One attempt on one worker, by order if the worker does not see the workspace."""
     while True:
         given = orders.add_to(parameters, stage) if orders else parameters
-        child = start(given, name, key, stop)
+        child = start(pool, given, name, key, stop)
         if child is None:
             return Verdict("stopped", f"{stage} was not started")
         verdict = wait(stage, pool, child.id, stop, log)

@@ -1,7 +1,7 @@
 """One stage on several workers at once: all of them or none, and one verdict.
 
 The parent's side; what each node does stands in `flows.member`. Slots are taken in one acquisition (`flows.slots`), a run
-of `stage/torchrun` is made for every node, and from then on the runs are watched: if one does not come in time, fails or
+of `stage/POOL` is made for every node, and from then on the runs are watched: if one does not come in time, fails or
 falls silent, the rest are cancelled at once. The verdict names the node that was the reason, not the first that complained.
 """
 
@@ -96,7 +96,7 @@ class Gang:
             seat = {**asdict(Seat(self.id, self.size, node, self.lease.id, self.join_seconds)), "lease": str(self.lease.id)}
             tags = (TAG, tag_of(self.id))
             run = children.start(
-                {**parameters, "gang": seat}, f"{name}-node{node}", f"{key}-node{node}-{self.id}", stop, tags
+                self.pool, {**parameters, "gang": seat}, f"{name}-node{node}", f"{key}-node{node}-{self.id}", stop, tags
             )  # fmt: skip
             if run is None:
                 return False

@@ -5,13 +5,16 @@ import contextlib
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 
-from stillhouse.core.errors import StillhouseError
+from stillhouse.core.errors import StillhouseError, nearest
 
 POOLS = {"cpu": "process", "torchrun": "torchrun"}
 """Name to type."""
+DEPLOYMENTS = ("distill/full", "distill/nightly", "stage/torchrun")
+"""Those of `prefect.yaml`."""
 AUTH = "PREFECT_API_AUTH_STRING"
 """Environment variable with `user:secret` of a server that asks for it."""
 SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
@@ -21,27 +24,55 @@ class ServiceError(StillhouseError):
     """The server or one of its workers did not start, or does not answer."""
 
 
-def pool_exists(url: str, pool: str) -> bool:
-    """Whether the server has the pool. Raises ServiceError if it is of the wrong type, or the server lets nobody in."""
+def ask(method: str, url: str, body: dict | None = None) -> Any:
+    """The server's answer as JSON; None if it knows no such thing. Raises ServiceError if there is none."""
     secret = os.environ.get(AUTH) or os.environ.get(SERVER_AUTH)
     headers = {"Authorization": "Basic " + base64.b64encode(secret.encode()).decode()} if secret else {}
     try:
-        answer = httpx.get(f"{url}/work_pools/{pool}", headers=headers, timeout=30)
+        answer = httpx.request(method, url, json=body, headers=headers, timeout=30)
     except httpx.HTTPError as error:
-        raise ServiceError(f"the server at {url} does not answer: {' '.join(str(error).split())}") from error
+        raise ServiceError(f"{url} does not answer: {' '.join(str(error).split())}") from error
     if answer.status_code == httpx.codes.UNAUTHORIZED:
-        raise ServiceError(f"the server at {url} wants a secret; set {AUTH} to the server's own {SERVER_AUTH}")
+        raise ServiceError(f"{url} wants a secret; set {AUTH} to the server's own {SERVER_AUTH}")
     if answer.status_code == httpx.codes.NOT_FOUND:
-        return False
-    if answer.is_error or "type" not in answer.json():
-        raise ServiceError(f"the server at {url} answers {answer.status_code} when asked for work pool '{pool}'")
-    found = answer.json()["type"]
-    if found != POOLS[pool]:
+        return None
+    if answer.is_error:
+        raise ServiceError(f"{url} answers {answer.status_code} {answer.reason_phrase}")
+    try:
+        return answer.json()
+    except ValueError:
+        raise ServiceError(f"{url} is no Prefect server") from None
+
+
+def pool_exists(url: str, pool: str, kind: str) -> bool:
+    """Whether the server has the pool. Raises ServiceError if it is of another type."""
+    found = ask("GET", f"{url}/work_pools/{pool}")
+    if found is not None and found["type"] != kind:
         raise ServiceError(
-            f"work pool '{pool}' is of type '{found}', expected '{POOLS[pool]}'; "
+            f"work pool '{pool}' is of type '{found['type']}', expected '{kind}'; "
             f"'prefect work-pool delete {pool}', then 'make up' again"
         )
-    return True
+    return found is not None
+
+
+def worker_type(url: str, pool: str) -> str:
+    """The type of worker that the pool wants. Raises ServiceError if there is no such pool, or we have no such worker."""
+    pools = {each["name"]: each["type"] for each in ask("POST", f"{url}/work_pools/filter", {}) or []}
+    if pool not in pools:
+        raise ServiceError(
+            f"the server at {url} has no work pool '{pool}'{nearest(pool, pools)}; 'make up' there creates its pools"
+        )
+    if pools[pool] not in POOLS.values():
+        raise ServiceError(
+            f"work pool '{pool}' is of type '{pools[pool]}', expected one of {', '.join(sorted(POOLS.values()))}"
+        )
+    return pools[pool]
+
+
+def deployed(url: str) -> bool:
+    """Whether the server has our deployments, each in a pool: without one, its runs would wait for ever."""
+    found = [ask("GET", f"{url}/deployments/name/{name}") for name in DEPLOYMENTS]
+    return all(each is not None and each.get("work_queue_id") for each in found)
 
 
 def wait_for_server(url: str, seconds: float, log: Path | None) -> None:

@@ -23,15 +23,15 @@ import time
 from pathlib import Path
 
 from flows.guard import MARKER, sweep
-from flows.pools import AUTH, POOLS, SERVER_AUTH, ServiceError, last_line, pool_exists, wait_for_server
+from flows.pools import AUTH, POOLS, SERVER_AUTH, ServiceError, deployed, last_line, pool_exists, wait_for_server, worker_type
 from flows.store import check_reachable, default_remote
 from flows.workspace import command, environment, repository_root
-from stillhouse.core.errors import StillhouseError, nearest
+from stillhouse.core.errors import StillhouseError
 from stillhouse.core.stage import one_line_errors
 
 HOME = ".prefect"
 # Runs of `distill` mostly wait, each in two interpreters of 130 MB; a training has the host for itself.
-LIMITS = {"cpu": 8, "torchrun": 1}
+LIMITS = {"process": 8, "torchrun": 1}
 START_SECONDS = 120.0
 FIRST_PORT = 4200
 
@@ -121,8 +121,7 @@ class Service:
             self.program("server", f"server start --host 127.0.0.1 --port {port}", autostart=True),
         ]  # fmt: skip
         for pool, kind in POOLS.items():
-            words = f"worker start --pool {pool} --type {kind} --limit {LIMITS[pool]} --name {worker_name(pool)}"
-            sections.append(self.program(pool, words, autostart=False))
+            sections.append(self.program(pool, " ".join(worker_words(pool, kind)), autostart=False))
         self.configuration.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
     def program(self, name: str, words: str, autostart: bool) -> str:
@@ -170,11 +169,16 @@ class Service:
         code = [self.root / "prefect.yaml", *sorted((self.root / "flows").glob("*.py"))]
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
         mark = self.home / "deployed"
-        if mark.exists() and mark.read_text() == digest:
+        if (
+            mark.exists()
+            and mark.read_text() == digest
+            and all(pool_exists(url, *pool) for pool in POOLS.items())
+            and deployed(url)
+        ):
             return False
         env = self.environment()
         for pool, kind in POOLS.items():
-            if not pool_exists(url, pool):
+            if not pool_exists(url, pool, kind):
                 command("prefect", "work-pool", "create", "--type", kind, pool, cwd=self.root, env=env)
         command("prefect", "--no-prompt", "deploy", "--all", cwd=self.root, env=env)
         mark.write_text(digest)
@@ -200,6 +204,13 @@ class Service:
         return count
 
 
+def worker_words(pool: str, kind: str) -> list[str]:
+    """The command of a worker of this host, after `prefect`."""
+    # A worker that creates its own pool anew, after somebody deleted it, hides that the deployments have lost theirs.
+    words = ["worker", "start", "--pool", pool, "--type", kind, "--no-create-pool-if-not-found"]
+    return [*words, "--limit", str(LIMITS[kind]), "--name", worker_name(pool)]
+
+
 def worker_name(pool: str) -> str:
     """The name under which this host's worker of a pool is known."""
     return f"{pool}-{socket.gethostname()}"
@@ -220,17 +231,13 @@ def run_worker(root: Path, server: str, pool: str) -> None:
     """Be a worker of a pool on another server; does not return."""
     url = server.rstrip("/")
     url = url if url.endswith("/api") else f"{url}/api"
-    if pool not in POOLS:
-        raise ServiceError(f"POOL is '{pool}'{nearest(pool, POOLS)}")
     wait_for_server(url, 10, None)
-    if not pool_exists(url, pool):
-        raise ServiceError(f"the server at {url} has no work pool '{pool}'; 'make up' there creates it")
+    kind = worker_type(url, pool)
     print(remote_of(root), flush=True)
     own = {name: value for name, value in environment(root).items() if not name.startswith("PET_")}
     env = {**own, **WORKER_SETTINGS, "PREFECT_API_URL": url, "PREFECT_HOME": str(root / HOME)}
     prefect = shutil.which("prefect", path=env["PATH"]) or "prefect"
-    words = ["worker", "start", "--pool", pool, "--type", POOLS[pool], "--limit", str(LIMITS[pool])]
-    words += ["--name", worker_name(pool)]
+    words = worker_words(pool, kind)
     print(f"worker '{worker_name(pool)}' of pool '{pool}' at {url}; Ctrl-C stops it", flush=True)
     os.chdir(root)
     os.execve(prefect, [prefect, *words], env)

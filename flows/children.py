@@ -21,8 +21,9 @@ from stillhouse.core.errors import StillhouseError
 
 NEEDS_ORDER = "NeedsOrder"
 """State of a stage whose workspace is not on its worker's host."""
-LOOK_FOR_WORKERS_SECONDS = 5.0
-NO_WORKER_SECONDS = 18.0
+LOOK_FOR_WORKERS_SECONDS = 2.0
+# On top of the 17 seconds for which a dead worker counts as alive: a run has to say within 30 that it has none.
+NO_WORKER_SECONDS = 14.0
 LOOK_SECONDS = 2.0
 # A worker's heartbeat is due every few seconds (see `flows.service`); three missed are its death.
 HEARTBEATS_MISSED = 3
@@ -129,9 +130,12 @@ class WorkerCheck:
         look_seconds: float = LOOK_FOR_WORKERS_SECONDS,
     ):
         self.pool, self.needed, self.grace_seconds, self.look_seconds = pool, needed, grace_seconds, look_seconds
-        self.enough = time.monotonic()
-        self.looked = float("-inf")
         self.online: list[str] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: while the server was away no worker could be heard."""
+        self.enough, self.looked = time.monotonic(), float("-inf")
 
     def missing(self, client: SyncPrefectClient) -> bool:
         now = time.monotonic()

@@ -122,7 +122,7 @@ def wait(stage: str, pool: str, child: UUID, stop: threading.Event, log: Callabl
             if stop.is_set():
                 return Verdict("stopped", f"{stage} was stopped")
             log(f"the server does not answer ({type(error).__name__}); {stage} goes on, asking again")
-            waiting.silence.forget()
+            waiting.forget()
             stop.wait(2.0)
 
 
@@ -154,6 +154,11 @@ class Waiting:
         if card.host and self.silence.of(client, [run], now):
             return self.give_up(client, f"its host {card.host} fell silent, and so did worker '{card.worker}'")
         return None
+
+    def forget(self) -> None:
+        """Start anew: while the server was away nobody could be heard."""
+        self.silence.forget()
+        self.workers.forget()
 
     def cancel(self, client: SyncPrefectClient, now: float) -> Verdict | None:
         """Tell the child once to stop; the verdict if it does not answer."""

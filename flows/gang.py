@@ -121,6 +121,7 @@ class Gang:
                     return Verdict("stopped", f"{self.stage} was stopped")
                 self.log(f"the server does not answer ({type(error).__name__}); {self.stage} goes on, asking again")
                 self.silence.forget()
+                self.workers.forget()
                 stop.wait(2.0)
 
     def judge(self, client: SyncPrefectClient, stop: threading.Event) -> Verdict | None:

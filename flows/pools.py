@@ -4,6 +4,7 @@ import base64
 import contextlib
 import os
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ def worker_type(url: str, pool: str) -> str:
             f"work pool '{pool}' is of type '{pools[pool]}', expected one of {', '.join(sorted(POOLS.values()))}"
         )
     return pools[pool]
+
+
+def heard(url: str, pool: str, since: datetime) -> bool:
+    """Whether a worker of the pool has given a sign of life since then."""
+    workers = ask("POST", f"{url}/work_pools/{pool}/workers/filter", {}) or []
+    return any(datetime.fromisoformat(each["last_heartbeat_time"]) >= since for each in workers if each["last_heartbeat_time"])
 
 
 def deployed(url: str) -> bool:

@@ -20,10 +20,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flows.guard import MARKER, sweep
-from flows.pools import AUTH, POOLS, SERVER_AUTH, ServiceError, deployed, last_line, pool_exists, wait_for_server, worker_type
+from flows.pools import (
+    AUTH,
+    POOLS,
+    SERVER_AUTH,
+    ServiceError,
+    deployed,
+    heard,
+    last_line,
+    pool_exists,
+    wait_for_server,
+    worker_type,
+)
 from flows.store import check_reachable, default_remote
 from flows.workspace import command, environment, repository_root
 from stillhouse.core.errors import StillhouseError
@@ -101,11 +113,23 @@ class Service:
             changed = True
         wait_for_server(url, START_SECONDS, self.home / "server.log")
         changed |= self.deploy(url)
+        states, began = self.states(), datetime.now(UTC)
         for pool in POOLS:
-            if self.states().get(pool) != "RUNNING":
+            if states.get(pool) != "RUNNING":
                 self.control("start", pool)
                 changed = True
+        self.await_workers(url, [pool for pool in POOLS if states.get(pool) != "RUNNING"], began)
         return changed
+
+    def await_workers(self, url: str, pools: list[str], since: datetime) -> None:
+        """Raises ServiceError if a worker that was started does not come to the server in time."""
+        deadline = time.monotonic() + START_SECONDS
+        for pool in pools:
+            while not heard(url, pool, since):
+                if time.monotonic() > deadline:
+                    log = self.home / f"{pool}.log"
+                    raise ServiceError(f"the worker of pool '{pool}' did not start; last line of {log}: {last_line(log)}")
+                time.sleep(0.2)
 
     def write_settings(self, port: int) -> None:
         """Write supervisord's configuration and the `.env` that the `prefect` command reads in the checkout."""

@@ -7,7 +7,7 @@ distinct ids among 50 multinomial draws. `bytes_per_token_50k` and `bytes_per_to
 samples with N = 50 occupies on the disk, all files together, over its tokens; `ids_multinomial` and `entropy_nats` say what
 teacher that was (V = 50,257). Beside it, of the same teacher: multinomial and systematic draws in the same container, and other
 systems' published layouts, by arithmetic where they need no data and by running the codec (zstd) where they do. A trained
-language model is added with `--teacher`, or when `data/train_teacher` holds one.
+language model is added with `--teacher`, or when `data/train_teacher` holds one: `trained_...`, bytes per token in shards.
 """
 
 import tempfile
@@ -128,7 +128,8 @@ def main() -> None:
             vocab = bases.values_KV.shape[1]
             figures = stored(Path(folder) / "trained", rows, vocab, trained.log_probs, [*samplers, residual], bases)
             describe(f"trained teacher, V = {vocab:,}, {rows} rows", figures)
-            results |= {f"trained_{method}": figures[method][0] for method in figures}
+            say(f"  (bases, {bases.values_KV.nbytes:,} bytes, are a fixed cost of the residual store)")
+            results |= {f"trained_{method}": figures[method][1] for method in figures}
         finish(**results)
 
 

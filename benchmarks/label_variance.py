@@ -5,7 +5,7 @@
 Everything is decoded from records as a store holds them, rounding of values included; N = 50. The teacher is the language
 model of `--teacher` or `data/train_teacher`, on held-out text, or without one a generated teacher with 2,048 ids.
 
-* `bias_z_max`: over many seeds, the largest |z| of (mean stored value - teacher's probability), over ids that are drawn often
+* `bias_z_max`: over many seeds, the largest |z| of (mean stored value - teacher's probability), over ids that vary
   enough and over random sums of all ids; `bias_z_limit` is what it must stay under at a false alarm rate of 0.1 % for the
   whole test (Sidak). The same test on top-k is printed and must fail.
 * `variance_over_multinomial`, `bytes_over_multinomial`: squared error of threshold samples summed over ids, and their bytes,
@@ -36,9 +36,10 @@ from stillhouse.soft_labels.values import Grid
 
 SEED, POSITIONS, SAMPLES = 1, 256, 50
 FALSE_ALARM = 1e-3
-OFTEN = 200
-"""Draws of an id over all seeds from which on its mean is normal enough for a z-test."""
-SUMS = 16
+OFTEN = 100
+"""Seeds times the variance of a value, in steps between the values it can take: from there on its mean is normal enough."""
+SUMS = 32
+"""Random sums of the errors of all ids at all positions: they also see the ids that are too rare for a test of their own."""
 
 
 def stored(log_probs_PV: torch.Tensor, sampler: Sampler, bases: Bases | None) -> tuple[np.ndarray, float]:
@@ -57,28 +58,39 @@ def stored(log_probs_PV: torch.Tensor, sampler: Sampler, bases: Bases | None) ->
     return target_PV, len(records[0]) / positions
 
 
+def deviation(probs_PV: np.ndarray, sampler: Sampler, bases: Bases | None) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviation of each stored value, (P, V), and its distance between the two (or more) values it can take."""
+    step = np.full_like(probs_PV, 1 / sampler.samples)
+    if sampler.method == "multinomial":
+        return np.sqrt(probs_PV * (1 - probs_PV) / sampler.samples), step
+    size_PV = probs_PV
+    if bases is not None:
+        codes_P = bases.choose(torch.from_numpy(probs_PV).float()).numpy()
+        size_PV = np.abs(probs_PV - bases.values_KV.astype(np.float64)[codes_P])
+    grid = np.concatenate([[0, 1 / sampler.samples], Grid.of(sampler).table]).astype(np.float64)
+    above = np.clip(np.searchsorted(grid, size_PV, side="right"), 1, len(grid) - 1)
+    low, high = grid[above - 1], grid[above]
+    return np.sqrt(np.maximum((size_PV - low) * (high - size_PV), 0)), high - low
+
+
 def z_test(log_probs_PV: torch.Tensor, sampler: Sampler, bases: Bases | None, seeds: int) -> tuple[float, float]:
     """Largest |z|, and what it stays under unless there is a bias or a false alarm."""
     probs_PV = log_probs_PV.exp().double().numpy()
-    often = probs_PV * sampler.samples * seeds > OFTEN
-    signs_VS = np.random.default_rng(SEED).choice([-1.0, 1.0], (probs_PV.shape[1], SUMS))
-    sums, squares = np.zeros_like(probs_PV), np.zeros_like(probs_PV)
-    mixed, mixed_squares = np.zeros((len(probs_PV), SUMS)), np.zeros((len(probs_PV), SUMS))
+    spread, step = deviation(probs_PV, replace(sampler, method="threshold") if not sampler.unbiased else sampler, bases)
+    often = seeds * (spread / step) ** 2 > OFTEN
+    random = np.random.default_rng(SEED)
+    signs_EK = random.choice(np.array([-1, 1], dtype=np.float32), (probs_PV.size, SUMS))
+    sums, mixed = np.zeros_like(probs_PV), np.zeros((seeds, SUMS))
     for seed in range(seeds):
         off = stored(log_probs_PV, replace(sampler, seed=seed), bases)[0] - probs_PV
         sums += off
-        squares += off * off
-        off = off @ signs_VS
-        mixed += off
-        mixed_squares += off * off
-    worst = 0.0
-    for total, square, chosen in ((sums, squares, often), (mixed, mixed_squares, np.ones_like(mixed, dtype=bool))):
-        mean = total / seeds
-        # What does not vary at all must be exact: float32 and the grid leave less than this.
-        spread = np.sqrt(np.maximum(square / seeds - mean * mean, 0) / (seeds - 1)) + 1e-7
-        worst = max(worst, float(np.abs(mean / spread)[chosen].max()))
-    count = int(often.sum()) + mixed.size
-    return worst, float(norm.isf(-np.expm1(np.log1p(-FALSE_ALARM) / count) / 2))
+        mixed[seed] = off.astype(np.float32).reshape(-1) @ signs_EK
+    z = [np.abs(sums / seeds)[often] / (spread[often] / np.sqrt(seeds)), np.abs(mixed.mean(0)) * np.sqrt(seeds)]
+    # Top-k does not vary at all; what is left of its difference then is its bias.
+    z[1] /= np.maximum(mixed.std(0, ddof=1), 1e-4)
+    count = int(often.sum()) + SUMS
+    say(f"{sampler.method:12} {int(often.sum()):,} ids and {SUMS} random sums, {seeds:,} seeds")
+    return float(np.concatenate(z).max()), float(norm.isf(-np.expm1(np.log1p(-FALSE_ALARM) / count) / 2))
 
 
 class Student:
@@ -135,7 +147,7 @@ def main() -> None:
         worst = {}
         for method in ("threshold", "residual", "multinomial", "topk"):
             sampler = samplers.get(method) or Sampler("topk", 27)
-            few = said[0][:: POSITIONS // 32]
+            few = said[0][:: POSITIONS // 16]
             worst[method], limit = z_test(few, sampler, bases if sampler.bases else None, seeds if sampler.unbiased else 3)
             verdict = "as it must be" if (worst[method] < limit) == sampler.unbiased else "WRONG"
             finding = "unbiased" if worst[method] < limit else "biased"

@@ -20,6 +20,8 @@ NAMES = (
     "loop_overhead",
     "trajectories",
     "precision",
+    "label_bytes",
+    "label_variance",
     "reproduce",
     "seeds",
     "fresh_clone",

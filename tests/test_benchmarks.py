@@ -12,6 +12,8 @@ FAST = {
     "loop_overhead": {"over_bare", "over_trainer"},
     "trajectories": {"two_ranks", "two_ranks_dropout", "accumulation", "accumulation_dropout"},
     "precision": {"bf16_over_fp32", "loss_difference"},
+    "label_bytes": {"bytes_per_token_50k", "bytes_per_token_128k", "ids_multinomial", "entropy_nats"},
+    "label_variance": {"bias_z_max", "variance_over_multinomial", "bytes_over_multinomial", "gradient_cosine"},
 }
 SLOW = {
     "reproduce": {"stages", "identical"},

@@ -65,8 +65,8 @@ class _Targets:
         return np.where(found, self.values[place], 0).astype(np.float64).reshape(self.rows, -1).sum(1)
 
 
-def _equal(mass_R: np.ndarray, wanted_R: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
-    return np.abs(mass_R - wanted_R) <= tolerance * np.maximum(wanted_R, 1)
+def _equal(mass_R: np.ndarray, wanted_R: np.ndarray) -> np.ndarray:
+    return np.abs(mass_R - wanted_R) <= TOLERANCE * np.maximum(wanted_R, 1)
 
 
 def _explanation(
@@ -78,8 +78,10 @@ def _explanation(
             moved[:, shift:] = next_tokens_RT[:, :-shift]
         else:
             moved[:, :shift] = next_tokens_RT[:, -shift:]
-        # What left the block at its edge is missing from the sum, so this comparison is a loose one.
-        if _equal(table.mass_on(moved), wanted_R, tolerance=0.1).mean() > 0.5:
+        # What left a block at its edge is missing from its sum: at most a mass of 1 for each position moved.
+        moved_R = table.mass_on(moved)
+        fits = (moved_R <= wanted_R + TOLERANCE) & (moved_R >= wanted_R - abs(shift) - TOLERANCE)
+        if fits.all() and moved_R.sum() > 0.5 * wanted_R.sum():
             way = "later" if shift > 0 else "earlier"
             return (
                 f"they would fit if the student's next tokens stood {abs(shift)} position{'s' * (abs(shift) > 1)} {way}: "

@@ -144,8 +144,12 @@ def stored_targets(labels: Path, task: language_model.Task, teacher_weights: str
     targets_RT = BlockCollator(task.train, task.facts.pad_id)(probe).targets.numpy()
     check_alignment(store, rows_of_store[probe], np.where(targets_RT == IGNORED, -1, targets_RT))
     vocabulary = task.facts.vocab_size
+    bases = None if store.bases is None else torch.from_numpy(store.bases.astype(np.float32)).to(ranks.device)
+    form = "sampled" if store.form == "residual" else store.form
 
     def targets(batch: BlockBatch) -> Targets:
-        return SparseTargets.from_numpy(*store.sparse(rows_of_store[batch.rows]), store.form, vocabulary).to(ranks.device)
+        found = store.entries(rows_of_store[batch.rows])
+        arrays = (found.offsets, found.ids, found.values, found.tail)
+        return SparseTargets.from_numpy(*arrays, form, vocabulary, bases, found.codes).to(ranks.device)
 
     return targets

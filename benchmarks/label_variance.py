@@ -144,14 +144,16 @@ def main() -> None:
         entropy = statistics.fmean(float(-(one.exp() * one).sum(-1).mean()) for one in said)
         say(f"vocabulary {vocab:,}, entropy {entropy:.2f} nats")
 
-        worst = {}
+        worst, limits = {}, {}
         for method in ("threshold", "residual", "multinomial", "topk"):
             sampler = samplers.get(method) or Sampler("topk", 27)
             few = said[0][:: POSITIONS // 16]
-            worst[method], limit = z_test(few, sampler, bases if sampler.bases else None, seeds if sampler.unbiased else 3)
-            verdict = "as it must be" if (worst[method] < limit) == sampler.unbiased else "WRONG"
-            finding = "unbiased" if worst[method] < limit else "biased"
-            say(f"{method:12} largest |z| {worst[method]:12.2f}, limit {limit:.2f}: {finding}, {verdict}")
+            worst[method], limits[method] = z_test(
+                few, sampler, bases if sampler.bases else None, seeds if sampler.unbiased else 3
+            )
+            verdict = "as it must be" if (worst[method] < limits[method]) == sampler.unbiased else "WRONG"
+            finding = "unbiased" if worst[method] < limits[method] else "biased"
+            say(f"{method:12} largest |z| {worst[method]:12.2f}, limit {limits[method]:.2f}: {finding}, {verdict}")
 
         student = Student(tokens_RT[rows:], vocab, steps=2 if quick else 150)
         probs_PV = torch.cat(said).exp()
@@ -183,7 +185,7 @@ def main() -> None:
             )
         finish(
             bias_z_max=worst["threshold"],
-            bias_z_limit=limit,
+            bias_z_limit=limits["threshold"],
             topk_z_max=worst["topk"],
             variance_over_multinomial=ratios["variance", "threshold"],
             bytes_over_multinomial=ratios["bytes", "threshold"],

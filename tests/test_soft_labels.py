@@ -20,7 +20,7 @@ from stillhouse.soft_labels.alignment import check_alignment
 from stillhouse.soft_labels.bits import WIDEST, pack, unpack
 from stillhouse.soft_labels.dataset import SoftLabelsDataset, collate, to_datasets
 from stillhouse.soft_labels.manifest import Layout, classes_digest, mixture, suggest_part_rows
-from stillhouse.soft_labels.records import Coding, Entries, decode, encode
+from stillhouse.soft_labels.records import HEADER, Coding, Entries, decode, encode
 from stillhouse.soft_labels.sampler import Sampler
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.soft_labels.values import Grid
@@ -162,6 +162,20 @@ def test_records_with_other_widths_of_low_bits_stand_in_the_order_of_their_rows(
                 np.testing.assert_array_equal(getattr(found, name), wanted, err_msg=f"trial {trial}: {name}")
 
 
+def test_a_record_that_contradicts_its_header_is_refused():
+    """What a checksum cannot see: a writer that was wrong."""
+    draws, coding = drawn("threshold", [0]), Coding(POSITIONS, VOCAB, Grid.of(SAMPLERS["threshold"]))
+    entries = Entries(draws.offsets, draws.ids, draws.values, None)
+    record = encode(coding, text_keys(["x"]), 0, entries, np.full((1, POSITIONS), -1))[0][0]
+    with pytest.raises(ArtifactError, match="record's length is not what its header says"):
+        decode(coding, [record[:-1]])
+    other = record.copy()
+    low, high = coding.sections(record[: HEADER.itemsize].view(HEADER))[0, :2]
+    other[12 + low : 12 + low + high] = 0
+    with pytest.raises(ArtifactError, match="holds another number of entries than its header says"):
+        decode(coding, [record, other])
+
+
 @pytest.mark.parametrize("width", range(WIDEST + 1))
 def test_fields_of_every_width_come_back(width):
     random = np.random.default_rng(width)
@@ -259,6 +273,16 @@ def test_whole_shards_of_a_killed_export_are_kept_and_others_are_not(tmp_path):
     again.finish()
     assert SoftLabels.open(tmp_path).sparse(np.arange(23))
     assert not list(tmp_path.glob(".*"))
+
+
+def test_what_an_earlier_run_with_more_rows_left_is_swept(tmp_path):
+    writer = open_writer(tmp_path, SAMPLERS["threshold"], rows=33)
+    write_part(writer, 6)
+    (tmp_path / ".view-000-part-00005.safetensors.partial").write_bytes(b"half")
+    write_store(tmp_path, SAMPLERS["threshold"])
+    assert not (tmp_path / "view-000-part-00006.safetensors").exists()
+    assert not list(tmp_path.glob(".*"))
+    SoftLabels.open(tmp_path)
 
 
 def test_a_failed_part_leaves_no_shard(tmp_path):

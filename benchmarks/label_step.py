@@ -16,7 +16,7 @@ Classification: the student of `params.yaml` in our training loop, with soft lab
 (weight 0.5) and with true labels alone; `classification_over_ce` is the ratio of time per step.
 
 `label_wait_share` is the part of the steps with stored labels that went into reading them, at the worst of all these.
-A round is one step of every side (100 steps for classification), and the first is not counted.
+A round is one step of every side (50 steps for classification), and the first is not counted.
 """
 
 import statistics
@@ -61,8 +61,8 @@ class Size:
     ids: float = 13.0
     rounds: int = 15
     online_rounds: int = 7
-    classification_rounds: int = 15
-    classification_steps: int = 100
+    classification_rounds: int = 31
+    classification_steps: int = 50
 
 
 QUICK = Size((300,), 64, 1, 2, 16, 4, 5.0, 1, 1, 1, 4)

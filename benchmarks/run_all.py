@@ -20,6 +20,8 @@ NAMES = (
     "loop_overhead",
     "trajectories",
     "precision",
+    "label_step",
+    "loss_memory",
     "reproduce",
     "seeds",
     "stage_overhead",

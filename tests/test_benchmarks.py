@@ -12,6 +12,8 @@ FAST = {
     "loop_overhead": {"over_bare", "over_trainer"},
     "trajectories": {"two_ranks", "two_ranks_dropout", "accumulation", "accumulation_dropout"},
     "precision": {"bf16_over_fp32", "loss_difference"},
+    "label_step": {"classification_over_ce", "lm_over_ce", "label_wait_share", "speedup_over_online_3x"},
+    "loss_memory": {"over_chunked_ce"},
 }
 SLOW = {
     "reproduce": {"stages", "identical"},

@@ -14,9 +14,14 @@ FAST = {
     "precision": {"bf16_over_fp32", "loss_difference"},
     "label_bytes": {"bytes_per_token_50k", "bytes_per_token_128k", "ids_multinomial", "entropy_nats"},
     "label_variance": {"bias_z_max", "variance_over_multinomial", "bytes_over_multinomial", "gradient_cosine"},
+    "label_step": {"classification_over_ce", "lm_over_ce", "label_wait_share", "speedup_over_online_3x"},
+    "loss_memory": {"over_chunked_ce"},
+    "export_rate": {"of_bare_forward", "of_bare_forward_50k"},
 }
 SLOW = {
     "reproduce": {"stages", "identical"},
+    "lm_quality": {"teacher", "ce", "stored", "online", "gap_closed", "gap_closed_low", "gap_closed_high"},
+    "kill_export": {"kills", "identical", "twice"},
     "seeds": {"teacher", "student", "baseline", "gap_closed", "spread"},
     "kill_flow": {"kills", "true_states", "orphans", "identical"},
     "concurrent_runs": {"runs", "right"},
@@ -32,6 +37,7 @@ SLOW = {
 TRUE = {
     "reproduce": lambda found: found["identical"] == found["stages"],
     "kill_flow": lambda found: found["true_states"] == found["identical"] == found["kills"] and found["orphans"] == 0,
+    "kill_export": lambda found: found["identical"] == found["kills"] and found["twice"] <= 1,
     "concurrent_runs": lambda found: found["right"] == found["runs"],
     "nights": lambda found: found["right"] == found["nights"],
     "gang": lambda found: found["right_verdicts"] == found["launches"],

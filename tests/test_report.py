@@ -14,7 +14,8 @@ from stillhouse.core.errors import ArtifactError
 from stillhouse.core.params import STAGES
 from stillhouse.evaluation.charts import spread, tag, ticks
 from stillhouse.evaluation.findings import compared, points, size_of
-from stillhouse.evaluation.report import MANIFESTS, duration, write_report
+from stillhouse.evaluation.report import write_report
+from stillhouse.evaluation.report_parts import MANIFESTS, duration
 
 ROOT = Path(__file__).parent.parent
 ROWS = 200

@@ -139,7 +139,8 @@ def forgotten(facts: LanguageFacts) -> Finding:
 def ngrams(facts: LanguageFacts) -> Finding:
     """The yardstick without a network: is a network needed at all?"""
     ranks, sentences = {}, []
-    for task, scores in facts.scores.items():
+    for task in ("source", "new"):
+        scores = facts.scores[task]
         ranks[task] = -direction(scores["student"], "ngram")
         sentences.append(
             f"On the {task} task, n-grams of tokens counted in the training text need {cost(scores['ngram'])}; against them "

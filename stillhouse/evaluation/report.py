@@ -33,7 +33,7 @@ def write_report(title: str, path: Path) -> None:
         "breakable": charts.breakable,
     }
     if params["kind"] == "causal_lm":
-        template, shown = report_language.TEMPLATE, report_language.show_language(params)
+        template, shown = report_language.TEMPLATE, report_language.show_language()
     else:
         template, shown = report_classes.TEMPLATE, report_classes.show_classes(params)
     page = environment.get_template(template).render(title=title, names=NAMES, **shown, **provenance(params))

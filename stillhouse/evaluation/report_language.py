@@ -1,8 +1,9 @@
 """What the page of causal language models shows: figures by token and byte, and text to read, beside what every page has."""
 
+from collections.abc import Callable
 from typing import Any
 
-from stillhouse.core.artifacts import DATA, read_json
+from stillhouse.core.artifacts import DATA, MANIFEST, read_json
 from stillhouse.evaluation import charts
 from stillhouse.evaluation.findings import NO_BREAK, Scores, direction, percent, size_of
 from stillhouse.evaluation.language_findings import (
@@ -46,7 +47,7 @@ SOFT_LABELS = {
     "positions": "Tokens with a soft label",
     "vocabulary": "Words of the vocabulary",
     "ids_per_token": "Of which stored, mean of a token",
-    "bytes_per_token": "Bytes of a token",
+    "bytes_per_token": "Bytes stored for a token",
     "mass_on_next_token": "Mean belief in the token that really follows",
 }
 MOST_SAMPLES = 6
@@ -56,18 +57,18 @@ ABOUT_LOSSES = (
 )
 
 
-def show_language(params: dict[str, Any]) -> dict[str, Any]:
+def show_language() -> dict[str, Any]:
     """What the template is filled with. Raises ArtifactError if an output of an earlier stage is missing or damaged."""
     facts = read_language_facts()
     return {
         "findings": draw_language_findings(facts),
         "tiles": tiles(facts),
         "tasks": [task_results(facts, task) for task in ("source", "new")],
-        "curves": learning_curves("share of next tokens guessed right, validation text", "loss on training text"),
+        "curves": learning_curves("next tokens guessed right, validation text", "loss on training text"),
         "about_losses": ABOUT_LOSSES,
         "reliability": reliability(facts.scores["source"]),
         "soft_labels": soft_labels(),
-        "sampler": params["export_soft_labels"]["sampler"],
+        "sampling": sampling(),
         "samples": [(task, samples(task)) for task in ("source", "new")],
         "data": [
             {"name": task, "origin": origin_of(task), "statistics": statistics_of(facts.statistics[task], STATISTICS)}
@@ -142,14 +143,17 @@ def result_cells(row: Scores, speed: Scores, prefix: str) -> list[tuple[str, str
         (written(row.get("bits_per_byte"), figure), ""),
         (written(row.get("perplexity"), lambda value: f"{value:,.1f}"), ""),
         (written(row.get("accuracy"), percent), ""),
-        *((written(row.get(name), figure), "") for name in ("ece",)),
-        (written(row.get("agreement"), percent), ""),
-        (written(row.get("kl_from_teacher"), figure), ""),
-        (thousands(row.get("parameters")), ""),
-        (written(row.get("bytes"), size_of), ""),
+        (written(row.get("ece"), figure), ""),
+        (written(row.get("agreement"), percent), small(row.get("kl_from_teacher"), lambda value: f"KL {figure(value)}")),
+        (thousands(row.get("parameters")), small(row.get("bytes"), size_of)),
         (milliseconds(speed.get(f"{prefix}_latency_ms")), ""),
         (thousands(speed.get(f"{prefix}_tokens_per_second")), ""),
     ]
+
+
+def small(value: float | None, form: Callable[[Any], str]) -> str:
+    """What stands below a figure; nothing where it was not measured."""
+    return "" if value is None else form(value)
 
 
 def soft_labels() -> list[tuple[str, str]]:
@@ -162,6 +166,20 @@ def soft_labels() -> list[tuple[str, str]]:
         ("Size of all", size),
         (SOFT_LABELS["mass_on_next_token"], believed),
     ]
+
+
+def sampling() -> str:
+    """In words, which part of the teacher's beliefs is stored."""
+    manifest = read_json(DATA / "export_soft_labels" / "soft_labels" / MANIFEST)
+    sampler = manifest.get("sampler")
+    if sampler is None:
+        return "All of these beliefs are stored."
+    if manifest["form"] == "sampled":
+        return (
+            f"Of these beliefs a part is stored, drawn so that on average it is exactly the teacher’s distribution: method "
+            f"“{sampler['method']}”, {sampler['samples']} draws for each token."
+        )
+    return f"Of these beliefs the {sampler['samples']} strongest are stored for each token: method “{sampler['method']}”."
 
 
 def samples(task: str) -> list[dict[str, Any]]:

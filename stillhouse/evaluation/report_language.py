@@ -34,8 +34,8 @@ STATISTICS = {
     "shared_between_published_splits": "Dropped: text stands in another split",
     "shared_with_other_task": "Dropped: text is held out in the new task",
     **{
-        f"{split}_{unit}": f"{split.capitalize()} {unit}"
-        for split in ("train", "validation", "test")
+        f"{split}_{unit}": f"{name} {unit}"
+        for split, name in (("train", "Training"), ("validation", "Validation"), ("test", "Test"))
         for unit in ("documents", "bytes", "tokens", "blocks")
     },
     "bytes_per_token": "Bytes of a token",

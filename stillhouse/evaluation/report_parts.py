@@ -114,7 +114,8 @@ def statistics_of(counts: Scores, names: dict[str, str]) -> list[tuple[str, str]
 
 def counted(key: str, value: Any) -> str:
     if key.endswith("_share"):
-        return percent(value)
+        # One decimal would say that a small share is none.
+        return percent(value, 2 if 0 < value < 0.001 else 1)
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -6,13 +6,26 @@ import re
 from pathlib import Path
 
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
+from ruamel.yaml import YAML
 
 from flows.run import Run
 from flows.workspace import CommandError, command
 from stillhouse.core.artifacts import read_json
-from stillhouse.core.params import read_yaml
+from stillhouse.core.params import PARAMS_FILE, kind_of, read_yaml
 
-SHOWN = ("accuracy", "macro_f1", "ece", "parameters", "bytes")
+# Of each kind of model those that it has; `forgotten` is what fine-tuning lost of the old task, in nats per token.
+SHOWN = (
+    "nats_per_token",
+    "bits_per_byte",
+    "perplexity",
+    "accuracy",
+    "macro_f1",
+    "ece",
+    "old_nats_per_token",
+    "forgotten",
+    "parameters",
+    "bytes",
+)
 
 
 def publish(run: Run, report: Path | None) -> None:
@@ -50,12 +63,20 @@ def against_promoted(run: Run) -> list[str]:
     if not tags:
         return ["No model has been promoted yet."]
     try:
+        promoted = YAML(typ="safe", pure=True).load(command("git", "show", f"{tags[0]}:params.yaml", cwd=run.root))
+        old, new = kind_of(promoted), kind_of(read_yaml(run.folder / PARAMS_FILE))
+        if old != new:
+            return [f"Not compared with {tags[0]}, the last promoted version: it is of kind {old}, this run of {new}."]
         diff = json.loads(command("dvc", "metrics", "diff", "--json", "--all", tags[0], cwd=run.folder))
     except CommandError as error:
         return [f"Not compared with {tags[0]}: {error}"]
-    changes = diff.get("diff", {}).get("data/evaluate/metrics.json", {})
+    return changes_table(tags[0], diff.get("diff", {}).get("data/evaluate/metrics.json", {}))
+
+
+def changes_table(tag: str, changes: dict[str, dict[str, float]]) -> list[str]:
+    """Lines with the student's metrics out of `dvc metrics diff`."""
     wanted = {f"{task}.student.{name}" for task in ("source", "new") for name in SHOWN}
-    lines = [f"## Against {tags[0]}, the last promoted version", "", "| metric | promoted | this run |", "|---|---|---|"]
+    lines = [f"## Against {tag}, the last promoted version", "", "| metric | promoted | this run |", "|---|---|---|"]
     for name in sorted(wanted & changes.keys()):
         lines.append(f"| {name} | {figure(changes[name].get('old'))} | {figure(changes[name].get('new'))} |")
     return lines

@@ -3,42 +3,68 @@
 python -m flows.summary
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from stillhouse.core.artifacts import read_json
 from stillhouse.core.stage import one_line_errors
 
-COLUMNS = ("accuracy", "95 % interval", "macro-F1", "parameters", "bytes", "ms a text")
+Scores = dict[str, Any]
+
+TITLES = {"source": "Source task", "new": "New task (fine-tuned)"}
+# Column to how its cell is written, of a model's figures and its milliseconds for a text.
+CLASSIFIERS: dict[str, Callable[[Scores, float | None], str]] = {
+    "accuracy": lambda scores, latency: f"{scores['accuracy']:.4f}",
+    "95 % interval": lambda scores, latency: f"{scores['accuracy_low']:.3f}-{scores['accuracy_high']:.3f}",
+    "macro-F1": lambda scores, latency: f"{scores['macro_f1']:.4f}",
+    "parameters": lambda scores, latency: f"{scores['parameters']:,}",
+    "bytes": lambda scores, latency: known(scores.get("bytes"), ",d"),
+    "ms a text": lambda scores, latency: known(latency, ".2f"),
+}
+LANGUAGE_MODELS: dict[str, Callable[[Scores, float | None], str]] = {
+    "nats/token": lambda scores, latency: f"{scores['nats_per_token']:.4f}",
+    "95 % interval": lambda scores, latency: f"{scores['nats_per_token_low']:.3f}-{scores['nats_per_token_high']:.3f}",
+    "bits/byte": lambda scores, latency: f"{scores['bits_per_byte']:.4f}",
+    "accuracy": lambda scores, latency: known(scores.get("accuracy"), ".4f"),
+    "parameters": lambda scores, latency: f"{scores['parameters']:,}",
+    "bytes": lambda scores, latency: known(scores.get("bytes"), ",d"),
+}
 
 
 def summary_lines(root: Path) -> list[str]:
     """Lines of the table. Raises ArtifactError if the pipeline has not run."""
     metrics = read_json(root / "data" / "evaluate" / "metrics.json")
     speed = read_json(root / "data" / "evaluate" / "timing.json")
+    language = "nats_per_token" in metrics["source"]["student"]
+    columns = LANGUAGE_MODELS if language else CLASSIFIERS
     lines = []
-    for task, title in (("source", "Source task"), ("new", "New task (fine-tuned)")):
-        lines.append(f"{title:<22}" + "".join(f"{name:>15}" for name in COLUMNS))
+    for task, title in TITLES.items():
+        lines.append(f"{title:<22}" + "".join(f"{name:>15}" for name in columns))
         for model, scores in metrics[task].items():
-            interval = f"{scores['accuracy_low']:.3f}-{scores['accuracy_high']:.3f}"
-            size = f"{scores['bytes']:,}" if "bytes" in scores else "-"
-            latency = speed.get(f"{task}_{model}_latency_ms")
-            cells = (
-                f"{scores['accuracy']:.4f}",
-                interval,
-                f"{scores['macro_f1']:.4f}",
-                f"{scores['parameters']:,}",
-                size,
-                f"{latency:.2f}" if latency is not None else "-",
-            )
+            cells = [written(scores, speed.get(f"{task}_{model}_latency_ms")) for written in columns.values()]
             lines.append(f"  {model:<20}" + "".join(f"{cell:>15}" for cell in cells))
         lines.append("")
     student = metrics["source"]["student"]
     closed = f", {student['gap_closed']:.0%} of the gap to the teacher" if "gap_closed" in student else ""
-    lines.append(
-        f"Distilled over baseline: {student['lead_over_baseline'] * 100:+.1f} points "
-        f"({student['lead_over_baseline_low'] * 100:+.1f} to {student['lead_over_baseline_high'] * 100:+.1f}){closed}"
-    )
-    return lines
+    if not language:
+        return [*lines, f"Distilled over baseline: {change(student, 'lead_over_baseline', 100, '.1f', ' points')}{closed}"]
+    tuned = metrics["new"]["student"]
+    return [
+        *lines,
+        f"Fine-tuning: gained {change(tuned, 'gained')} on the new task, forgot {change(tuned, 'forgotten')} on the old one",
+        f"Distilled over baseline: {change(student, 'lead_over_baseline')}{closed}",
+    ]
+
+
+def known(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
+
+
+def change(scores: Scores, name: str, factor: int = 1, form: str = ".3f", unit: str = " nats per token") -> str:
+    """A difference with its sign and its interval."""
+    value, low, high = (f"{scores[key] * factor:+{form}}" for key in (name, f"{name}_low", f"{name}_high"))
+    return f"{value}{unit} ({low} to {high})"
 
 
 def print_summary(root: Path) -> None:

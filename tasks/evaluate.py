@@ -41,7 +41,7 @@ class Evaluate:
     """Whether to train the yardstick without a neural network beside the others: a linear model on character n-grams, and for
     causal language models n-grams of tokens."""
     speed_seconds: float = 1.0
-    """How long each classifier's speed is measured, alone and in batches."""
+    """How long each model's speed is measured, alone and in batches."""
 
     def __post_init__(self) -> None:
         if min(self.bootstrap_samples, self.calibration_bins, self.examples) < 1 or self.speed_seconds <= 0:
@@ -64,6 +64,7 @@ def run(params: Params, out: Path) -> dict:
         "bootstrap_samples": settings.bootstrap_samples,
         "calibration_bins": settings.calibration_bins,
         "examples": settings.examples,
+        "speed_seconds": settings.speed_seconds,
     }
     with join(params.threads) as ranks:
         if params.kind == "causal_lm":
@@ -72,8 +73,7 @@ def run(params: Params, out: Path) -> dict:
             return evaluate_language(MODELS, RIVAL, out, ranks, **shared, ngram_baseline=settings.linear_baseline)
         from stillhouse.evaluation.classification import evaluate_classifiers
 
-        more = {"linear_baseline": settings.linear_baseline, "speed_seconds": settings.speed_seconds}
-        return evaluate_classifiers(MODELS, RIVAL, out, ranks, **shared, **more)
+        return evaluate_classifiers(MODELS, RIVAL, out, ranks, **shared, linear_baseline=settings.linear_baseline)
 
 
 def main() -> None:

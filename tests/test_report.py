@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
@@ -11,17 +9,15 @@ import pytest
 
 from stillhouse.core.artifacts import write_json
 from stillhouse.core.errors import ArtifactError
-from stillhouse.core.params import STAGES
 from stillhouse.evaluation.charts import spread, tag, ticks
 from stillhouse.evaluation.findings import compared, points, size_of
-from stillhouse.evaluation.report import MANIFESTS, duration, write_report
+from stillhouse.evaluation.report_parts import duration
+from tests.report_pages import ROOT, Balance, headlines, page_of, words_of, write_common, write_table
 
-ROOT = Path(__file__).parent.parent
 ROWS = 200
 # Right answers of 200. Models are right on a common run of texts, so differences are as sure as they can be.
 BETTER = {"teacher": 180, "student": 170, "baseline": 120, "linear": 100}
 NEW = {"teacher": 150, "student": 140, "scratch": 90, "linear": 80}
-VOID_ELEMENTS = {"meta", "br"}
 
 
 def write_outputs(
@@ -32,15 +28,7 @@ def write_outputs(
     text: str = "Добар дан",
 ) -> Path:
     """What the stages before `report` leave in `folder`, with `source` and `new` right answers of 200 by each model."""
-    data = folder / "data"
-    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
-    shutil.copyfile(ROOT / "env.lock", folder / "env.lock")
-    for stage in STAGES[:-1]:
-        write_json(data / stage / "timing.json", {"seconds": 65.2})
-    for name in MANIFESTS:
-        write_json(data / name / "manifest.json", {"inputs": {"data": "a" * 64}, "weights": "b" * 64})
-    origin = {"origin": {"kind": "sample", "licence": "BSD-3-Clause", "revision": None}}
-    write_json(data / "ingest" / "manifest.json", {"source": origin, "new": origin})
+    data = write_common(folder, ROOT / "params.yaml")
     counts = {"train_rows": 1000, "validation_rows": ROWS, "test_rows": ROWS, "withheld_labels": 0, "truncated_share": 0.1}
     write_json(data / "preprocess" / "statistics.json", {"source": counts, "new": counts})
 
@@ -55,7 +43,6 @@ def write_outputs(
             metrics[task]["student"]["gap_closed"] = lead / gap
         answers = {name: ["yes"] * number + ["no"] * (ROWS - number) for name, number in right.items()}
         table = pd.DataFrame({"id": [str(i) for i in range(ROWS)], "actual": ["yes"] * ROWS, **answers})
-        (data / "evaluate" / "tables").mkdir(parents=True, exist_ok=True)
         table.to_parquet(data / "evaluate" / "tables" / f"predictions_{task}.parquet", index=False)
         (data / "preprocess" / task).mkdir(exist_ok=True)
         write_table(data / "preprocess" / task / "class_counts.csv", {"label": labels, "train": range(1, len(labels) + 1)})
@@ -64,12 +51,6 @@ def write_outputs(
     write_json(data / "evaluate" / "timing.json", {"seconds": 3.0, **speed, "source_teacher_latency_ms": 1.5})
     tables(data / "evaluate", labels, text)
 
-    training = {"steps": 100, "best_step": 100}
-    points = {"step": [50, 100, 100], "split": ["train", "train", "validation"]}
-    values = {"loss": ["2.5", "inf", "1.5"], "accuracy": ["", "", "0.5"]}
-    for name in ("train_teacher", "train_student", "train_baseline", *(n for n in MANIFESTS if n.startswith("finetune"))):
-        write_json(data / name / "metrics.json", training)
-        write_table(data / name / "learning_curve.csv", points | values)
     figures = {"rows": 1000, "agreement_with_labels": 0.9, "mean_entropy_nats": 0.3}
     write_json(data / "export_soft_labels" / "metrics.json", figures)
     shipped = {"bytes": 1000, "rows_compared": ROWS, "same_answer": 1.0, "largest_difference": 1e-6}
@@ -97,47 +78,9 @@ def tables(folder: Path, labels: tuple[str, ...], text: str) -> None:
     write_table(
         folder / "tables" / "nearest_classes.csv", belief | {"nearest_1": labels[::-1], "belief_1": [0, *[0.1] * (size - 1)]}
     )
-    bins = {"confidence": [0.4, 0.9] * 3, "accuracy": [0.3, 0.95] * 3, "share": [0.2, 0.8] * 3}
-    write_table(folder / "calibration.csv", {"model": ["teacher"] * 2 + ["student"] * 2 + ["baseline"] * 2} | bins)
     answers = {"teacher": [labels[0]], "student": [labels[0]], "baseline": [labels[1]], "confidence": [0.7]}
     example = {"kind": ["student right, baseline wrong"], "id": ["1"], "text": [text], "actual": [labels[0]]}
     write_table(folder / "tables" / "examples.csv", example | answers)
-
-
-def write_table(path: Path, columns: dict) -> None:
-    pd.DataFrame(columns).to_csv(path, index=False)
-
-
-def page_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.chdir(folder)
-    write_report("A title", folder / "index.html")
-    return (folder / "index.html").read_text()
-
-
-def words_of(page: str) -> str:
-    """The page's text below its style sheet, on one line with plain blanks."""
-    return " ".join(re.sub(r"<[^>]+>", " ", page.partition("<body>")[2]).split())
-
-
-def headlines(page: str) -> str:
-    return " ".join(re.findall(r'<p class="(?:verdict|lead)">(.*?)</p>', page)).replace("\u00a0", " ")
-
-
-class Balance(HTMLParser):
-    """Fails on an element that is not closed in its order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.attributes: set[str] = set()
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.attributes |= {name for name, _ in attrs}
-        if tag not in VOID_ELEMENTS:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def test_page_fetches_nothing_and_is_well_formed(tmp_path, monkeypatch):

@@ -64,6 +64,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+def kind_of(tree: dict[str, Any]) -> str:
+    """What the models of a run are, by its parameters; those that are older than the parameter `kind` are of classifiers."""
+    return tree.get("kind", "text_classification")
+
+
 def load(params_type: type[T], path: Path = PARAMS_FILE) -> T:
     """Fill `params_type`, whose fields are names of blocks, from the file `path`.
 

@@ -55,16 +55,25 @@ def plain_tick(value: float) -> str:
     return f"{round(value, 6):g}"
 
 
-def interval_chart(rows: list[Interval]) -> Markup:
-    """A dot with a whisker for each model. The axis starts where the figures do: dots, unlike bars, may be cut."""
+def interval_chart(
+    rows: list[Interval],
+    label: str = "Accuracy of each model with its 95 % interval",
+    tick: Callable[[float], str] = percent_tick,
+    value: Callable[[float], str] = lambda share: f"{100 * share:.1f} %",
+    most: float = 1.0,
+) -> Markup:
+    """A dot with a whisker for each model. The axis starts where the figures do: dots, unlike bars, may be cut.
+
+    label: what a screen reader says. tick, value: how marks of the axis and figures are written. most: the axis' largest end.
+    """
     lows = [row.value if row.low is None else row.low for row in rows]
     highs = [row.value if row.high is None else row.high for row in rows]
-    marks = ticks(max(0.0, min(lows) - 0.01), min(1.0, max(highs) + 0.01))
+    marks = ticks(max(0.0, min(lows) - 0.01), min(most, max(highs) + 0.01))
     left, right, row_height = 118, WIDTH - 62, 34
     bottom = 8 + row_height * len(rows)
     x = scale(marks[0], marks[-1], left, right)
     parts = [line(x(mark), 4, x(mark), bottom, "grid") for mark in marks]
-    parts += [text(x(mark), bottom + 16, percent_tick(mark), "tick", "middle") for mark in marks]
+    parts += [text(x(mark), bottom + 16, tick(mark), "tick", "middle") for mark in marks]
     for number, row in enumerate(rows):
         y = 8 + row_height * (number + 0.5)
         shapes = [text(left - 12, y + 4, row.name, "name", "end")]
@@ -72,9 +81,9 @@ def interval_chart(rows: list[Interval]) -> Markup:
             shapes.append(line(x(row.low), y, x(row.high), y, "whisker"))
             shapes += [line(x(end), y - 5, x(end), y + 5, "whisker") for end in (row.low, row.high)]
         shapes.append(marker(row.model, x(row.value), y, 5))
-        shapes.append(text(right + 12, y + 4, f"{100 * row.value:.1f} %", "value"))
+        shapes.append(text(right + 12, y + 4, value(row.value), "value"))
         parts.append(group(row.model, shapes))
-    return drawing(bottom + 24, "Accuracy of each model with its 95 % interval", parts)
+    return drawing(bottom + 24, label, parts)
 
 
 def line_chart(curves: list[Curve], tick: Callable[[float], str], label: str) -> Markup | None:
@@ -222,7 +231,7 @@ def marker(model: str, x: float, y: float, radius: float) -> Markup:
         case "baseline" | "scratch":
             side = radius * 1.7
             return tag("rect", {"class": "dot", "x": x - side / 2, "y": y - side / 2, "width": side, "height": side})
-        case "linear":
+        case "linear" | "ngram":
             r = radius * 1.25
             outline = f"M{x:.1f} {y - r:.1f}l{r:.1f} {r:.1f}l{-r:.1f} {r:.1f}l{-r:.1f} {-r:.1f}z"
             return tag("path", {"class": "dot", "d": outline})

@@ -1,11 +1,12 @@
 """The evaluation of causal language models: every model side by side on test documents, and what fine-tuning forgot."""
 
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from stillhouse.core.artifacts import DATA, write_json
 from stillhouse.data.blocks import BlockTable, read_blocks
@@ -13,13 +14,24 @@ from stillhouse.data.tokenizer import load_tokenizer
 from stillhouse.evaluation.continuations import continuations
 from stillhouse.evaluation.language_scores import BlockBootstrap, Positions, language_scores, positions, reliability
 from stillhouse.evaluation.ngram_model import NgramModel
+from stillhouse.evaluation.speed import measure_language_speed
 from stillhouse.models.build import WEIGHTS, count_parameters, load_language_model
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.language_model import Task
-from stillhouse.training.language_predict import next_token_scores
+from stillhouse.training.language_predict import block_nats
 
 NGRAM_ORDER = 4
 PROMPT_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Before:
+    """The source task's models and what they said of its test blocks: what fine-tuned models are held against."""
+
+    models: dict[str, nn.Module]
+    test: BlockTable
+    said: dict[str, Positions]
+    bootstrap: BlockBootstrap
 
 
 def evaluate_language(
@@ -32,6 +44,7 @@ def evaluate_language(
     calibration_bins: int,
     examples: int,
     ngram_baseline: bool,
+    speed_seconds: float,
 ) -> dict[str, float]:
     """Write `metrics.json`, `calibration.csv` and `tables/` into `out`; returns speeds.
 
@@ -42,7 +55,7 @@ def evaluate_language(
     speed: dict[str, float] = {}
     curve = []
     tokenizer = load_tokenizer(DATA / "preprocess" / "tokenizer")
-    old_test: BlockTable | None = None
+    before: Before | None = None
     for task_name, folders in models.items():
         task = Task.read(DATA / "preprocess" / task_name)
         test = read_blocks(DATA / "preprocess" / task_name / "test.arrow")
@@ -50,19 +63,17 @@ def evaluate_language(
         said: dict[str, Positions] = {}
         scores: dict[str, dict[str, Any]] = {}
         for name, model in loaded.items():
-            start = time.perf_counter()
             said[name] = positions(model, loaded["teacher"], test, task.facts.pad_id, ranks)
-            speed[f"{task_name}_{name}_evaluation_tokens_per_second"] = round(
-                len(said[name].nll) / (time.perf_counter() - start)
-            )
+            measured = measure_language_speed(model, test, task.facts.pad_id, ranks, speed_seconds)
+            speed |= {f"{task_name}_{name}_{key}": value for key, value in measured.items()}
             scores[name] = language_scores(said[name], task.bytes["test"], calibration_bins)
             scores[name] |= {"parameters": count_parameters(model), "bytes": (folders[name] / WEIGHTS).stat().st_size}
-            if old_test is not None:
-                # What fine-tuning forgot: the figure of the same weights before it stands with the source task.
-                scores[name] |= {"old_nats_per_token": next_token_scores(model, old_test, task.facts.pad_id, ranks)["loss"]}
             print(f"{task_name} {name}: {scores[name]['nats_per_token']:.4f} nats per token", flush=True)
         bootstrap = BlockBootstrap(said["teacher"].block, bootstrap_samples)
         resampled = {name: bootstrap.mean(positions_.nll) for name, positions_ in said.items()}
+        if before is not None:
+            for name, model in loaded.items():
+                scores[name] |= what_finetuning_did(name, model, before, test, said[name], bootstrap, task.facts.pad_id, ranks)
         if ngram_baseline:
             ngram = NgramModel(task.train, NGRAM_ORDER, task.facts.vocab_size)
             nll = ngram.nll(test)
@@ -72,7 +83,9 @@ def evaluate_language(
         for name, values in resampled.items():
             low, high = bootstrap.interval(values)
             scores[name] |= {"nats_per_token_low": low, "nats_per_token_high": high}
-        scores["student"] |= against_rival(rivals[task_name], scores, resampled, bootstrap)
+        for rival in [name for name in scores if name != "student"]:
+            scores["student"] |= lead_over(rival, scores, resampled, bootstrap)
+        scores["student"] |= gap_closed(rivals[task_name], scores)
         metrics[task_name] = {
             name: {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for name, row in scores.items()
         }
@@ -81,7 +94,7 @@ def evaluate_language(
         table.to_csv(out / "tables" / f"continuations_{task_name}.csv", index=False)
         per_block(test, said).to_parquet(out / "tables" / f"blocks_{task_name}.parquet", index=False)
         if task_name == "source":
-            old_test = test
+            before = Before(loaded, test, said, bootstrap)
             curve = [{"model": name, **row} for name, values in said.items() for row in reliability(values, calibration_bins)]
     pd.DataFrame(curve).to_csv(out / "calibration.csv", index=False, float_format="%.5f")
     write_json(out / "metrics.json", metrics)
@@ -95,19 +108,49 @@ def ngram_scores(nll: np.ndarray, num_bytes: int, size: int) -> dict[str, Any]:
     return {"nats_per_token": nats, "bits_per_byte": float(bits), "perplexity": float(np.exp(nats)), "parameters": size}
 
 
-def against_rival(rival: str, scores: dict, resampled: dict[str, np.ndarray], bootstrap: BlockBootstrap) -> dict[str, float]:
-    """The student's lead over its rival in nats per token with a paired interval, and the share of the gap it closes."""
+def lead_over(rival: str, scores: dict, resampled: dict[str, np.ndarray], bootstrap: BlockBootstrap) -> dict[str, float]:
+    """How many nats per token the student needs less than `rival`, with a paired interval."""
     low, high = bootstrap.interval(resampled[rival] - resampled["student"])
     lead = scores[rival]["nats_per_token"] - scores["student"]["nats_per_token"]
+    return {f"lead_over_{rival}": lead, f"lead_over_{rival}_low": low, f"lead_over_{rival}_high": high}
+
+
+def gap_closed(rival: str, scores: dict) -> dict[str, float]:
+    """The share of the way from `rival` to the teacher that the student is ahead of `rival`."""
     gap = scores[rival]["nats_per_token"] - scores["teacher"]["nats_per_token"]
-    result = {f"lead_over_{rival}": lead, f"lead_over_{rival}_low": low, f"lead_over_{rival}_high": high}
     # Without a gap there is nothing to close, and the ratio says nothing.
-    return result | ({"gap_closed": lead / gap} if gap > 0 else {})
+    return {"gap_closed": (scores[rival]["nats_per_token"] - scores["student"]["nats_per_token"]) / gap} if gap > 0 else {}
+
+
+def what_finetuning_did(
+    name: str,
+    model: nn.Module,
+    before: Before,
+    test: BlockTable,
+    said: Positions,
+    bootstrap: BlockBootstrap,
+    pad_id: int,
+    ranks: Ranks,
+) -> dict[str, float]:
+    """The fine-tuned model on the old task (`old_nats_per_token`), and where it started from another model's weights,
+    what it lost there (`forgotten`) and gained on the new task (`gained`), nats per token with paired intervals."""
+    old = block_nats(model, before.test, pad_id, ranks)
+    scores = {"old_nats_per_token": float(old.sum() / before.test.lengths.sum())}
+    if name not in before.models:
+        return scores
+    new = block_nats(before.models[name], test, pad_id, ranks)
+    for key, differences_N, drawn in (
+        ("forgotten", old - before.said[name].per_block(), before.bootstrap),
+        ("gained", new - said.per_block(), bootstrap),
+    ):
+        low, high = drawn.interval(drawn.mean_of_sums(differences_N))
+        scores |= {key: float(differences_N.sum() / drawn.counts_N.sum()), f"{key}_low": low, f"{key}_high": high}
+    return scores
 
 
 def per_block(test: BlockTable, said: dict[str, Positions]) -> pd.DataFrame:
     """Nats of every test block by model: what a paired comparison of two versions needs."""
     table = pd.DataFrame({"id": test.ids.to_pylist(), "tokens": test.lengths})
     for name, positions_ in said.items():
-        table[name] = np.bincount(positions_.block, weights=positions_.nll, minlength=len(test))
+        table[name] = positions_.per_block()
     return table

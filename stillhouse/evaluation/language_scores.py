@@ -35,6 +35,10 @@ class Positions:
     block: np.ndarray
     """int64: the block that the position stands in."""
 
+    def per_block(self) -> np.ndarray:
+        """Negative log-likelihood of each block in nats, float64 (N,)."""
+        return np.bincount(self.block, weights=self.nll)
+
 
 @torch.no_grad()
 def positions(model: nn.Module, teacher: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks) -> Positions:
@@ -117,7 +121,10 @@ class BlockBootstrap:
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """Mean over positions of each resample, float64 (S,)."""
-        sums_N = np.bincount(self.position, weights=values)
+        return self.mean_of_sums(np.bincount(self.position, weights=values))
+
+    def mean_of_sums(self, sums_N: np.ndarray) -> np.ndarray:
+        """The same of sums over the positions of each block."""
         return sums_N[self.draws_SN].sum(1) / self.counts_N[self.draws_SN].sum(1)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""CPU speed of a model as it would be served."""
+"""Speed of a model as it would be served: a classifier's on the CPU, a language model's where the evaluation runs."""
 
 import statistics
 import time
@@ -8,11 +8,15 @@ import torch
 from torch import nn
 
 from stillhouse.data.batches import Collator
+from stillhouse.data.block_batches import BlockCollator
+from stillhouse.data.blocks import BlockTable
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.tokens import TokenTable
+from stillhouse.training.distributed import Ranks
 from stillhouse.training.predict import WHOLE_ROWS
 
 BATCH = 64
+BATCH_TOKENS = 4096
 
 
 @torch.no_grad()
@@ -38,4 +42,34 @@ def measure_speed(model: nn.Module, table: TokenTable, facts: TokenizerFacts, se
     return {
         "latency_ms": round(statistics.median(single) * 1000, 4),
         "rows_per_second": round(BATCH / statistics.median(batched), 1),
+    }
+
+
+@torch.no_grad()
+def measure_language_speed(model: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks, seconds: float) -> dict[str, float]:
+    """Median milliseconds of one block alone, and tokens read per second in batches of 4,096, each for about `seconds`."""
+    collate = BlockCollator(table, pad_id)
+
+    def run(rows: np.ndarray) -> tuple[float, int]:
+        batch = collate(rows).to(ranks.device)
+        start = time.perf_counter()
+        logits = model(
+            input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.position_ids, use_cache=False
+        ).logits
+        logits[0, -1, 0].item()  # waits for an accelerator
+        return time.perf_counter() - start, batch.num_used
+
+    def repeat(size: int) -> list[tuple[float, int]]:
+        run(np.arange(size) % len(table))
+        measured, number = [], 0
+        while sum(spent for spent, _ in measured) < seconds:
+            measured.append(run((np.arange(size) + number * size) % len(table)))
+            number += 1
+        return measured
+
+    model.eval()
+    single, batched = repeat(1), repeat(max(1, BATCH_TOKENS // table.block_tokens))
+    return {
+        "latency_ms": round(statistics.median(spent for spent, _ in single) * 1000, 4),
+        "tokens_per_second": round(statistics.median(tokens / spent for spent, tokens in batched)),
     }

@@ -1,0 +1,193 @@
+"""What the page of classifiers shows: tables and charts by class, beside what every page has."""
+
+from typing import Any
+
+from stillhouse.core.artifacts import DATA, read_json
+from stillhouse.evaluation import charts
+from stillhouse.evaluation.findings import (
+    NO_BREAK,
+    Facts,
+    Scores,
+    direction,
+    draw_findings,
+    lead,
+    percent,
+    points,
+    read_facts,
+    size_of,
+)
+from stillhouse.evaluation.report_parts import (
+    NAMES,
+    learning_curves,
+    milliseconds,
+    number,
+    origin_of,
+    read_rows,
+    reliability,
+    statistics_of,
+    written,
+)
+
+TEMPLATE = "report_classes.html.jinja"
+STATISTICS = {
+    "rows_in": "Rows read",
+    "empty": "Dropped: empty",
+    "duplicates": "Dropped: duplicates",
+    "shared_between_published_splits": "Dropped: text stands in another split",
+    "shared_with_other_task": "Dropped: text is held out in the new task",
+    "conflicting_labels": "Kept: text has several classes",
+    "train_rows": "Training rows",
+    "withheld_labels": "… of which without a true label",
+    "validation_rows": "Validation rows",
+    "test_rows": "Test rows",
+    "classes": "Classes",
+    "balance": "Largest class over smallest",
+    "mean_tokens": "Mean tokens of a row",
+    "truncated_share": "Rows cut at the longest length",
+}
+# What a page shows of tables that grow with the number of classes; the CSV files beside it hold the rest.
+MOST_CLASSES = 20
+MOST_PAIRS = 15
+MOST_EXAMPLES = 4
+MOST_CHARACTERS = 400
+ABOUT_LOSSES = (
+    "The student’s loss is measured against the teacher’s beliefs, the others’ against true labels alone: compare their "
+    "shapes, not their heights."
+)
+
+
+def show_classes(params: dict[str, Any]) -> dict[str, Any]:
+    """What the template is filled with. Raises ArtifactError if an output of an earlier stage is missing or damaged."""
+    facts = read_facts(params)
+    return {
+        "findings": draw_findings(facts),
+        "tiles": tiles(facts),
+        "tasks": [task_results(facts, task) for task in ("source", "new")],
+        "curves": learning_curves("accuracy on validation texts", "loss on training texts"),
+        "about_losses": ABOUT_LOSSES,
+        "reliability": reliability(facts.scores["source"]),
+        "pairs": read_rows(DATA / "evaluate" / "tables" / "most_confused.csv")[:MOST_PAIRS],
+        "beliefs": beliefs(),
+        "soft_labels": read_json(DATA / "export_soft_labels" / "metrics.json"),
+        "classes": hardest_classes(),
+        "data": [data_facts(facts, task) for task in ("source", "new")],
+        "examples": examples(),
+    }
+
+
+def tiles(facts: Facts) -> list[tuple[str, str, str]]:
+    """Caption, figure and remark of the figures that stand alone at the top."""
+    scores = facts.scores["source"]
+    student, teacher = scores["student"], scores["teacher"]
+    low, high = student.get("lead_over_baseline_low"), student.get("lead_over_baseline_high")
+    interval = "no interval" if low is None or high is None else f"{points(low, unit=False)} to {points(high, unit=False)}"
+    closed = student.get("gap_closed")
+    if closed is None:
+        remark = "not measured" if teacher["accuracy"] > scores["baseline"]["accuracy"] else "there was no gap"
+    else:
+        remark = "of the baseline’s gap to the teacher" if direction(student, "baseline") else "not different from 0"
+    latency = {model: facts.speed.get(f"source_{model}_latency_ms") for model in ("student", "teacher")}
+    return [
+        ("Student", percent(student["accuracy"]), "of unseen texts right"),
+        ("Against the baseline", points(lead(scores, "baseline")), f"95{NO_BREAK}% interval {interval}"),
+        ("Against the teacher", points(lead(scores, "teacher")), f"teacher: {percent(teacher['accuracy'])}"),
+        ("Gap closed", "–" if closed is None else percent(closed, 0), remark),
+        ("Size", size_of(student["bytes"]), f"teacher: {size_of(teacher['bytes'])}"),
+        ("One text takes", milliseconds(latency["student"]), f"teacher: {milliseconds(latency['teacher'])}"),
+    ]
+
+
+def task_results(facts: Facts, task: str) -> dict[str, Any]:
+    """The table and the chart of one task; a figure that was not measured is None."""
+    models = {name: facts.scores[task][name] for name in NAMES if name in facts.scores[task]}
+    intervals = [
+        charts.Interval(name, NAMES[name], row["accuracy"], row.get("accuracy_low"), row.get("accuracy_high"))
+        for name, row in models.items()
+    ]
+    return {
+        "name": task,
+        "test_rows": facts.statistics[task]["test_rows"],
+        "rows": [(name, result_cells(row, facts.speed, f"{task}_{name}")) for name, row in models.items()],
+        "chart": charts.interval_chart(intervals),
+    }
+
+
+def result_cells(row: Scores, speed: Scores, prefix: str) -> list[tuple[str, str]]:
+    """Figure and interval of each column."""
+    return [
+        (written(row.get("accuracy"), percent), interval_of(row, "accuracy")),
+        (written(row.get("macro_f1"), percent), interval_of(row, "macro_f1")),
+        *((written(row.get(name), lambda value: f"{value:.3f}"), "") for name in ("nll", "ece")),
+        (written(row.get("agreement"), percent), ""),
+        (written(row.get("parameters"), lambda value: f"{value:,}"), ""),
+        (written(row.get("bytes"), size_of), ""),
+        (milliseconds(speed.get(f"{prefix}_latency_ms")), ""),
+        (written(speed.get(f"{prefix}_rows_per_second"), lambda value: f"{value:,.0f}"), ""),
+    ]
+
+
+def interval_of(row: Scores, name: str) -> str:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def beliefs() -> list[dict[str, Any]]:
+    """The classes in which the teacher believes least on their own training rows, and what it believes instead."""
+    result = []
+    for row in read_rows(DATA / "evaluate" / "tables" / "nearest_classes.csv"):
+        others = [(row[f"nearest_{rank}"], number(row[f"belief_{rank}"])) for rank in (1, 2, 3) if f"nearest_{rank}" in row]
+        itself = number(row["belief_in_itself"])
+        # A class without labelled training rows has zeros throughout: there is nothing the teacher was asked.
+        if itself is not None and itself + sum(belief or 0 for _, belief in others) > 0:
+            result.append({"label": row["label"], "itself": itself, "others": others})
+    return sorted(result, key=lambda entry: entry["itself"])[:MOST_PAIRS]
+
+
+def hardest_classes() -> dict[str, Any]:
+    """The chart of the classes with the lowest F1 of the student, and how many classes each model has below one half."""
+    rows = read_rows(DATA / "evaluate" / "tables" / "per_class.csv")
+    scores = []
+    for row in rows:
+        f1 = {model: number(row[f"f1_{model}"]) for model in NAMES if f"f1_{model}" in row}
+        known = {model: value for model, value in f1.items() if value is not None}
+        # A class without test rows cannot be answered rightly, so its F1 says nothing.
+        if int(row["test_rows"]) and "student" in known:
+            scores.append(charts.ClassScores(row["label"], int(row["test_rows"]), known))
+    hardest = sorted(scores, key=lambda entry: (entry.f1["student"], entry.f1.get("teacher", 0.0), entry.label))
+    models = [model for model in NAMES if scores and model in scores[0].f1]
+    return {
+        "chart": charts.f1_chart(hardest[:MOST_CLASSES]) if hardest else None,
+        "models": models,
+        "below_half": {model: sum(entry.f1.get(model, 1.0) < 0.5 for entry in scores) for model in models},
+        "shown": min(MOST_CLASSES, len(hardest)),
+        "tested": len(hardest),
+        "untested": len(rows) - len(hardest),
+    }
+
+
+def data_facts(facts: Facts, task: str) -> dict[str, Any]:
+    """Origin, statistics and class balance of one task."""
+    counts = read_rows(DATA / "preprocess" / task / "class_counts.csv")
+    return {
+        "name": task,
+        "origin": origin_of(task),
+        "statistics": statistics_of(facts.statistics[task], STATISTICS),
+        "chart": charts.balance_chart([(row["label"], int(row["train"])) for row in counts]),
+    }
+
+
+def examples() -> dict[str, list[dict[str, Any]]]:
+    """Kind to its examples, with each model's answer and whether it is right."""
+    result: dict[str, list[dict[str, Any]]] = {}
+    for row in read_rows(DATA / "evaluate" / "tables" / "examples.csv"):
+        shown = result.setdefault(row["kind"], [])
+        if len(shown) < MOST_EXAMPLES:
+            shown.append(
+                {
+                    "text": charts.shorten(row["text"], MOST_CHARACTERS),
+                    "actual": row["actual"],
+                    "answers": [(model, row[model], row[model] == row["actual"]) for model in NAMES if model in row],
+                    "confidence": number(row["confidence"]),
+                }
+            )
+    return result

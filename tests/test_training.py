@@ -123,11 +123,13 @@ def test_another_seed_gives_another_trajectory():
 
 
 @pytest.mark.parametrize(
-    "name", ["sgd", "adam", "adamw", "adagrad", "nadam", "radam", "adamax", "adadelta", "rmsprop", "adafactor"]
+    "name", ["sgd", "adam", "adamw", "adagrad", "nadam", "radam", "adamax", "adadelta", "rmsprop", "adafactor", "muon", "rprop"]
 )
 def test_every_optimiser_learns(name):
     rate = {"sgd": 0.5, "adadelta": 20.0, "adagrad": 0.1, "adafactor": 0.3}.get(name, 0.01)
-    params = training(steps=40, optimizer={"name": name, "learning_rate": rate}, schedule={"name": "constant"})
+    optimizer = {"name": name, "learning_rate": rate} | ({"momentum": 0.95} if name == "muon" else {})
+    size = "full" if name == "rprop" else 16
+    params = training(steps=40, batch_size=size, optimizer=optimizer, schedule={"name": "constant"})
     curve = losses(run(params)[1])
     assert curve[-8:].mean() < curve[:4].mean() - 0.1
 
@@ -176,7 +178,7 @@ def test_best_weights_are_kept_and_early_stopping_ends():
 
 def test_restored_weights_are_those_of_the_best_evaluation():
     rows = table()
-    optimizer = {"name": "sgd", "learning_rate": 30.0}
+    optimizer = {"name": "sgd", "learning_rate": 3.0}
     model, history = run(training(steps=8, evaluate_every=1, optimizer=optimizer, clip_norm=None))
     job_scores = [p for p in history.points if p["split"] == "validation"]
     from stillhouse.training.predict import predict

@@ -104,41 +104,63 @@ class Side:
         self.optimizer.zero_grad(set_to_none=True)
         self.last = float(loss.detach())
 
-    def timed(self, number: int) -> float:
-        """Milliseconds of a step."""
-        start = time.perf_counter()
-        self.step(number)
-        return (time.perf_counter() - start) * 1000
+
+class Clock:
+    """Milliseconds by the wall and of the processor, to be used as a context."""
+
+    wall = cpu = 0.0
+
+    def __enter__(self) -> "Clock":
+        self._start = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall, self.cpu = (time.perf_counter() - self._start[0]) * 1000, (time.process_time() - self._start[1]) * 1000
 
 
-def alternate(sides: dict[str, Side], rounds: int, title: str) -> dict[str, list[float]]:
-    """Milliseconds of a step of each side in each round."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
+Times = dict[str, list[Clock]]
+"""Of each side in each round."""
+
+
+def alternate(sides: dict[str, Side], rounds: int, title: str) -> Times:
+    """A step of every side in each round."""
+    times: Times = {name: [] for name in sides}
     with Progress(rounds + 1, title, "rounds") as bar:
         for number in range(rounds + 1):
             # Another side begins each round: what stands first meets colder caches.
             names = [*sides][number % len(sides) :] + [*sides][: number % len(sides)]
             for name in names:
-                found = sides[name].timed(number)
+                with Clock() as clock:
+                    sides[name].step(number)
                 if number:
-                    times[name].append(found)
+                    times[name].append(clock)
             bar.update()
-    for name, values in times.items():
-        say(
-            f"  {name:22}{statistics.median(values):9.1f} ms ({min(values):.1f} to {max(values):.1f}), "
-            f"loss at the end {sides[name].last:.4f}"
-        )
+    for name in times:
+        describe(times, name, f", loss at the end {sides[name].last:.4f}")
     return times
 
 
-def ratio(above: list[float], below: list[float], what: str) -> float:
-    values = [a / b for a, b in zip(above, below, strict=True)]
-    say(f"  {what}: {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
-    return statistics.median(values)
+def median_ms(clocks: list[Clock]) -> float:
+    return statistics.median(clock.wall for clock in clocks)
 
 
-def language_model(size: Size, vocabulary: int, folder: Path) -> tuple[float, float]:
-    """Time with stored labels over the fastest plain cross-entropy's, and the share of waiting for labels."""
+def describe(times: Times, name: str, more: str = "") -> None:
+    walls = [clock.wall for clock in times[name]]
+    cpu = statistics.median(clock.cpu for clock in times[name])
+    say(f"  {name:22}{median_ms(times[name]):9.2f} ms ({min(walls):.2f} to {max(walls):.2f}), processor {cpu:.2f} ms{more}")
+
+
+def ratio(above: list[Clock], below: list[Clock], what: str) -> tuple[float, float]:
+    """Medians over rounds of the ratio by the wall and of processor time, which other work on the machine moves less."""
+    walls = [a.wall / b.wall for a, b in zip(above, below, strict=True)]
+    cpus = [a.cpu / b.cpu for a, b in zip(above, below, strict=True)]
+    for name, values in (("", walls), (", processor time", cpus)):
+        say(f"  {what}{name}: {statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})")
+    return statistics.median(walls), statistics.median(cpus)
+
+
+def language_model(size: Size, vocabulary: int, folder: Path) -> tuple[float, float, float]:
+    """Time with stored labels over the fastest plain cross-entropy's, both clocks; the share of waiting for labels."""
     labels, tokens = write_store(folder, size.store_rows, size.positions, vocabulary, size.ids, SEED)
     reader = Reader(labels)
 
@@ -150,11 +172,11 @@ def language_model(size: Size, vocabulary: int, folder: Path) -> tuple[float, fl
     require_plain_logits(sides["stored labels"].model, batch(tokens, np.arange(1))[0])
     say(f"vocabulary {vocabulary:,}: {size.rows} rows of {size.positions} positions")
     times = alternate(sides, size.rounds, f"vocabulary {vocabulary:,}")
-    share = statistics.median(reader.seconds) * 1000 / statistics.median(times["stored labels"])
+    share = statistics.median(reader.seconds) * 1000 / median_ms(times["stored labels"])
     ids = reader.entries / len(reader.seconds) / size.rows / size.positions
     say(f"  {ids:.2f} ids a position; waiting for labels {share:.2%} of a step")
-    rival = min((name for name in times if name != "stored labels"), key=lambda name: statistics.median(times[name]))
-    return ratio(times["stored labels"], times[rival], f"stored labels over '{rival}'"), share
+    rival = min((name for name in times if name != "stored labels"), key=lambda name: median_ms(times[name]))
+    return *ratio(times["stored labels"], times[rival], f"stored labels over '{rival}'"), share
 
 
 @torch.no_grad()
@@ -202,7 +224,7 @@ def against_online(size: Size, vocabulary: int, times: float, folder: Path) -> f
 
     sides = {name: Side(size, vocabulary, tokens, loss) for name, loss in {"stored": stored, "online": online}.items()}
     found = alternate(sides, size.online_rounds, f"online, {times:g}x")
-    return ratio(found["online"], found["stored"], f"online teacher of {times:g}x over stored labels")
+    return ratio(found["online"], found["stored"], f"online teacher of {times:g}x over stored labels")[0]
 
 
 def write_full_store(folder: Path, setting: Setting) -> SoftLabels:
@@ -220,8 +242,8 @@ def write_full_store(folder: Path, setting: Setting) -> SoftLabels:
     return SoftLabels.open(folder)
 
 
-def classification(size: Size, ranks: Ranks, folder: Path) -> tuple[float, float]:
-    """Time per step with stored labels over that with true labels, and the share of waiting for labels."""
+def classification(size: Size, ranks: Ranks, folder: Path) -> tuple[float, float, float]:
+    """Time with stored labels over that with true labels, both clocks; the share of waiting for labels."""
     setting = Setting.read(steps=size.classification_steps)
     labels = write_full_store(folder, setting)
     waited = 0.0
@@ -235,23 +257,25 @@ def classification(size: Size, ranks: Ranks, folder: Path) -> tuple[float, float
 
     setting.describe("Classification: stored soft labels beside true labels")
     losses = {"true labels": None, "stored labels": Distillation(read, temperature=1.0, weight=0.5)}
-    times: dict[str, list[float]] = {name: [] for name in losses}
+    times: Times = {name: [] for name in losses}
     waiting = []
     with Progress(size.classification_rounds + 1, "classification", "rounds") as bar:
         for number in range(size.classification_rounds + 1):
             waited = 0.0
             for name in [*losses][:: -1 if number % 2 else 1]:
-                history = setting.fit(setting.build(), ranks, loss=losses[name])
+                model = setting.build()
+                with Clock() as clock:
+                    history = setting.fit(model, ranks, loss=losses[name])
                 if number:
-                    times[name].append(history.seconds / setting.training.steps * 1000)
+                    times[name].append(clock)
                     if losses[name]:
                         waiting.append(waited / history.seconds)
             bar.update()
-    for name, values in times.items():
-        say(f"  {name:22}{statistics.median(values):9.2f} ms ({min(values):.2f} to {max(values):.2f})")
+    for name in times:
+        describe(times, name, f" for {setting.training.steps} steps")
     share = statistics.median(waiting)
     say(f"  waiting for labels {share:.2%} of a step")
-    return ratio(times["stored labels"], times["true labels"], "stored labels over true labels"), share
+    return *ratio(times["stored labels"], times["true labels"], "stored labels over true labels"), share
 
 
 def main() -> None:
@@ -262,15 +286,17 @@ def main() -> None:
     with one_line_errors("label_step"), tempfile.TemporaryDirectory() as place, join(options.threads) as ranks:
         folder = Path(place)
         say(f"machine: {machine()}, {options.threads} threads, float32, seed {SEED}")
-        over, share = classification(size, ranks, folder / "full")
+        over, over_cpu, share = classification(size, ranks, folder / "full")
         found = {v: language_model(size, v, folder / str(v)) for v in size.vocabularies}
         vocabulary = size.vocabularies[len(size.vocabularies) // 2]
         speedups = {f"speedup_over_online_{n}x": against_online(size, vocabulary, n, folder / f"{n}x") for n in (3, 10)}
         finish(
             classification_over_ce=over,
-            lm_over_ce=max(value for value, _ in found.values()),
-            **{f"lm_over_ce_{v}": value for v, (value, _) in found.items()},
-            label_wait_share=max(share, *(value for _, value in found.values())),
+            classification_over_ce_cpu=over_cpu,
+            lm_over_ce=max(wall for wall, _, _ in found.values()),
+            lm_over_ce_cpu=max(cpu for _, cpu, _ in found.values()),
+            **{f"lm_over_ce_{v}": wall for v, (wall, _, _) in found.items()},
+            label_wait_share=max(share, *(share for _, _, share in found.values())),
             **speedups,
         )
 

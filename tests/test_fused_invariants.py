@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from scipy.stats import norm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillhouse.losses.dense import IGNORED
 from stillhouse.losses.fused import default_chunk, fused_loss
@@ -130,14 +131,29 @@ def test_backward_a_second_time_gives_the_same():
     assert all(map(torch.equal, first, second))
 
 
-def test_nothing_but_the_wanted_gradients_is_computed():
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ in ("mm", "addmm", "addmm_")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("trained", "enabled", "products"), [("both", True, 3), ("body", True, 2), ("both", False, 1)])
+def test_nothing_but_the_wanted_gradients_is_computed(trained, enabled, products):
     hidden, head, bias, labels = inputs()
-    with torch.no_grad():
-        assert not fused_loss(hidden, head, bias, labels, sparse("topk"), weight=0.5).total.requires_grad
-    frozen = fused_loss(hidden, head.detach(), None, labels, sparse("topk"), weight=0.5)
-    frozen.total.backward()
-    assert hidden.grad is not None
-    assert head.grad is None
+    with Products() as counter, torch.set_grad_enabled(enabled):
+        head = head if trained == "both" else head.detach()
+        sums = fused_loss(hidden, head, bias, labels, sparse("topk"), weight=0.5)
+        if enabled:
+            sums.total.backward()
+    assert counter.count == products
+    assert sums.total.requires_grad == enabled
+    assert (head.grad is not None) == (trained == "both" and enabled)
 
 
 def test_chunks_hold_64_to_128_mib_on_a_cpu():

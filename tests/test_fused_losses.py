@@ -162,5 +162,17 @@ def test_impossible_tokens_of_a_given_teacher_make_no_nan(divergence):
     for impossible in (-torch.inf, -1000.0):
         cut = log_probs.index_fill(1, torch.tensor([2, 9]), impossible)
         sums = fused_loss(hidden, head, bias, labels, DenseTargets(cut), weight=1.0, divergence=divergence)
-        found.append(gradients(sums, (hidden, head, bias)))
+        found.append([sums.kl, *gradients(sums, (hidden, head, bias))])
+    assert_close(*found, 1e-6)
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "jsd"])
+def test_padding_of_the_teachers_vocabulary_is_as_if_it_were_not_there(divergence):
+    hidden, head, bias, labels = inputs()
+    padded = teacher("online, padded")
+    cut = TeacherHead(padded.hidden, padded.weight[: V - 2])
+    found = []
+    for targets in (padded, cut):
+        sums = fused_loss(hidden, head, bias, labels, targets, weight=1.0, divergence=divergence)
+        found.append([sums.kl, *gradients(sums, (hidden, head, bias))])
     assert_close(*found, 1e-6)

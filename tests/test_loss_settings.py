@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM
+from transformers.modeling_outputs import CausalLMOutput
 
 from stillhouse.core.errors import DataError, ParamsError
 from stillhouse.core.params import block, build
@@ -121,6 +124,19 @@ def test_decoders_with_plain_logits_are_taken(kind):
 def test_decoders_that_change_their_logits_are_refused(kind, options, reason):
     with pytest.raises(ParamsError, match=f"architecture {kind}: it .*{reason}"):
         require_plain_logits(decoder(kind, **options), PROBE)
+
+
+class PastItsHead(LlamaForCausalLM):
+    """Multiplies by the head's weights without calling it, so that nothing can be seen of what it does to its logits."""
+
+    def forward(self, input_ids, attention_mask=None, **_):
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return CausalLMOutput(logits=F.linear(hidden, self.lm_head.weight).tanh())
+
+
+def test_decoder_that_passes_its_head_by_is_refused():
+    with pytest.raises(ParamsError, match="architecture llama: it calls its head 0 times"):
+        require_plain_logits(PastItsHead(decoder("llama").config), PROBE)
 
 
 def test_gemma_without_its_cap_is_taken():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from flows.promote import gate, promote
-from stillhouse.core.artifacts import read_json, write_json
+from stillhouse.core.artifacts import read_json
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.params import load
 from stillhouse.data.packing import cut
@@ -222,8 +222,6 @@ def test_a_language_model_is_promoted_and_no_version_of_another_kind_stands_in_i
         ("candidate", "promoted", "difference", "low", "high"), 0
     )
     assert promote(folder, "HEAD", again) == "student@v0.0.1"
-    # The same files as a classifier's run would have left them.
-    write_json(folder / "note.json", {})
     params = folder / "params.yaml"
     text = params.read_text()
     params.write_text(text.replace("kind: causal_lm", "kind: text_classification"))
@@ -231,9 +229,9 @@ def test_a_language_model_is_promoted_and_no_version_of_another_kind_stands_in_i
     shell("git", "tag", "-a", "student@v0.0.2", "-m", "a classifier", folder=folder)
     params.write_text(text)
     commit(folder, "back")
-    done = shell("python", "-m", "flows.promote", folder=folder, check=False)
-    assert done.returncode == 1
-    assert [line for line in done.stderr.splitlines() if line.startswith("refused: ")] == [
-        "refused: this package is of kind causal_lm and student@v0.0.2 of kind text_classification, which cannot be compared; "
+    refused = gate(folder, folder)
+    assert (refused.promoted, refused.against) == (False, "student@v0.0.2")
+    assert refused.reasons == [
+        "this package is of kind causal_lm and student@v0.0.2 of kind text_classification, which cannot be compared; "
         "take student@v0.0.2 back first ('gto deprecate student VERSION')"
     ]

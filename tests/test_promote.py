@@ -13,7 +13,8 @@ from flows.promote import PromotionError, Version, gate, promote, promoted
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.params import build, load
 from stillhouse.data.tokens import read_tokens
-from stillhouse.evaluation.gate import Gate, Params, TextRules, accuracy, answer, decide, macro_f1, placed, tokenised
+from stillhouse.evaluation.gate import Gate, Params, decide
+from stillhouse.evaluation.gate_classes import TextRules, accuracy, answer, macro_f1, placed, tokenised
 from tests.tiny_run import commit, shell
 
 PACKAGE = Path("data/export_model/package")

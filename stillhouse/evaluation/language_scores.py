@@ -42,7 +42,7 @@ class Positions:
 
 @torch.no_grad()
 def positions(model: nn.Module, teacher: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks) -> Positions:
-    """One pass of model and teacher over a table, on one rank."""
+    """One pass of model and teacher over a table, on one rank; a model may be its own teacher."""
     model.eval()
     teacher.eval()
     heads = [head_of(model), head_of(teacher)]
@@ -53,7 +53,8 @@ def positions(model: nn.Module, teacher: nn.Module, table: BlockTable, pad_id: i
     for batch in evaluation_batches(table, pad_id, ranks):
         targets_P = batch.targets.flatten()
         used_P = targets_P != IGNORED
-        hidden = [hidden_states(m, batch)[used_P] for m in (model, teacher)]
+        hidden = [hidden_states(model, batch)[used_P]]
+        hidden.append(hidden[0] if teacher is model else hidden_states(teacher, batch)[used_P])
         targets = targets_P[used_P]
         width = batch.input_ids.shape[1]
         blocks.append(np.repeat(batch.rows, width)[used_P.cpu().numpy()])

@@ -1,0 +1,167 @@
+"""The gate of causal language models: both packages' safetensors read tonight's test text, and fewer bits are better.
+
+With one tokenizer and one length of blocks both read the same blocks, and blocks are resampled. Otherwise the blocks mean
+nothing to the promoted model: then both read the test documents out of `data/ingest`, each through its own tokenizer and cut
+at its own length, and documents are resampled. Bits per byte compare whatever the tokenizers are.
+
+Shapes: N blocks or documents, S resamples.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+import torch
+import transformers
+
+from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, digest_json, read_json
+from stillhouse.core.errors import ArtifactError
+from stillhouse.core.params import PARAMS_FILE, build, read_yaml
+from stillhouse.data.blocks import BlockTable, read_blocks, write_blocks
+from stillhouse.data.documents import split_documents
+from stillhouse.data.packing import cut
+from stillhouse.data.text import SplitParams
+from stillhouse.data.tokenizer import FILES, describe_tokenizer, load_tokenizer
+from stillhouse.evaluation.gate_parts import PACKAGE, TASK, Judgement, Rows, compare, draw, split_notes
+from stillhouse.evaluation.language_scores import language_scores, positions
+from stillhouse.evaluation.speed import measure_language_speed
+from stillhouse.models.build import load_language_model
+from stillhouse.sources.tables import read_table
+from stillhouse.training.distributed import Ranks, join
+from stillhouse.training.language_predict import block_nats
+
+if TYPE_CHECKING:
+    from stillhouse.evaluation.gate import Gate
+
+
+@dataclass(frozen=True)
+class BlockRules:
+    """How a run cut documents into blocks, and which ones it held out."""
+
+    block_tokens: int
+    split: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "BlockRules":
+        """From a run's `params.yaml`, which may be older than this code."""
+        try:
+            settings = read_yaml(path)["preprocess"]
+            return cls(**{name: settings[name] for name in ("block_tokens", "split")})
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"{path}: preprocess has no {error}; the gate cannot tell how that run cut its text") from None
+
+
+def judge_language(gate: "Gate", threads: int, against: str | None, folder: Path | None) -> Judgement:
+    """The candidate, and beside it the package in `folder`, if any. Raises ArtifactError if something is missing or damaged."""
+    transformers.utils.logging.disable_progress_bar()
+    test, manifest = read_blocks(TASK / "test.arrow"), read_json(TASK / MANIFEST)
+    facts, rules = describe_tokenizer(PACKAGE), BlockRules.read(PARAMS_FILE)
+    if digest_of_tokenizer(PACKAGE) != manifest["tokenizer"]["digest"]:
+        raise ArtifactError(f"{PACKAGE} and {TASK} have different tokenizers; run 'dvc repro export_model'")
+    num_bytes = manifest["bytes"]["test"]
+    notes: list[str] = []
+    with join(threads) as ranks:
+        model = load_language_model(PACKAGE / "model").to(ranks.device)
+        said = positions(model, model, test, facts.pad_id, ranks)
+        if not np.isfinite(said.nll).all():
+            broken = np.unique(said.block[~np.isfinite(said.nll)])
+            raise ArtifactError(
+                f"{PACKAGE} gives no finite answer to {len(broken)} test blocks, the first is {test.ids[int(broken[0])]}"
+            )
+        scores = language_scores(said, num_bytes, gate.calibration_bins)
+        metrics = {"bits_per_byte": {"candidate": scores["bits_per_byte"]}}
+        if against is not None and folder is not None:
+            old = BlockRules.read(folder / PARAMS_FILE)
+            notes = split_notes(rules.split, old.split, against)
+            if rules.block_tokens == old.block_tokens and same_tokenizer(PACKAGE, folder / "package"):
+                rival = load_language_model(folder / "package" / "model").to(ranks.device)
+                nats = [said.per_block(), block_nats(rival, test, facts.pad_id, ranks)]
+                # Blocks know their tokens and not their bytes; over all of them a token has this many.
+                sizes_N = test.lengths * (num_bytes / test.lengths.sum())
+            else:
+                texts = test_documents(rules)
+                nats = [
+                    document_nats(package, texts, cutting.block_tokens, ranks)
+                    for package, cutting in ((PACKAGE, rules), (folder / "package", old))
+                ]
+                if not math.isclose(nats[0].sum(), said.nll.sum(dtype=np.float64), rel_tol=1e-3):
+                    raise ArtifactError(
+                        f"the test blocks in {TASK} are not of the documents in {DATA / 'ingest'}; run 'dvc repro preprocess'"
+                    )
+                sizes_N = np.array([len(text.encode()) for text in texts])
+                notes.append(
+                    f"tokenizer or block_tokens have changed since {against}: compared by {len(texts)} documents, read "
+                    "in each model's own tokens"
+                )
+            bits = [bits_per_byte(nats_N, sizes_N) for nats_N in nats]
+            draws_SN = draw(len(sizes_N), gate.bootstrap_samples)
+            metrics["bits_per_byte"] |= compare(bits[0], bits[1], draws_SN, gate.confidence)
+        return Judgement(
+            rows=len(test),
+            unit="test blocks",
+            metrics=metrics,
+            calibration_error=scores["ece"],
+            latency_ms=latency_ms(PACKAGE, test, facts.pad_id, ranks, gate.speed_seconds),
+            notes=notes,
+        )
+
+
+def bits_per_byte(nats_N: np.ndarray, sizes_N: np.ndarray) -> Callable[[Rows], float]:
+    """Over rows with repetitions; sizes in bytes."""
+    return lambda rows: float(nats_N[rows].sum() / sizes_N[rows].sum() / math.log(2))
+
+
+def digest_of_tokenizer(package: Path) -> str:
+    """As `digest_folder` gives it for a folder with the tokenizer alone."""
+    return digest_json({name: digest_file(package / name) for name in sorted(FILES) if (package / name).is_file()})
+
+
+def same_tokenizer(one: Path, other: Path) -> bool:
+    return digest_file(one / "tokenizer.json") == digest_file(other / "tokenizer.json")
+
+
+def test_documents(rules: BlockRules) -> list[str]:
+    """The texts that `preprocess` held out of the new task for the test."""
+    split = build(SplitParams, rules.split, f"{PARAMS_FILE}: preprocess.split")
+    table, _ = split_documents(read_table(DATA / "ingest" / "new.parquet"), split, "new")
+    return table.loc[table["split"] == "test", "text"].tolist()
+
+
+def document_nats(package: Path, texts: list[str], block_tokens: int, ranks: Ranks) -> np.ndarray:
+    """Negative log-likelihood of each text in nats, float64 (N,), in the package's own tokens and cut at its own length."""
+    tokenizer, facts = load_tokenizer(package), describe_tokenizer(package)
+    if facts.eos_id is None:
+        raise ArtifactError(f"{package}: its tokenizer names no eos_token; the gate cannot tell where a document begins")
+    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    pieces = [cut(np.array(encoding.ids, dtype=np.int64), facts.eos_id, block_tokens) for encoding in encodings]
+    with tempfile.TemporaryDirectory(prefix="stillhouse-gate-") as scratch:
+        path = Path(scratch) / "test.arrow"
+        # A piece a block: nothing has to be told apart again.
+        write_blocks(path, [[piece] for document in pieces for piece in document], block_tokens, facts.vocab_size)
+        model = load_language_model(package / "model").to(ranks.device)
+        nats = block_nats(model, read_blocks(path), facts.pad_id, ranks)
+    document = np.repeat(np.arange(len(texts)), [len(document) for document in pieces])
+    return np.bincount(document, weights=nats, minlength=len(texts))
+
+
+def latency_ms(package: Path, test: BlockTable, pad_id: int, ranks: Ranks, seconds: float) -> float:
+    """Median milliseconds of one block alone through the ONNX file, on one thread."""
+
+    class Served(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, **unused: Any) -> SimpleNamespace:
+            logits = session.run(["logits"], {"input_ids": input_ids.cpu().numpy()})[0]
+            return SimpleNamespace(logits=torch.from_numpy(np.asarray(logits)))
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(str(package / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        return measure_language_speed(Served(), test, pad_id, ranks, seconds)["latency_ms"]
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        raise ArtifactError(f"{package / 'model.onnx'} does not run: {' '.join(str(error).split())[:200]}") from error

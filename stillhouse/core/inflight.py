@@ -54,15 +54,8 @@ class InFlight:
 
     def try_lock(self) -> bool:
         """Become the one process that writes this state; the kernel frees the lock when it ends, however it ends."""
-        self.lock_file.parent.mkdir(parents=True, exist_ok=True)
-        file = self.lock_file.open("a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return False
-        self._held = file
-        return True
+        self._held = lock(self.lock_file)
+        return self._held is not None
 
     def let_go(self) -> None:
         if self._held is not None:
@@ -75,7 +68,7 @@ class InFlight:
         `waited`: somebody else computed the same until now. Without that a result that DVC has recorded is not gone on
         from: who runs the stage again has forced it.
         """
-        sweep(self.root, keep=self.folder if waited else None)
+        sweep(self.root, self.lock_file.parent, mine=None if waited else self.folder)
         notes = [] if self.folder.exists() else self.compare_with_others()
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / PUBLISHED).unlink(missing_ok=True)
@@ -86,7 +79,7 @@ class InFlight:
         """One line on what differs from the last unfinished run of this stage, if there is one."""
         others = [path for path in self.folder.parent.glob(f"*/{INPUTS}") if not path.with_name(PUBLISHED).exists()]
         for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
-            with suppress(OSError, ValueError):
+            with suppress(OSError, ValueError, AttributeError):
                 old = json.loads(path.read_text(encoding="utf-8"))
                 changed = ", ".join(identity.differences(old, json.loads(json.dumps(self.ingredients, default=str))))
                 place = path.parent.relative_to(self.root)
@@ -112,7 +105,7 @@ def locate(stage: str, workspace: Path | None = None) -> InFlight | None:
         return None
     # A bare repository and a submodule have no checkout beside git's folder.
     root = common.parent if common.name == ".git" else workspace
-    return InFlight(stage, ingredients, root, workspace, common / LEASES / f"{identity.key(ingredients)}.stage")
+    return InFlight(stage, ingredients, root, workspace, lock_of(common / LEASES, identity.key(ingredients)))
 
 
 def inflight_folder(stage: str, workspace: Path | None = None) -> Path | None:
@@ -131,15 +124,42 @@ def git_folder(folder: Path) -> Path | None:
     return Path(done.stdout.strip()) if done.returncode == 0 else None
 
 
-def sweep(root: Path, keep: Path | None = None) -> None:
-    """Remove the state of stages whose result is in DVC's cache."""
+def lock_of(leases: Path, key: str) -> Path:
+    """The lock of the process that writes under a key; flows hold `leases/KEY` itself."""
+    return leases / f"{key}.stage"
+
+
+def lock(path: Path) -> TextIO | None:
+    """Lock a file if nobody else has; the lock lasts until the file is closed or this process ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def sweep_recorded(workspace: Path | None = None) -> None:
+    """Remove what the clone of a workspace (default: the working directory) no longer needs."""
+    common = git_folder((workspace or Path.cwd()).resolve())
+    if common is not None and (common.parent / IN_FLIGHT).is_dir():
+        sweep(common.parent, common / LEASES)
+
+
+def sweep(root: Path, leases: Path, mine: Path | None = None) -> None:
+    """Remove the state of stages whose result is in DVC's cache, and which nobody is at. `mine`: locked by this process."""
     for folder in recorded(root):
-        if folder != keep:
+        held = None if folder == mine else lock(lock_of(leases, folder.name))
+        if folder == mine or held:
             # Under its own name nothing is seen half deleted.
             trash = folder.with_name(f".trash-{folder.name}")
             with suppress(OSError):
                 folder.rename(trash)
             shutil.rmtree(trash, ignore_errors=True)
+        if held:
+            held.close()
 
 
 def recorded(root: Path) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from stillhouse.core.artifacts import DATA, TIMING, published, write_json
 from stillhouse.core.environment import check_environment
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.inflight import sweep_recorded
 from stillhouse.core.params import load
 from stillhouse.core.processes import join_death_pact, write_failure
 
@@ -36,6 +37,7 @@ def execute(stage: str, params_type: type[P], run: Callable[[P, Path], dict | No
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     check_environment()
     params = load(params_type)
+    sweep_recorded()
     start = time.monotonic()
     with published(DATA / stage) as out:
         figures = run(params, out) or {}

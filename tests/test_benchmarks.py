@@ -8,12 +8,12 @@ import pytest
 
 from tests.tiny_run import ROOT, environment
 
-FAST = {
+IN_A_RUN = {
     "loop_overhead": {"over_bare", "over_trainer"},
     "trajectories": {"two_ranks", "two_ranks_dropout", "accumulation", "accumulation_dropout"},
     "precision": {"bf16_over_fp32", "loss_difference"},
 }
-SLOW = {
+ALONE = {
     "reproduce": {"stages", "identical"},
     "seeds": {"teacher", "student", "baseline", "gap_closed", "spread"},
     "kill_flow": {"kills", "true_states", "orphans", "identical"},
@@ -49,14 +49,15 @@ def last_line(name: str, folder) -> dict[str, float]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", FAST)
-def test_benchmark_runs_and_prints_its_keys(name, tiny_copy):
-    assert FAST[name] <= set(last_line(name, tiny_copy))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IN_A_RUN)
+def test_benchmark_of_a_finished_run_prints_its_keys(name, tiny_copy):
+    assert IN_A_RUN[name] <= set(last_line(name, tiny_copy))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
-def test_slow_benchmark_runs_and_prints_its_keys(name):
+@pytest.mark.parametrize("name", ALONE)
+def test_benchmark_with_clones_of_its_own_prints_its_keys_and_all_is_right(name):
     figures = last_line(name, ROOT)
-    assert SLOW[name] <= set(figures)
+    assert ALONE[name] <= set(figures)
     assert name not in TRUE or TRUE[name](figures), figures

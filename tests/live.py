@@ -1,4 +1,7 @@
-"""`make up` in a clone with the finished tiny recipe, once a session: fixture `live`. What a test changes, it puts back."""
+"""`make up` in a clone with the finished tiny recipe, once a module: fixture `live`. What a test changes, it puts back.
+
+Not once a session: a server and two workers that nobody needs take a tenth of a core all the time.
+"""
 
 import os
 import shutil
@@ -107,7 +110,7 @@ def freeze(pids: list[int]) -> None:
         os.kill(pid, signal.SIGSTOP)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def live(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     folder = tmp_path_factory.mktemp("live") / "clone"
     shutil.copytree(tiny, folder, symlinks=True)

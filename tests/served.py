@@ -4,7 +4,7 @@
         start_worker("torchrun", "torchrun", name="a")
         served.prefect("deployment", "run", ...)
 
-The server runs on a free port with its home in a temporary folder, once a session, with the pools and deployments of a
+The server runs on a free port with its home in a temporary folder, once a module, with the pools and deployments of a
 clone of this checkout. Every process that is started here is ended here, by its id.
 """
 
@@ -177,7 +177,7 @@ class Served:
         return self.post("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": alive}}}})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server with pools and deployments, without workers."""
     service = Served(tmp_path_factory.mktemp("served"))

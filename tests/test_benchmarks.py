@@ -8,7 +8,7 @@ import pytest
 
 from tests.tiny_run import ROOT, environment
 
-FAST = {
+IN_A_RUN = {
     "loop_overhead": {"over_bare", "over_trainer"},
     "trajectories": {"two_ranks", "two_ranks_dropout", "accumulation", "accumulation_dropout"},
     "precision": {"bf16_over_fp32", "loss_difference"},
@@ -18,7 +18,7 @@ FAST = {
     "loss_memory": {"over_chunked_ce"},
     "export_rate": {"of_bare_forward", "of_bare_forward_50k"},
 }
-SLOW = {
+ALONE = {
     "reproduce": {"stages", "identical"},
     "lm_quality": {"teacher", "ce", "stored", "online", "gap_closed", "gap_closed_low", "gap_closed_high"},
     "kill_export": {"kills", "identical", "twice"},
@@ -57,14 +57,15 @@ def last_line(name: str, folder) -> dict[str, float]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", FAST)
-def test_benchmark_runs_and_prints_its_keys(name, tiny_copy):
-    assert FAST[name] <= set(last_line(name, tiny_copy))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IN_A_RUN)
+def test_benchmark_of_a_finished_run_prints_its_keys(name, tiny_copy):
+    assert IN_A_RUN[name] <= set(last_line(name, tiny_copy))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
-def test_slow_benchmark_runs_and_prints_its_keys(name):
+@pytest.mark.parametrize("name", ALONE)
+def test_benchmark_with_clones_of_its_own_prints_its_keys_and_all_is_right(name):
     figures = last_line(name, ROOT)
-    assert SLOW[name] <= set(figures)
+    assert ALONE[name] <= set(figures)
     assert name not in TRUE or TRUE[name](figures), figures

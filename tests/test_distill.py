@@ -1,15 +1,30 @@
 """`distill/full` on a real server with real workers, in a clone with the finished tiny recipe."""
 
 import inspect
+import threading
+from datetime import UTC, datetime
 from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from benchmarks.served import processes
+from flows.dispatch import START_SECONDS, Waiting
 from flows.distill import task_of
 from flows.pipeline import read_pipeline
+from flows.pools import ServiceError, heard, pool_exists, worker_type
 from tests.live import ranks
 from tests.tiny_run import ROOT, shell
+
+
+def worker(folder, *words: str) -> str:
+    """What `make worker` says on stderr when it cannot be one."""
+    done = shell("python", "-m", "flows.service", "worker", *words, folder=folder, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr.strip()
 
 
 def test_up_again_changes_nothing(live):
@@ -71,6 +86,39 @@ def test_cancelling_the_parent_ends_ranks_and_child(live):
     live.until(run, lambda _: not ranks(child))
     live.until(run, lambda runs: all(each["state"]["name"] == "Cancelled" for each in runs))
     live.until(run, lambda _: not processes(run) and not processes(child))
+
+
+def test_a_stage_that_its_worker_never_started_is_lost_and_not_waited_for_for_ever(live):
+    flow = live.server.post("flows/", {"name": "stage"})["id"]
+    run = live.server.post("flow_runs/", {"flow_id": flow, "state": {"type": "PENDING"}})["id"]
+    with temporary_settings({PREFECT_API_URL: live.server.url}), get_client(sync_client=True) as client:
+        waiting = Waiting("train", "torchrun", UUID(run), threading.Event())
+        assert waiting.look(client) is None
+        waiting.pending_since -= START_SECONDS + 1
+        verdict = waiting.look(client)
+    assert (verdict.kind, verdict.message) == ("lost", "train: its worker has not started it within 120 seconds")
+    assert live.server.run(run)["state"]["name"] == "Crashed"
+
+
+def test_make_worker_says_what_is_wrong_in_one_line(live):
+    url = live.server.url
+    assert worker(live.folder).startswith("error: worker: SERVER is missing; usage: make worker SERVER=")
+    said = worker(live.folder, "--server", url, "--pool", "torchrn")
+    assert said.startswith(f"error: worker: the server at {url} has no work pool 'torchrn'; did you mean 'torchrun'?")
+    live.server.post("work_pools/", {"name": "foreign", "type": "kubernetes"})
+    said = worker(live.folder, "--server", url, "--pool", "foreign")
+    assert said == "error: worker: work pool 'foreign' is of type 'kubernetes', expected one of process, torchrun"
+
+
+def test_a_pool_of_another_type_and_a_server_that_is_away_are_one_line(live):
+    assert pool_exists(live.server.url, "cpu", "process")
+    assert not pool_exists(live.server.url, "gpu", "torchrun")
+    with pytest.raises(ServiceError, match="pool 'cpu' is of type 'process', expected 'torchrun'; 'prefect work-pool delete"):
+        pool_exists(live.server.url, "cpu", "torchrun")
+    with pytest.raises(ServiceError, match=r"http://127.0.0.1:1/api/work_pools/cpu does not answer: .*refused"):
+        pool_exists("http://127.0.0.1:1/api", "cpu", "process")
+    assert worker_type(live.server.url, "torchrun") == "torchrun"
+    assert not heard(live.server.url, "torchrun", datetime(2100, 1, 1, tzinfo=UTC))
 
 
 @pytest.mark.slow

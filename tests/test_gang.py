@@ -136,6 +136,7 @@ def test_two_nodes_train_as_one_and_only_node_0_runs_dvc(two_workers, tmp_path):
     assert nothing_is_left(two_workers)
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_ends_the_gang_with_its_own_reason(two_workers, tmp_path):
     probe = Probe(tmp_path / "probe", seconds=1.0, fail="exception", fail_rank=1)
     verdict = Parent(two_workers, probe.folder, STAGE).verdict(120)
@@ -145,6 +146,7 @@ def test_a_rank_that_fails_ends_the_gang_with_its_own_reason(two_workers, tmp_pa
     assert nothing_is_left(two_workers)
 
 
+@pytest.mark.slow
 def test_a_pool_with_too_few_workers_says_so(served, start_worker, tmp_path):
     served.set_default("torchrun", nnodes=3)
     start_worker(name="a")

@@ -239,6 +239,7 @@ def test_runs_whose_process_is_killed_are_marked_and_told(notified, receiver):
     assert notified.state(runs[0]).name == "Completed"
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_is_never_marked(notified, receiver):
     """Its first heartbeat may arrive after its end; the server then refuses the mark."""
     run = notified.run("distill/full", "short")

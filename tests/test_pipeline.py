@@ -108,6 +108,7 @@ def test_own_data_by_editing_params_alone(tiny_copy, tmp_path):
     assert executed(shell("dvc", "repro", "ingest", folder=tiny_copy).stdout) == ["ingest"]
 
 
+@pytest.mark.slow
 def test_a_recipe_runs_in_a_workspace_of_its_own_and_is_saved_as_an_experiment(tiny_copy):
     """The checkout is dirty, and stays as it is; the run takes everything from the shared cache."""
     (tiny_copy / "notes.txt").write_text("not committed")

@@ -185,6 +185,7 @@ def test_a_failed_run_says_why_and_keeps_its_workspace(tiny_copy):
     assert shell("dvc", "exp", "list", "--name-only", folder=tiny_copy).stdout.split() == []
 
 
+@pytest.mark.slow
 def test_two_runs_that_need_the_same_stage_train_it_once(tiny_copy):
     words = ["python", "-m", "flows.distill", "--target", "train_baseline", "--override", "train_baseline.label_smoothing=0.05"]
     runs = [
@@ -212,6 +213,7 @@ def test_a_stage_that_takes_longer_than_its_limit_is_ended(tiny_copy):
     assert done.stderr.endswith("dvc.yaml: report: meta.timeout_seconds is 'soon', expected a number of seconds above 0\n")
 
 
+@pytest.mark.slow
 def test_another_revision_runs_without_the_checkouts_changes(tiny_copy):
     params = tiny_copy / "params.yaml"
     good = params.read_text()

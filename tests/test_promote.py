@@ -102,6 +102,7 @@ def test_the_gate_scores_as_the_pipeline_does(tiny_copy):
     assert figures["test_rows"] == len(read_tokens(Path("data/preprocess/new/test.arrow")))
 
 
+@pytest.mark.slow
 def test_an_equal_model_passes_and_gets_no_second_version(clone):
     command(clone, "HEAD")
     decision = gate(clone, clone)

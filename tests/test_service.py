@@ -2,66 +2,20 @@
 
 import os
 import signal
+import threading
 import time
-from datetime import UTC, datetime
-from uuid import UUID
 
 import psutil
 import pytest
-from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from benchmarks.served import processes
 from flows.children import NOT_SUBMITTED, PoolError, WorkerCheck, start
-from flows.dispatch import START_SECONDS, Waiting
-from flows.pools import ServiceError, heard, pool_exists, worker_type
 from tests.live import LONG, freeze, ranks
 from tests.tiny_run import shell
 
 
-class Stop:
-    """An event that nobody sets."""
-
-    def is_set(self) -> bool:
-        return False
-
-    def wait(self, seconds: float) -> bool:
-        time.sleep(seconds)
-        return False
-
-
-def worker(folder, *words: str) -> str:
-    """What `make worker` says on stderr when it cannot be one."""
-    done = shell("python", "-m", "flows.service", "worker", *words, folder=folder, check=False)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr.strip()
-
-
-# ---- bad input of `make worker`, and of the pool ----
-
-
-def test_make_worker_says_what_is_wrong_in_one_line(live):
-    url = live.server.url
-    assert worker(live.folder).startswith("error: worker: SERVER is missing; usage: make worker SERVER=")
-    said = worker(live.folder, "--server", url, "--pool", "torchrn")
-    assert said.startswith(f"error: worker: the server at {url} has no work pool 'torchrn'; did you mean 'torchrun'?")
-    live.server.post("work_pools/", {"name": "foreign", "type": "kubernetes"})
-    said = worker(live.folder, "--server", url, "--pool", "foreign")
-    assert said == "error: worker: work pool 'foreign' is of type 'kubernetes', expected one of process, torchrun"
-
-
-def test_a_pool_of_another_type_and_a_server_that_is_away_are_one_line(live):
-    assert pool_exists(live.server.url, "cpu", "process")
-    assert not pool_exists(live.server.url, "gpu", "torchrun")
-    with pytest.raises(ServiceError, match="pool 'cpu' is of type 'process', expected 'torchrun'; 'prefect work-pool delete"):
-        pool_exists(live.server.url, "cpu", "torchrun")
-    with pytest.raises(ServiceError, match=r"http://127.0.0.1:1/api/work_pools/cpu does not answer: .*refused"):
-        pool_exists("http://127.0.0.1:1/api", "cpu", "process")
-    assert worker_type(live.server.url, "torchrun") == "torchrun"
-    assert not heard(live.server.url, "torchrun", datetime(2100, 1, 1, tzinfo=UTC))
-
-
+@pytest.mark.slow
 def test_a_contradiction_in_the_pool_is_said_once_and_not_tried_again(live):
     live.set_default(env={"PET_NNODES": "3"})
     try:
@@ -90,18 +44,6 @@ def test_after_an_outage_of_the_server_no_worker_is_missing_at_once(monkeypatch)
     assert check.missing(None)
     check.forget()
     assert not check.missing(None)
-
-
-def test_a_stage_that_its_worker_never_started_is_lost_and_not_waited_for_for_ever(live):
-    flow = live.server.post("flows/", {"name": "stage"})["id"]
-    run = live.server.post("flow_runs/", {"flow_id": flow, "state": {"type": "PENDING"}})["id"]
-    with temporary_settings({PREFECT_API_URL: live.server.url}), get_client(sync_client=True) as client:
-        waiting = Waiting("train", "torchrun", UUID(run), Stop())
-        assert waiting.look(client) is None
-        waiting.pending_since -= START_SECONDS + 1
-        verdict = waiting.look(client)
-    assert (verdict.kind, verdict.message) == ("lost", "train: its worker has not started it within 120 seconds")
-    assert live.server.run(run)["state"]["name"] == "Crashed"
 
 
 @pytest.mark.slow
@@ -172,7 +114,7 @@ def test_a_deleted_pool_is_said_and_make_up_brings_it_back(live):
     # Created by hand, it is not that of the deployment.
     shell("prefect", "work-pool", "create", "--type", "torchrun", "torchrun", folder=live.folder)
     with temporary_settings({PREFECT_API_URL: live.server.url}), pytest.raises(PoolError, match="has lost its work pool"):
-        start("torchrun", {"stage": "train_baseline", "workspace": "/nowhere"}, "x", "x", Stop())
+        start("torchrun", {"stage": "train_baseline", "workspace": "/nowhere"}, "x", "x", threading.Event())
     assert live.up().startswith("up: ")
     assert live.up().startswith("already up, nothing changed")
     assert live.run(**given)["state"]["name"] == "Completed"

@@ -5,7 +5,7 @@
 Trains the teacher of `recipes/lm.yaml` on the sample's Python code or on the Victorian novels of the test data, then the
 student, with equal steps, batches and starting weights, by cross-entropy (`ce`), from an online teacher's full distribution
 (`online`) and from stores with threshold samples N = 50 (`stored`), per seed; and once, with the first seed, from
-stores with other N, with the paper's multinomial draws, and with top-k. Figures are mean nats per token on test
+residual draws, from stores with other N, with the paper's multinomial draws, and with top-k. Figures are mean nats per token on test
 documents. `gap_closed`: the stored student's lead over cross-entropy, over the online one's; `gap_closed_low`, `..._high`: its
 95 % interval, by bootstrap over test blocks and seeds together. Results already in the folder are not computed again.
 """
@@ -29,6 +29,7 @@ from stillhouse.core.params import build
 from stillhouse.core.stage import one_line_errors
 
 CURVE = [
+    ("residual", 50),
     ("threshold", 12),
     ("threshold", 24),
     ("threshold", 127),
@@ -144,7 +145,7 @@ def measure(bench: Bench, seeds: list[int], quick: bool) -> dict[str, float]:
         def store(method: str, samples: int, seed: int):
             place = folder / "stores" / f"{method}-{samples}-{seed}"
             if not (place / MANIFEST).exists():
-                sampler = Sampler(method, samples, seed)
+                sampler = Sampler(method, samples, seed, bases=64 if method == "residual" else 0)
                 binding = language_binding(task, weights, sampler)
                 quality, _ = export_language(Teachers([teacher], [1.0]), task, sampler, binding, place, 16, 2048, ranks)
                 say(f"store {place.name}: {quality['ids_per_token']:.2f} ids, {quality['bytes_per_token']:.2f} bytes per token")

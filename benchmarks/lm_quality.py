@@ -4,8 +4,8 @@
 
 Trains the teacher of `recipes/lm.yaml` on the sample's Python code or on the Victorian novels of the test data, then the
 student, with equal steps, batches and starting weights, by cross-entropy (`ce`), from an online teacher's full distribution
-(`online`) and from stores with threshold samples N = 50 (`stored`), per seed; and once, with the first seed, from
-residual draws, from stores with other N, with the paper's multinomial draws, and with top-k. Figures are mean nats per token on test
+(`online`) and from stores with threshold samples N = 50 (`stored`), per seed; and once, with the first seed, from residual
+draws, from other N, from the paper's multinomial draws, and from top-k. Figures are mean nats per token on test
 documents. `gap_closed`: the stored student's lead over cross-entropy, over the online one's; `gap_closed_low`, `..._high`: its
 95 % interval, by bootstrap over test blocks and seeds together. Results already in the folder are not computed again.
 """

@@ -50,6 +50,14 @@ def test_student_refuses_labels_of_other_views(tiny_copy):
     assert "made with views (2 of at least 0.5" in one_error_line(launch("train_student"))
 
 
+def test_student_refuses_labels_of_another_class_order(tiny_copy):
+    path = Path("data/preprocess/source/labels.json")
+    path.write_text(json.dumps(json.loads(path.read_text())[::-1]))
+    line = one_error_line(launch("train_student"))
+    assert "were made with classes" in line
+    assert "label names count in their order" in line
+
+
 def test_a_global_batch_that_does_not_divide_is_one_line(tiny_copy):
     params = Path("params.yaml")
     params.write_text(params.read_text().replace("threads: 2", "threads: 3"))
@@ -76,9 +84,9 @@ def test_a_failing_rank_is_named_with_its_traceback_above(tiny_copy):
     """A defect (not a user's error) keeps its traceback, and the last line names the rank."""
     manifest = Path("data/preprocess/source/manifest.json")
     manifest.write_text(manifest.read_text().replace('"pad_id"', '"padding_id"'))
-    done = launch("train_student")
+    done = launch("train_baseline")
     assert done.returncode == 1
-    assert "error: train_student: rank 0" in done.stderr
+    assert "error: train_baseline: rank 0" in done.stderr
     assert "its traceback stands above" in done.stderr
 
 

@@ -15,6 +15,7 @@ from stillhouse.core.errors import ArtifactError
 from stillhouse.core.params import block, load
 from stillhouse.data.tokens import TokenTable
 from stillhouse.data.views import ViewParams
+from stillhouse.losses.classification import Loss
 from stillhouse.models.build import build_model, count_parameters
 from stillhouse.training.classifier import Task, fit
 from stillhouse.training.config import StudentParams, TrainingParams
@@ -73,8 +74,8 @@ class Setting:
         model = replace(model, config={**model.config, **config})
         return build_model(model, self.task.facts.vocab_size, self.task.facts.pad_id, self.task.labels, self.params.seed)
 
-    def fit(self, model: PreTrainedModel, ranks: Ranks, **changes: Any) -> History:
-        """Our loop; `changes` are to its `TrainingParams`."""
+    def fit(self, model: PreTrainedModel, ranks: Ranks, loss: Loss | None = None, **changes: Any) -> History:
+        """Our loop; `loss` is cross-entropy unless given, `changes` are to its `TrainingParams`."""
         return fit(
             model,
             replace(self.task, validation=self.task.validation.select(np.arange(1))),
@@ -85,4 +86,5 @@ class Setting:
             ranks,
             "our loop",
             self.rows,
+            loss,
         )

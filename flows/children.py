@@ -1,26 +1,38 @@
-"""Runs of `stage/torchrun` on the workers of a pool: what dispatching one of them and a gang of them have in common."""
+"""Runs of the flow `stage` on the workers of a pool: what dispatching one of them and a gang of them have in common."""
 
+import contextlib
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled
 
+from flows.meeting import Card, is_final
 from flows.repro import Verdict
 from flows.watch import UNREACHABLE
 from stillhouse.core.errors import StillhouseError
 
-DEPLOYMENT = "stage/torchrun"
 NEEDS_ORDER = "NeedsOrder"
 """State of a stage whose workspace is not on its worker's host."""
-LOOK_FOR_WORKERS_SECONDS = 5.0
-NO_WORKER_SECONDS = 18.0
+LOOK_FOR_WORKERS_SECONDS = 2.0
+# On top of the 17 seconds for which a dead worker counts as alive: a run has to say within 30 that it has none.
+NO_WORKER_SECONDS = 14.0
+LOOK_SECONDS = 2.0
 # A worker's heartbeat is due every few seconds (see `flows.service`); three missed are its death.
 HEARTBEATS_MISSED = 3
+
+
+# `flows.worker` refused the job, or the pool's template does not fit its fields.
+NOT_SUBMITTED = re.compile(
+    r"Failed to submit flow run to infrastructure: (TopologyError|ValidationError): (?P<reason>.*)", re.S
+)
 
 
 class PoolError(StillhouseError):
@@ -79,20 +91,31 @@ def online_workers(client: SyncPrefectClient, pool: str) -> list[str]:
     return names
 
 
-def start(parameters: dict, name: str, key: str, stop, tags: tuple[str, ...] = ()) -> FlowRun | None:
-    """Create the child run; asks again while the server is away. None if the run was stopped meanwhile.
+def start(pool: str, parameters: dict, name: str, key: str, stop, tags: tuple[str, ...] = ()) -> FlowRun | None:
+    """Create a run of `stage/POOL`; asks again while the server is away. None if the run was stopped meanwhile.
 
-    The same `key` never makes a second run.
+    The same `key` never makes a second run. Raises PoolError if there is no such deployment, or its pool was deleted.
     """
+    deployment = f"stage/{pool}"
     while not stop.is_set():
         try:
-            return run_deployment(
-                DEPLOYMENT, parameters=parameters, timeout=0, flow_run_name=name, idempotency_key=key, tags=tags
+            run = run_deployment(
+                deployment, parameters=parameters, timeout=0, flow_run_name=name, idempotency_key=key, tags=tags
             )
         except ObjectNotFound:
-            raise PoolError(f"deployment '{DEPLOYMENT}' does not exist on this server; 'make up' creates it") from None
+            raise PoolError(
+                f"deployment '{deployment}' does not exist on this server; 'make up' creates those of prefect.yaml"
+            ) from None
         except UNREACHABLE:
             stop.wait(1.0)
+        else:
+            if run.work_queue_id is None:
+                with contextlib.suppress(*UNREACHABLE), get_client(sync_client=True) as client:
+                    client.set_flow_run_state(run.id, Cancelled(message="its deployment has no work pool"), force=True)
+                raise PoolError(
+                    f"deployment '{deployment}' has lost its work pool, which was deleted; 'make up' deploys it again"
+                )
+            return run
     return None
 
 
@@ -107,9 +130,12 @@ class WorkerCheck:
         look_seconds: float = LOOK_FOR_WORKERS_SECONDS,
     ):
         self.pool, self.needed, self.grace_seconds, self.look_seconds = pool, needed, grace_seconds, look_seconds
-        self.enough = time.monotonic()
-        self.looked = float("-inf")
         self.online: list[str] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: while the server was away no worker could be heard."""
+        self.enough, self.looked = time.monotonic(), float("-inf")
 
     def missing(self, client: SyncPrefectClient) -> bool:
         now = time.monotonic()
@@ -119,6 +145,36 @@ class WorkerCheck:
             if len(self.online) >= self.needed:
                 self.enough = now
         return self.looked - self.enough >= self.grace_seconds - self.look_seconds
+
+
+class Silence:
+    """Finds a run whose host is gone: neither its own beat nor its worker's has come for some time.
+
+    Both signs must be missing: a worker may be restarted under a run, and a run may be busy.
+    """
+
+    def __init__(self, pool: str, seconds: float):
+        self.pool, self.seconds = pool, seconds
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: while the server was away nobody could be heard."""
+        self.beats: dict[UUID, tuple[int, float]] = {}
+        self.looked = float("-inf")
+
+    def of(self, client: SyncPrefectClient, runs: list[FlowRun], now: float) -> FlowRun | None:
+        quiet = []
+        for run in runs:
+            beat = Card.of(run).beat
+            if is_final(run) or run.id not in self.beats or self.beats[run.id][0] != beat:
+                self.beats[run.id] = (beat, now)
+            elif now - self.beats[run.id][1] > self.seconds:
+                quiet.append(run)
+        if not quiet or now - self.looked < LOOK_SECONDS:
+            return None
+        self.looked = now
+        online = online_workers(client, self.pool)
+        return next((run for run in quiet if Card.of(run).worker not in online), None)
 
 
 def too_few_workers(pool: str, needed: int = 1, online: int = 0) -> str:
@@ -146,4 +202,7 @@ def verdict_of(stage: str, run: FlowRun, stopped: bool) -> Verdict:
         return Verdict("error", message)
     if run.state.is_cancelled() or stopped:
         return Verdict("stopped", message)
+    if found := NOT_SUBMITTED.match(message):
+        # The next attempt would be refused in the same way.
+        return Verdict("user", f"{stage}: {found['reason']}")
     return Verdict("lost", message)

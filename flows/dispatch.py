@@ -1,4 +1,4 @@
-"""A stage on a worker, or on several: start runs of `stage/torchrun`, wait for their end, and say what became of them.
+"""A stage on a worker, or on several: start runs of `stage/POOL`, wait for their end, and say what became of them.
 
 Prefect's own waiting returns the child's run whatever its state, so that a failed child leaves its parent Completed; asks
 every five seconds; and waits for ever where no worker is.
@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import StateType
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Crashed
 
-from flows.children import Nodes, PoolError, WorkerCheck, check_pool, read_nodes, start, too_few_workers, verdict_of
+from flows.children import Nodes, PoolError, Silence, WorkerCheck, check_pool, read_nodes, start, too_few_workers, verdict_of
 from flows.gang import JOIN_SECONDS, run_gang
+from flows.meeting import Card
 from flows.orders import Orders
 from flows.repro import Verdict
 from flows.watch import UNREACHABLE
@@ -25,6 +25,11 @@ __all__ = ["PoolError", "check_pool", "dispatch"]
 POLL_SECONDS = 0.4
 # The child's own grace, and its watcher's interval twice.
 CANCEL_SECONDS = 15.0
+# Between Pending, which the worker says before it starts a process, and Running: five seconds, on a busy host thirty. A worker
+# that was killed in between leaves the run Pending for ever.
+START_SECONDS = 120.0
+# Twelve beats: a busy database loses a few, and a training is dear. A gang, whose nodes all wait, has less patience.
+SILENCE_SECONDS = 60.0
 ATTEMPTS = 3
 
 Log = Callable[[str], None]
@@ -44,9 +49,9 @@ def dispatch(
 ) -> Verdict:
     """Run the stage on as many workers as the pool says, again if it was lost.
 
-       `orders`: how workers are served that do not see the workspace. `key` keeps a retried parent from starting a second
-       child. `join_seconds`: time for all nodes of a gang to come.
-    the pool is not as it should be, or has too few workers.
+    `orders`: how workers are served that do not see the workspace. `key` keeps a retried parent from starting a second
+    child. `join_seconds`: time for all nodes of a gang to come. Raises PoolError if the pool is not as it should be, or has
+    too few workers.
     """
     nodes = nodes_of(pool, stop)
     verdict = Verdict("stopped", f"{stage} was not started")
@@ -74,7 +79,7 @@ def run_one(
     """One attempt on one worker, by order if the worker does not see the workspace."""
     while True:
         given = orders.add_to(parameters, stage) if orders else parameters
-        child = start(given, name, key, stop)
+        child = start(pool, given, name, key, stop)
         if child is None:
             return Verdict("stopped", f"{stage} was not started")
         verdict = wait(stage, pool, child.id, stop, log)
@@ -103,25 +108,13 @@ def nodes_of(pool: str, stop: threading.Event) -> Nodes | None:
 
 def wait(stage: str, pool: str, child: UUID, stop: threading.Event, log: Callable[[str], None]) -> Verdict:
     """Wait for the child's end, through outages of the server."""
-    workers = WorkerCheck(pool)
-    deadline: float | None = None
+    waiting = Waiting(stage, pool, child, stop)
     while True:
         try:
             with get_client(sync_client=True) as client:
                 while True:
-                    run = client.read_flow_run(child)
-                    state = run.state
-                    if state and state.is_final():
-                        return verdict_of(stage, run, stop.is_set())
-                    if stop.is_set() and deadline is None:
-                        deadline = time.monotonic() + CANCEL_SECONDS
-                        client.set_flow_run_state(child, Cancelling())
-                    elif deadline and time.monotonic() > deadline:
-                        return Verdict("stopped", f"{stage} was told to stop and has not answered")
-                    waiting = state and state.type in (StateType.SCHEDULED, StateType.PENDING)
-                    if waiting and not stop.is_set() and workers.missing(client):
-                        client.set_flow_run_state(child, Cancelling())
-                        raise PoolError(too_few_workers(pool))
+                    if verdict := waiting.look(client):
+                        return verdict
                     time.sleep(POLL_SECONDS)
         except ObjectNotFound:
             return Verdict("stopped", f"{stage}: its run was deleted from the server")
@@ -129,4 +122,55 @@ def wait(stage: str, pool: str, child: UUID, stop: threading.Event, log: Callabl
             if stop.is_set():
                 return Verdict("stopped", f"{stage} was stopped")
             log(f"the server does not answer ({type(error).__name__}); {stage} goes on, asking again")
+            waiting.forget()
             stop.wait(2.0)
+
+
+class Waiting:
+    """What a parent has seen of its child so far."""
+
+    def __init__(self, stage: str, pool: str, child: UUID, stop: threading.Event):
+        self.stage, self.pool, self.child, self.stop = stage, pool, child, stop
+        self.workers = WorkerCheck(pool)
+        self.silence = Silence(pool, SILENCE_SECONDS)
+        self.deadline: float | None = None
+        self.pending_since: float | None = None
+
+    def look(self, client: SyncPrefectClient) -> Verdict | None:
+        """The verdict, if there is one by now. Raises PoolError if nobody is there who could take the run."""
+        run, now = client.read_flow_run(self.child), time.monotonic()
+        state, card = run.state, Card.of(run)
+        assert state is not None
+        if state.is_final():
+            return verdict_of(self.stage, run, self.stop.is_set())
+        if self.stop.is_set():
+            return self.cancel(client, now)
+        if (state.is_scheduled() or state.is_pending()) and self.workers.missing(client):
+            client.set_flow_run_state(self.child, Cancelling())
+            raise PoolError(too_few_workers(self.pool))
+        self.pending_since = (self.pending_since or now) if state.is_pending() else None
+        if self.pending_since and now - self.pending_since > START_SECONDS:
+            return self.give_up(client, f"its worker has not started it within {START_SECONDS:g} seconds")
+        if card.host and self.silence.of(client, [run], now):
+            return self.give_up(client, f"its host {card.host} fell silent, and so did worker '{card.worker}'")
+        return None
+
+    def forget(self) -> None:
+        """Start anew: while the server was away nobody could be heard."""
+        self.silence.forget()
+        self.workers.forget()
+
+    def cancel(self, client: SyncPrefectClient, now: float) -> Verdict | None:
+        """Tell the child once to stop; the verdict if it does not answer."""
+        if self.deadline is None:
+            self.deadline = now + CANCEL_SECONDS
+            client.set_flow_run_state(self.child, Cancelling())
+        if now > self.deadline:
+            return Verdict("stopped", f"{self.stage} was told to stop and has not answered")
+        return None
+
+    def give_up(self, client: SyncPrefectClient, reason: str) -> Verdict:
+        """Should the child still come, it finds itself ended, and stops."""
+        message = f"{self.stage}: {reason}"
+        client.set_flow_run_state(self.child, Crashed(message=message), force=True)
+        return Verdict("lost", message)

@@ -33,7 +33,7 @@ from flows.orders import Orders
 from flows.publish import publish
 from flows.repro import Verdict
 from flows.run import Log, Request, Run, open_run
-from flows.stage import state_of
+from flows.stage import run_logger, state_of
 from flows.summary import print_summary
 from flows.watch import watched
 from flows.workspace import repository_root
@@ -66,7 +66,7 @@ def distill(
     everything here. promote: hold the result against the promoted version and tag it if it may take its place.
     once_a_night: a time zone; a second run for the same date there does nothing.
     """
-    logger = get_run_logger()
+    logger = run_logger()
     request = Request(
         recipe=recipe, overrides=overrides or {}, targets=targets or [], force=force or [], rev=rev
     )  # fmt: skip
@@ -85,7 +85,7 @@ def distill(
 
 def distill_once(request: Request, dispatch: Dispatch, promote: bool) -> State:
     """The body of the flow: one run, saved and perhaps promoted. Raises StillhouseError if it cannot start."""
-    logger = get_run_logger()
+    logger = run_logger()
     run = open_run(checkout(), flow_run.get_name(), request)
     logger.info(f"workspace: {run.folder}")
     with watched(UUID(flow_run.get_id()), None, run.stop) as watch:
@@ -117,15 +117,25 @@ def walk_with_prefect(run: Run, how: Dispatch) -> dict[str, Verdict]:
     orders = Orders(run.folder, run.name)
     futures = {}
     for name in run.stages:
-        stage = run.pipeline.stages[name]
-        task = Task(
-            fn=stage_task, name=name, version=run.pipeline.version(name), cache_policy=NO_CACHE, persist_result=False,
-            task_run_name=name,
-        )  # fmt: skip
-        futures[name] = task.submit(run, name, how, verdicts, orders, wait_for=[futures[other] for other in stage.upstream])
+        task = task_of(run, name, how, verdicts, orders)
+        futures[name] = task.submit(wait_for=[futures[other] for other in run.pipeline.stages[name].upstream])
     for future in futures.values():
         future.wait()
     return {name: verdicts.get(name, Verdict("stopped", f"{name} was not started")) for name in run.stages}
+
+
+def task_of(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict], orders: Orders) -> Task:
+    """The stage as a Prefect task of its name and version.
+
+    It has no parameters: Prefect walks through those in search of futures, and fails when other stages change them meanwhile.
+    """
+
+    def body() -> State:
+        return stage_task(run, name, how, verdicts, orders)
+
+    return Task(
+        fn=body, name=name, version=run.pipeline.version(name), cache_policy=NO_CACHE, persist_result=False, task_run_name=name
+    )  # fmt: skip
 
 
 def stage_task(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict], orders: Orders) -> State:
@@ -139,6 +149,7 @@ def stage_task(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict],
             "workspace": str(run.folder),
             "parent": flow_run.get_id(),
             "force": name in run.forced,
+            "timeout_seconds": stage.timeout_seconds,
         }  # fmt: skip
         key = f"{flow_run.get_id()}-{flow_run.get_run_count()}"
         return run_on_worker(

@@ -1,7 +1,7 @@
 """One stage on several workers at once: all of them or none, and one verdict.
 
 The parent's side; what each node does stands in `flows.member`. Slots are taken in one acquisition (`flows.slots`), a run
-of `stage/torchrun` is made for every node, and from then on the runs are watched: if one does not come in time, fails or
+of `stage/POOL` is made for every node, and from then on the runs are watched: if one does not come in time, fails or
 falls silent, the rest are cancelled at once. The verdict names the node that was the reason, not the first that complained.
 """
 
@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Cancelling, Crashed
 
 from flows import children
-from flows.children import Nodes, PoolError, WorkerCheck, online_workers, too_few_workers, verdict_of
+from flows.children import Nodes, PoolError, Silence, WorkerCheck, too_few_workers, verdict_of
 from flows.meeting import Card, Seat, is_final, node_of, tag_of
 from flows.repro import Verdict
 from flows.slots import TAG, Lease, slots
@@ -29,7 +29,7 @@ JOIN_SECONDS = 120.0
 # A dead worker is noticed after 12 to 17 seconds, in which one that restarts is back; beyond them, a second look.
 RESTART_SECONDS = 3.0
 LOOK_SECONDS = 2.0
-# Three beats. Both signs must be missing: a worker may be restarted under a run, and a run may be busy.
+# Three beats.
 SILENCE_SECONDS = 15.0
 # A connection breaks before the rank that broke it has said why.
 REASON_SECONDS = 3.0
@@ -83,7 +83,7 @@ class Gang:
         self.ids: list[UUID] = []
         self.ended = False
         self.workers = WorkerCheck(pool, self.size, RESTART_SECONDS, LOOK_SECONDS)
-        self.silence = Silence(pool)
+        self.silence = Silence(pool, SILENCE_SECONDS)
         self.began = time.monotonic()
         self.first_failure: float | None = None
         self.done_since: float | None = None
@@ -96,7 +96,7 @@ class Gang:
             seat = {**asdict(Seat(self.id, self.size, node, self.lease.id, self.join_seconds)), "lease": str(self.lease.id)}
             tags = (TAG, tag_of(self.id))
             run = children.start(
-                {**parameters, "gang": seat}, f"{name}-node{node}", f"{key}-node{node}-{self.id}", stop, tags
+                self.pool, {**parameters, "gang": seat}, f"{name}-node{node}", f"{key}-node{node}-{self.id}", stop, tags
             )  # fmt: skip
             if run is None:
                 return False
@@ -121,6 +121,7 @@ class Gang:
                     return Verdict("stopped", f"{self.stage} was stopped")
                 self.log(f"the server does not answer ({type(error).__name__}); {self.stage} goes on, asking again")
                 self.silence.forget()
+                self.workers.forget()
                 stop.wait(2.0)
 
     def judge(self, client: SyncPrefectClient, stop: threading.Event) -> Verdict | None:
@@ -246,30 +247,3 @@ class Gang:
 def has_failed(run: FlowRun) -> bool:
     """Whether a run has ended in any other way than well."""
     return run.state is not None and run.state.is_final() and not run.state.is_completed()
-
-
-class Silence:
-    """Finds a member whose host is gone: neither its run's beat nor its worker's has come for some time."""
-
-    def __init__(self, pool: str):
-        self.pool = pool
-        self.forget()
-
-    def forget(self) -> None:
-        """Start anew: while the server was away nobody could be heard."""
-        self.beats: dict[UUID, tuple[int, float]] = {}
-        self.looked = float("-inf")
-
-    def of(self, client: SyncPrefectClient, runs: list[FlowRun], now: float) -> FlowRun | None:
-        quiet = []
-        for run in runs:
-            beat = Card.of(run).beat
-            if is_final(run) or run.id not in self.beats or self.beats[run.id][0] != beat:
-                self.beats[run.id] = (beat, now)
-            elif now - self.beats[run.id][1] > SILENCE_SECONDS:
-                quiet.append(run)
-        if not quiet or now - self.looked < LOOK_SECONDS:
-            return None
-        self.looked = now
-        online = online_workers(client, self.pool)
-        return next((run for run in quiet if Card.of(run).worker not in online), None)

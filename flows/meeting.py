@@ -1,7 +1,8 @@
-"""How the members of a gang find each other: each tells about itself in the labels of its own flow run.
+"""What the run of a stage tells about itself, in the labels of its own flow run: to its parent and, in a gang, to the others.
 
-Host, address and port, whether node 0's command has started, and a beat. Each run has one writer, nothing outlives the
-runs, and nobody has to say "go": every member sees for itself when all have come.
+Host, worker, and a beat by which its parent sees that its host lives; in a gang also address and port, and whether node
+0's command has started. Each run has one writer, nothing outlives the runs, and nobody has to say "go": every member of a
+gang sees for itself when all have come.
 """
 
 import os
@@ -78,17 +79,17 @@ def is_final(run: FlowRun) -> bool:
     return run.state is not None and run.state.is_final()
 
 
-# ---- meeting ----
+# ---- telling, and meeting ----
 
 
-class Board:
-    """Tells the others about this member, and reads what they tell. Both go on through an outage of the server."""
+class Teller:
+    """Tells about this run, and that it lives; goes on through an outage of the server."""
 
-    def __init__(self, seat: Seat, run_id: UUID, stop: threading.Event):
-        self.seat, self.run_id, self.stop = seat, run_id, stop
-        self.runs: dict[int, FlowRun] = {}
+    def __init__(self, run_id: UUID):
+        self.run_id = run_id
         self.told: dict[str, str | int | bool] = {}
         self.changed, self.done = threading.Event(), threading.Event()
+        self.tell(host=socket.gethostname(), worker=os.environ.get("PREFECT__WORKER_NAME", ""))
 
     def tell(self, **facts: str | int | bool) -> None:
         self.told = {**self.told, **{f"gang.{name}": value for name, value in facts.items()}}
@@ -107,6 +108,27 @@ class Board:
                         self.changed.wait(BEAT_SECONDS)
             except UNREACHABLE:
                 self.done.wait(1.0)
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Write while the block runs."""
+        thread = threading.Thread(target=self.write, name="teller", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.done.set()
+            self.changed.set()
+            thread.join(timeout=2.0)
+
+
+class Board(Teller):
+    """A member of a gang, which also reads what the others tell."""
+
+    def __init__(self, seat: Seat, run_id: UUID, stop: threading.Event):
+        super().__init__(run_id)
+        self.seat, self.stop = seat, stop
+        self.runs: dict[int, FlowRun] = {}
 
     def wait(self, condition: Callable[[dict[int, FlowRun]], bool], for_ever: bool = False) -> bool | None:
         """Read the members until the condition holds. None: stopped; False: the time is over."""
@@ -130,24 +152,13 @@ class Board:
 def meeting(seat: Seat, run_id: UUID, stop: threading.Event) -> Iterator[Board]:
     """A board on which this member stands; node 0 keeps a port reserved while the block runs."""
     board = Board(seat, run_id, stop)
-    thread = threading.Thread(target=board.write, name="board", daemon=True)
     with socket.socket() as reserved:
         # Bound and not listening, it keeps others away and lets torchrun's store have it: both reuse addresses.
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind(("", 0))
-        board.tell(
-            host=socket.gethostname(),
-            worker=os.environ.get("PREFECT__WORKER_NAME", ""),
-            address=own_address(),
-            port=reserved.getsockname()[1],
-        )
-        thread.start()
-        try:
+        board.tell(address=own_address(), port=reserved.getsockname()[1])
+        with board.telling():
             yield board
-        finally:
-            board.done.set()
-            board.changed.set()
-            thread.join(timeout=2.0)
 
 
 def own_address() -> str:

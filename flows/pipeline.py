@@ -23,6 +23,8 @@ class Stage:
     outs: tuple[str, ...]
     upstream: tuple[str, ...]
     """Stages whose outputs it depends on."""
+    timeout_seconds: float | None = None
+    """Longest time that its command may take; from `meta`, which DVC does not count: another limit runs nothing again."""
 
     @property
     def dispatched(self) -> bool:
@@ -102,9 +104,18 @@ def read_pipeline(folder: Path) -> Pipeline:
             params=plain_names(entry, "params"),
             outs=outs[name],
             upstream=upstream,
+            timeout_seconds=timeout_of(entry, f"{path}: {name}"),
         )
     try:
         order = list(TopologicalSorter({name: stage.upstream for name, stage in stages.items()}).static_order())
     except CycleError as error:
         raise ParamsError(f"{path}: the stages depend on each other in a circle: {' -> '.join(error.args[1])}") from None
     return Pipeline(folder, {name: stages[name] for name in order})
+
+
+def timeout_of(entry: dict, where: str) -> float | None:
+    """`meta.timeout_seconds` of a stage. Raises ParamsError if it is no time."""
+    value = (entry.get("meta") or {}).get("timeout_seconds")
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ParamsError(f"{where}: meta.timeout_seconds is '{value}', expected a number of seconds above 0")

@@ -102,7 +102,10 @@ class Run:
             else:
                 threads = self.pipeline.params.get("threads", 1)
                 with core_slot(self.root, cores_for(threads if isinstance(threads, int) else 1), self.stop):
-                    verdict = repro(self.folder, stage, on_line=log, stop=self.stop, force=force and not waited)
+                    verdict = repro(
+                        self.folder, stage, on_line=log, stop=self.stop, force=force and not waited,
+                        timeout_seconds=self.pipeline.stages[stage].timeout_seconds,
+                    )  # fmt: skip
         self.ran.add(stage)
         if verdict.kind == "executed":
             self.executed.add(stage)

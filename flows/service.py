@@ -20,20 +20,30 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
-
 from flows.guard import MARKER, sweep
+from flows.pools import (
+    AUTH,
+    POOLS,
+    SERVER_AUTH,
+    ServiceError,
+    deployed,
+    heard,
+    last_line,
+    pool_exists,
+    wait_for_server,
+    worker_type,
+)
 from flows.store import check_reachable, default_remote
 from flows.workspace import command, environment, repository_root
-from stillhouse.core.errors import StillhouseError, nearest
+from stillhouse.core.errors import StillhouseError
 from stillhouse.core.stage import one_line_errors
 
 HOME = ".prefect"
-POOLS = {"cpu": "process", "torchrun": "torchrun"}
 # Runs of `distill` mostly wait, each in two interpreters of 130 MB; a training has the host for itself.
-LIMITS = {"cpu": 8, "torchrun": 1}
+LIMITS = {"process": 8, "torchrun": 1}
 START_SECONDS = 120.0
 FIRST_PORT = 4200
 
@@ -48,13 +58,12 @@ WORKER_SETTINGS = {
 SERVER_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    # Otherwise 'prefect deployment run --watch' shows states alone, and not why a run failed.
+    "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",
+    "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
     # A run that waits for a slot is put back for 30 seconds by default, longer than the worker looks ahead.
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
 }
-
-
-class ServiceError(StillhouseError):
-    """The server or one of its workers did not start, or does not answer."""
 
 
 class Service:
@@ -104,11 +113,23 @@ class Service:
             changed = True
         wait_for_server(url, START_SECONDS, self.home / "server.log")
         changed |= self.deploy(url)
+        states, began = self.states(), datetime.now(UTC)
         for pool in POOLS:
-            if self.states().get(pool) != "RUNNING":
+            if states.get(pool) != "RUNNING":
                 self.control("start", pool)
                 changed = True
+        self.await_workers(url, [pool for pool in POOLS if states.get(pool) != "RUNNING"], began)
         return changed
+
+    def await_workers(self, url: str, pools: list[str], since: datetime) -> None:
+        """Raises ServiceError if a worker that was started does not come to the server in time."""
+        deadline = time.monotonic() + START_SECONDS
+        for pool in pools:
+            while not heard(url, pool, since):
+                if time.monotonic() > deadline:
+                    log = self.home / f"{pool}.log"
+                    raise ServiceError(f"the worker of pool '{pool}' did not start; last line of {log}: {last_line(log)}")
+                time.sleep(0.2)
 
     def write_settings(self, port: int) -> None:
         """Write supervisord's configuration and the `.env` that the `prefect` command reads in the checkout."""
@@ -124,8 +145,7 @@ class Service:
             self.program("server", f"server start --host 127.0.0.1 --port {port}", autostart=True),
         ]  # fmt: skip
         for pool, kind in POOLS.items():
-            words = f"worker start --pool {pool} --type {kind} --limit {LIMITS[pool]} --name {worker_name(pool)}"
-            sections.append(self.program(pool, words, autostart=False))
+            sections.append(self.program(pool, " ".join(worker_words(pool, kind)), autostart=False))
         self.configuration.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
     def program(self, name: str, words: str, autostart: bool) -> str:
@@ -148,6 +168,8 @@ class Service:
             **WORKER_SETTINGS,
             "PREFECT_HOME": str(self.home),
             **({"PREFECT_API_URL": url} if url else {}),
+            # Who sets the server's secret here means its workers too.
+            **({AUTH: own[SERVER_AUTH]} if own.get(SERVER_AUTH) and not own.get(AUTH) else {}),
             MARKER: self.marker,
         }
 
@@ -171,18 +193,17 @@ class Service:
         code = [self.root / "prefect.yaml", *sorted((self.root / "flows").glob("*.py"))]
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
         mark = self.home / "deployed"
-        if mark.exists() and mark.read_text() == digest:
+        if (
+            mark.exists()
+            and mark.read_text() == digest
+            and all(pool_exists(url, *pool) for pool in POOLS.items())
+            and deployed(url)
+        ):
             return False
         env = self.environment()
         for pool, kind in POOLS.items():
-            answer = httpx.get(f"{url}/work_pools/{pool}", timeout=30)
-            if answer.status_code == 404:
+            if not pool_exists(url, pool, kind):
                 command("prefect", "work-pool", "create", "--type", kind, pool, cwd=self.root, env=env)
-            elif answer.json()["type"] != kind:
-                raise ServiceError(
-                    f"work pool '{pool}' is of type '{answer.json()['type']}', expected '{kind}'; "
-                    f"'prefect work-pool delete {pool}', then 'make up' again"
-                )
         command("prefect", "--no-prompt", "deploy", "--all", cwd=self.root, env=env)
         mark.write_text(digest)
         return True
@@ -207,6 +228,13 @@ class Service:
         return count
 
 
+def worker_words(pool: str, kind: str) -> list[str]:
+    """The command of a worker of this host, after `prefect`."""
+    # A worker that creates its own pool anew, after somebody deleted it, hides that the deployments have lost theirs.
+    words = ["worker", "start", "--pool", pool, "--type", kind, "--no-create-pool-if-not-found"]
+    return [*words, "--limit", str(LIMITS[kind]), "--name", worker_name(pool)]
+
+
 def worker_name(pool: str) -> str:
     """The name under which this host's worker of a pool is known."""
     return f"{pool}-{socket.gethostname()}"
@@ -223,41 +251,17 @@ def free_port(last: str | None) -> int:
     raise ServiceError("no port of 127.0.0.1 is free")
 
 
-def wait_for_server(url: str, seconds: float, log: Path | None) -> None:
-    """Raises ServiceError if the server does not answer in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        time.sleep(0.2)
-    hint = f"; last line of {log}: {last_line(log)}" if log else "; check the address, and that 'make up' ran there"
-    raise ServiceError(f"the server at {url} does not answer within {seconds:g} seconds{hint}")
-
-
-def last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.exists() else []
-    return lines[-1].strip() if lines else "nothing"
-
-
 def run_worker(root: Path, server: str, pool: str) -> None:
     """Be a worker of a pool on another server; does not return."""
     url = server.rstrip("/")
     url = url if url.endswith("/api") else f"{url}/api"
-    if pool not in POOLS:
-        raise ServiceError(f"POOL is '{pool}'{nearest(pool, POOLS)}")
     wait_for_server(url, 10, None)
-    answer = httpx.get(f"{url}/work_pools/{pool}", timeout=30)
-    if answer.status_code == 404:
-        raise ServiceError(f"the server at {url} has no work pool '{pool}'; 'make up' there creates it")
-    if answer.json()["type"] != POOLS[pool]:
-        raise ServiceError(f"work pool '{pool}' is of type '{answer.json()['type']}', expected '{POOLS[pool]}'")
+    kind = worker_type(url, pool)
     print(remote_of(root), flush=True)
     own = {name: value for name, value in environment(root).items() if not name.startswith("PET_")}
     env = {**own, **WORKER_SETTINGS, "PREFECT_API_URL": url, "PREFECT_HOME": str(root / HOME)}
     prefect = shutil.which("prefect", path=env["PATH"]) or "prefect"
-    words = ["worker", "start", "--pool", pool, "--type", POOLS[pool], "--limit", str(LIMITS[pool])]
-    words += ["--name", worker_name(pool)]
+    words = worker_words(pool, kind)
     print(f"worker '{worker_name(pool)}' of pool '{pool}' at {url}; Ctrl-C stops it", flush=True)
     os.chdir(root)
     os.execve(prefect, [prefect, *words], env)

@@ -131,6 +131,7 @@ def acquire(pool: str, nodes: Nodes, stop: threading.Event, log: Callable[[str],
                             log(f"pool '{pool}' had slots that no gang holds, left by a restart of the server; freed")
                     stop.wait(RETRY_SECONDS)
         except UNREACHABLE:
+            workers.forget()
             stop.wait(1.0)
     return None
 

@@ -5,6 +5,7 @@ Completed (named Cached if nothing was executed), Failed (trying again is no use
 gone: the parent tries again) or Cancelled; the message holds the failed rank, its host and its traceback.
 """
 
+import logging
 import re
 import threading
 from pathlib import Path
@@ -13,10 +14,12 @@ from uuid import UUID
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State
+from prefect.exceptions import CancelledRun, CrashedRun, FailedRun
+from prefect.logging.loggers import LoggingAdapter
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from flows.meeting import Seat
+from flows.meeting import Seat, Teller
 from flows.member import take_part
 from flows.orders import carry_out, needs_order
 from flows.repro import Verdict, repro
@@ -41,7 +44,7 @@ def stage(
 
     gang: as one node of several. order: what a host needs that does not have the workspace.
     """
-    logger = get_run_logger()
+    logger = run_logger()
     stop = threading.Event()
     report = ProgressReport(stage)
 
@@ -58,17 +61,16 @@ def stage(
                 )  # fmt: skip
 
             folder = Path(workspace)
-            if not folder.is_dir():
-                if order is None:
-                    return needs_order(folder)
-                verdict = carry_out(order, run_in)
-            elif gang:
+            if not folder.is_dir() and order is None:
+                return needs_order(folder)
+            if gang and folder.is_dir():
                 verdict = take_part(
                     gang, watch.run_id, parent, folder, stage, on_line=on_line, stop=stop, force=force,
                     timeout_seconds=timeout_seconds,
                 )  # fmt: skip
             else:
-                verdict = run_in(folder, pull=False)
+                with Teller(watch.run_id).telling():
+                    verdict = run_in(folder, pull=False) if folder.is_dir() else carry_out(order, run_in)
     except StillhouseError as error:
         return Failed(message=str(error))
     if verdict.good:
@@ -76,6 +78,17 @@ def stage(
     if verdict.kind == "stopped" and watch.cancelled:
         return Cancelled(message=f"{verdict.message}: {watch.reason}")
     return state_of(verdict)
+
+
+def run_logger() -> LoggingAdapter:
+    """The run's logger, without the traceback of its own that Prefect's engine logs when a flow returns a bad state."""
+    logger = get_run_logger()
+
+    def says_more(record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], FailedRun | CrashedRun | CancelledRun))
+
+    logger.logger.addFilter(says_more)
+    return logger
 
 
 def state_of(verdict: Verdict) -> State:

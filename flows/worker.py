@@ -29,10 +29,15 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, P
 from pydantic import Field
 
 from flows.guard import MARKER, sweep
+from stillhouse.core.errors import StillhouseError
 
 SWEEP_SECONDS = 5.0
 # Below the guard's grace, which is below Prefect's 30 seconds: each layer has time to end the one beneath it.
 SHUTDOWN_SECONDS = 4
+
+
+class TopologyError(StillhouseError):
+    """The pool or run asks for a topology that torchrun does not have. `flows.children` knows it by its name."""
 
 
 class RunRecords:
@@ -230,27 +235,27 @@ class TorchrunConfiguration(MendedConfiguration):
 
 
 def refuse_contradictions(own: dict[str, str | None], settings: dict[str, str]) -> None:
-    """Raises ValueError if `env` of the pool or run sets a variable of torchrun to another value than the pool's field."""
+    """Raises TopologyError if `env` of the pool or run sets a variable of torchrun to another value than the pool's field."""
     for name, value in own.items():
         if name in settings and settings[name] != value:
-            raise ValueError(
+            raise TopologyError(
                 f"env sets {name}={value}, but the pool says {settings[name]}; set the pool's or the run's job variable "
                 f"'{name.removeprefix('PET_').lower()}' instead"
             )
         if name in ("PET_STANDALONE", "PET_MASTER_PORT", "PET_MASTER_ADDR", "PET_NODE_RANK"):
-            raise ValueError(f"env sets {name}, which replaces the pool's rendezvous without a word; remove it")
+            raise TopologyError(f"env sets {name}, which replaces the pool's rendezvous without a word; remove it")
 
 
 def check_topology(nnodes: int | str, nproc_per_node: int | str) -> None:
-    """Raises ValueError for a number of nodes or ranks that torchrun would not understand."""
+    """Raises TopologyError for a number of nodes or ranks that torchrun would not understand."""
     parts = str(nnodes).split(":")
     if not (1 <= len(parts) <= 2 and all(part.isdigit() and int(part) > 0 for part in parts)):
-        raise ValueError(f"nnodes is '{nnodes}', expected a number of at least 1, or MIN:MAX such as 2:4")
+        raise TopologyError(f"nnodes is '{nnodes}', expected a number of at least 1, or MIN:MAX such as 2:4")
     if len(parts) == 2 and int(parts[0]) > int(parts[1]):
-        raise ValueError(f"nnodes is '{nnodes}': the minimum is above the maximum")
+        raise TopologyError(f"nnodes is '{nnodes}': the minimum is above the maximum")
     ranks = str(nproc_per_node)
     if ranks not in ("gpu", "cpu", "auto") and not (ranks.isdigit() and int(ranks) > 0):
-        raise ValueError(f"nproc_per_node is '{nproc_per_node}', expected a number of at least 1, gpu, cpu or auto")
+        raise TopologyError(f"nproc_per_node is '{nproc_per_node}', expected a number of at least 1, gpu, cpu or auto")
 
 
 class TorchrunWorker(Mended, ProcessWorker):

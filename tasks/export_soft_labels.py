@@ -23,14 +23,19 @@ if TYPE_CHECKING:
 
 @block
 class SamplerParams:
-    method: Literal["threshold", "systematic", "multinomial", "topk", "topk_tail"] = "threshold"
+    method: Literal["threshold", "systematic", "multinomial", "residual", "topk", "topk_tail"] = "threshold"
     """How ids are drawn (`stillhouse.soft_labels.sampling`); top-k is biased, and there to compare with."""
     samples: int = 50
     """N; for top-k the number of ids."""
     sampling_temperature: float = 1.0
     """The teacher's logits are divided by it; the student's temperature must be the same."""
 
+    bases: int = 0
+    """Base distributions that residual draws are taken against, 64 is a good number; 0 for every other method."""
+
     def __post_init__(self) -> None:
+        if (self.method == "residual") != (self.bases > 0) or self.bases == 1 or self.bases > 65536:
+            raise ValueError(f"residual draws need bases from 2 to 65536, other methods 0; bases is {self.bases}")
         if not 1 <= self.samples <= 65536:
             raise ValueError(f"samples must lie in [1, 65536], is {self.samples}")
         if not 0 < self.sampling_temperature < math.inf:
@@ -111,7 +116,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     if params.kind == "causal_lm":
         assert settings.sampler is not None
         drawn = settings.sampler
-        sampler = Sampler(drawn.method, drawn.samples, params.seed, drawn.sampling_temperature)
+        sampler = Sampler(drawn.method, drawn.samples, params.seed, drawn.sampling_temperature, drawn.bases)
         binding = language_binding(task, mixture(digests), sampler)
         quality, timing = export_language(teachers, task, sampler, binding, **common)
     else:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from stillhouse.core.environment import check_environment
-from stillhouse.core.errors import StillhouseError
+from stillhouse.core.errors import HangError, StillhouseError
 from stillhouse.core.params import load
 from stillhouse.core.processes import LAUNCHER, join_death_pact, write_failure
 from stillhouse.core.stage import one_line_errors, report_error
@@ -68,6 +68,8 @@ def explain(error) -> tuple[str, str, dict]:
     rank, failure = error.get_first_failure()
     details = failure.message if isinstance(failure.message, dict) else {"message": failure.message}
     name, _, message = str(details["message"]).partition(": ")
+    if name == HangError.__name__:
+        return "lost", message, {"rank": rank}
     if name in {cls.__name__ for cls in (StillhouseError, *StillhouseError.__subclasses__())}:
         return "user", message, {"rank": rank}
     extra = details.get("extraInfo", {})

@@ -23,15 +23,19 @@ def test_the_readme_works_word_for_word(tiny_copy):
     """
     (tiny_copy / ".venv").symlink_to(ROOT / ".venv")
     (tiny_copy / "train.csv").write_text("text,category\n" + "".join(f"text {i} {c},{c}\n" for c in "ab" for i in range(50)))
-    for line in commands(ROOT / "README.md"):
-        if line == "make test":
-            continue
-        words = line.split()
-        if words[0] == "make":
-            words[1:1] = ["--assume-old=.venv/.ready"]
-        done = shell(*words, folder=tiny_copy)
-        if line == "make distill":
-            assert "Report: data/report/index.html" in done.stdout
+    try:
+        for line in commands(ROOT / "README.md"):
+            if line == "make test":
+                continue
+            words = line.split()
+            if words[0] == "make":
+                words[1:1] = ["--assume-old=.venv/.ready"]
+            done = shell(*words, folder=tiny_copy)
+            if line == "make distill":
+                assert "Report: data/report/index.html" in done.stdout
+    finally:
+        # Whatever fails, the service does not outlive the test.
+        shell("python", "-m", "flows.service", "down", folder=tiny_copy)
     assert (tiny_copy / "data/raw/train.csv.dvc").is_file()
 
 

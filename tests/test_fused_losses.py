@@ -142,3 +142,25 @@ def test_tail_of_the_student_survives_where_the_head_holds_nearly_all():
     sums = fused_loss(logits, torch.eye(V), None, labels, targets, weight=1.0)
     tail = np.log((V - 1) * np.exp(-20.0))
     assert float(sums.kl) == pytest.approx(0.9 * np.log(0.9) + 0.1 * (np.log(0.1) - tail), rel=1e-5)
+
+
+def test_tail_that_was_rounded_to_nothing_leaves_the_reverse_kl_finite():
+    hidden, head, bias, labels = inputs()
+    targets = sparse("topk_tail")
+    # Position 3 has neither ids nor, now, a tail.
+    targets = replace(targets, tail=torch.zeros_like(targets.tail))
+    sums = fused_loss(hidden, head, bias, labels, targets, weight=1.0, divergence="reverse_kl")
+    assert sums.kl.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients(sums, (hidden, head, bias)))
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "jsd"])
+def test_impossible_tokens_of_a_given_teacher_make_no_nan(divergence):
+    hidden, head, bias, labels = inputs()
+    log_probs = teacher("dense").log_probs
+    found = []
+    for impossible in (-torch.inf, -1000.0):
+        cut = log_probs.index_fill(1, torch.tensor([2, 9]), impossible)
+        sums = fused_loss(hidden, head, bias, labels, DenseTargets(cut), weight=1.0, divergence=divergence)
+        found.append(gradients(sums, (hidden, head, bias)))
+    assert_close(*found, 1e-6)

@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from flows.children import Nodes, PoolError, parse_nodes
-from flows.gang import Gang, Silence
+from flows.children import Nodes, PoolError, Silence, parse_nodes
+from flows.gang import Gang
 from flows.meeting import Card, Seat
 from flows.member import STARTED_FILE, rendezvous
 from tasks import launch
@@ -82,9 +82,9 @@ def test_the_file_that_says_started_has_one_name():
 
 def test_a_member_is_silent_only_when_its_worker_is_too(monkeypatch):
     online = ["a"]
-    monkeypatch.setattr("flows.gang.online_workers", lambda client, pool: online)
+    monkeypatch.setattr("flows.children.online_workers", lambda client, pool: online)
     run = SimpleNamespace(id=uuid4(), labels={"gang.beat": 1, "gang.worker": "a"}, state=None)
-    silence = Silence("gpu")
+    silence = Silence("gpu", 15.0)
     assert silence.of(None, [run], 0.0) is None
     assert silence.of(None, [run], 100.0) is None
     online.clear()

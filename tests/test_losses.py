@@ -63,6 +63,20 @@ def test_jsd_of_two_classes_by_hand():
     assert jsd(torch.zeros(1, 2), teacher, temperature=1.0, beta=0.2).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_one_softmax_at_temperature_one_is_the_sum_of_both_terms(weight, smoothing):
+    batch = batch_of([0, -1, 2])
+    kl = forward_kl(STUDENT, TEACHER, 1.0)
+    rest = (1 - weight) * cross_entropy_sum(STUDENT, batch.labels, smoothing)
+    expected = weight * kl[0] + kl[1] + weight * kl[2] + rest
+    # A constant per row may be added to what the teacher says.
+    found = Distillation(lambda batch: TEACHER[batch.rows] + 5, 1.0, weight, smoothing)(STUDENT, batch, 0.0)
+    torch.testing.assert_close(found, expected)
+    ours, theirs = (torch.autograd.grad(loss, STUDENT)[0] for loss in (found, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("name", ["reverse_kl", "jsd"])
 def test_student_may_learn_by_another_divergence(name):
     batch = batch_of([0, -1, 2])

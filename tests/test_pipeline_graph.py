@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from flows.repro import in_run_cache
 from flows.run import Request, open_run, override
 from stillhouse.core.errors import ParamsError, StillhouseError
 from stillhouse.core.params import STAGES
-from tests.tiny_run import ROOT, shell
+from tests.tiny_run import ROOT, environment, shell
 
 PIPELINE = """
 stages:
@@ -182,6 +183,33 @@ def test_a_failed_run_says_why_and_keeps_its_workspace(tiny_copy):
     assert len(kept) == 1
     assert done.stderr == f"error: distill: report: ValueError: no report today; the workspace is kept in {kept[0].parent}\n"
     assert shell("dvc", "exp", "list", "--name-only", folder=tiny_copy).stdout.split() == []
+
+
+def test_two_runs_that_need_the_same_stage_train_it_once(tiny_copy):
+    words = ["python", "-m", "flows.distill", "--target", "train_baseline", "--override", "train_baseline.label_smoothing=0.05"]
+    runs = [
+        subprocess.Popen([*words, "--name", name], cwd=tiny_copy, env=environment(tiny_copy), stdout=subprocess.PIPE, text=True)
+        for name in ("one", "two")
+    ]
+    said = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    ends = sorted(line for text in said for line in text.splitlines() if line.startswith("train_baseline: "))
+    assert ends == ["train_baseline: cached", "train_baseline: executed"]
+
+
+def test_a_stage_that_takes_longer_than_its_limit_is_ended(tiny_copy):
+    pipeline = tiny_copy / "dvc.yaml"
+    entry = "    cmd: python -m tasks.report\n    meta: {pool: cpu}"
+    assert entry in pipeline.read_text()
+    pipeline.write_text(pipeline.read_text().replace(entry, entry.replace("cpu}", "cpu, timeout_seconds: 0.1}")))
+    # A limit is no input: nothing runs again because of it.
+    assert "executed: nothing" in distill(folder=tiny_copy).stdout
+    done = distill("--override", "report.title=Slow", folder=tiny_copy, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: distill: report was stopped: it took longer than 0.1 seconds; the workspace is kept")
+    pipeline.write_text(pipeline.read_text().replace("timeout_seconds: 0.1", "timeout_seconds: soon"))
+    done = distill(folder=tiny_copy, check=False)
+    assert done.stderr.endswith("dvc.yaml: report: meta.timeout_seconds is 'soon', expected a number of seconds above 0\n")
 
 
 def test_another_revision_runs_without_the_checkouts_changes(tiny_copy):

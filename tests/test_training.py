@@ -123,11 +123,13 @@ def test_another_seed_gives_another_trajectory():
 
 
 @pytest.mark.parametrize(
-    "name", ["sgd", "adam", "adamw", "adagrad", "nadam", "radam", "adamax", "adadelta", "rmsprop", "adafactor"]
+    "name", ["sgd", "adam", "adamw", "adagrad", "nadam", "radam", "adamax", "adadelta", "rmsprop", "adafactor", "muon", "rprop"]
 )
 def test_every_optimiser_learns(name):
     rate = {"sgd": 0.5, "adadelta": 20.0, "adagrad": 0.1, "adafactor": 0.3}.get(name, 0.01)
-    params = training(steps=40, optimizer={"name": name, "learning_rate": rate}, schedule={"name": "constant"})
+    optimizer = {"name": name, "learning_rate": rate} | ({"momentum": 0.95} if name == "muon" else {})
+    size = "full" if name == "rprop" else 16
+    params = training(steps=40, batch_size=size, optimizer=optimizer, schedule={"name": "constant"})
     curve = losses(run(params)[1])
     assert curve[-8:].mean() < curve[:4].mean() - 0.1
 

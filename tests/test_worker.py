@@ -9,7 +9,7 @@ import pytest
 from prefect.workers.base import BaseWorker
 
 from flows.guard import MARKER
-from flows.worker import CpuWorker, RunRecords, TorchrunConfiguration, TorchrunWorker, check_topology
+from flows.worker import CpuWorker, RunRecords, TopologyError, TorchrunConfiguration, TorchrunWorker, check_topology
 
 FLOW_RUN = SimpleNamespace(id=uuid.uuid4(), name="r", deployment_id=None)
 
@@ -68,22 +68,22 @@ def test_torchrun_reads_what_the_pool_writes(monkeypatch):
 
 
 def test_env_that_contradicts_the_pool_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match=r"env sets PET_NPROC_PER_NODE=4, but the pool says 2; .*'nproc_per_node'"):
+    with pytest.raises(TopologyError, match=r"env sets PET_NPROC_PER_NODE=4, but the pool says 2; .*'nproc_per_node'"):
         environment(monkeypatch, nproc_per_node=2, env={"PET_NPROC_PER_NODE": "4"})
-    with pytest.raises(ValueError, match="env sets PET_MASTER_PORT, which replaces the pool's rendezvous"):
+    with pytest.raises(TopologyError, match="env sets PET_MASTER_PORT, which replaces the pool's rendezvous"):
         environment(monkeypatch, env={"PET_MASTER_PORT": "1234"})
     assert environment(monkeypatch, nproc_per_node=2, env={"PET_NPROC_PER_NODE": "2"})["PET_NPROC_PER_NODE"] == "2"
 
 
 @pytest.mark.parametrize("nodes", ["0", "two", "2:", "4:2", "1:2:3", "-1"])
 def test_bad_numbers_of_nodes_are_refused(nodes):
-    with pytest.raises(ValueError, match="nnodes is"):
+    with pytest.raises(TopologyError, match="nnodes is"):
         check_topology(nodes, 1)
 
 
 @pytest.mark.parametrize("ranks", ["0", "many", "1.5", ""])
 def test_bad_numbers_of_ranks_are_refused(ranks):
-    with pytest.raises(ValueError, match="nproc_per_node is"):
+    with pytest.raises(TopologyError, match="nproc_per_node is"):
         check_topology(1, ranks)
 
 

@@ -12,6 +12,7 @@ and a chunk (Hsu et al. 2024, arXiv:2410.10989, sec. 3.2; Wijmans et al. 2024, a
 |---|---|---|
 | None | cross-entropy | exact |
 | `sampled` | forward KL | unbiased for the full forward KL |
+| `sampled` with `bases` | forward KL | the same, from samples of what differs from a base distribution |
 | `topk_tail` | forward KL, reverse KL, JSD over k + 1 buckets | of a lower bound of the full divergence |
 | `topk` | forward KL, values renormalised over the ids | biased: the tail is pushed to zero. For comparison |
 | `DenseTargets`, `TeacherHead` | forward KL, reverse KL, JSD | exact |
@@ -89,7 +90,33 @@ def fused_loss(
         total, ce, kl = HeadAndLoss.apply(*inputs, walk)
     else:
         total, ce, kl, _ = walk(*inputs, wanted=(False, False, False))
+    if isinstance(targets, SparseTargets) and targets.bases is not None:
+        of_bases_P = temperature * base_logits(hidden_PH, head_weight_VH, head_bias_V, targets, valid_P)
+        total = total - (shares.kl_P * of_bases_P).sum()
+        kl = None if kl is None else kl - of_bases_P.detach().sum()
     return LossSums(total, ce, kl, valid_P.sum())
+
+
+def base_logits(
+    hidden_PH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    targets: SparseTargets,
+    valid_P: torch.Tensor,
+) -> torch.Tensor:
+    """Logits weighted by each position's base, (P,), 0 where invalid: what residual targets leave to be added.
+
+    A base's part is the hidden state times one vector, (head transposed times base), so this costs N matrix-vector products
+    a step for N bases and nothing of size positions x vocabulary.
+    """
+    assert targets.bases is not None
+    assert targets.codes is not None
+    known = targets.bases.shape[1]
+    vectors_NH = targets.bases.to(weight_VH.dtype) @ weight_VH[:known]
+    logits_P = (torch.where(valid_P[:, None], hidden_PH, 0) * vectors_NH[targets.codes]).sum(-1)
+    if bias_V is not None:
+        logits_P = logits_P + (targets.bases.to(bias_V.dtype) @ bias_V[:known])[targets.codes]
+    return torch.where(valid_P, logits_P, 0)
 
 
 def default_chunk(vocabulary: int, device: str) -> int:

@@ -33,6 +33,10 @@ class SparseTargets:
     tail: torch.Tensor | None
     """float32 (P,): probability mass outside of the ids (`topk_tail` alone), or None."""
     form: SparseForm
+    bases: torch.Tensor | None = None
+    """float (N, V'): base distributions that entries are added to, for residual samples; else None. V' may be less than V."""
+    codes: torch.Tensor | None = None
+    """int64 (P,): the base of each position; its target is that row of `bases` plus its entries, which are signed."""
 
     @classmethod
     def from_numpy(
@@ -43,6 +47,8 @@ class SparseTargets:
         tail: np.ndarray | None,
         form: SparseForm,
         vocabulary: int,
+        bases: torch.Tensor | None = None,
+        codes: np.ndarray | None = None,
     ) -> "SparseTargets":
         """Targets from a store's arrays, without a copy where the types agree.
 
@@ -57,6 +63,8 @@ class SparseTargets:
                 f"sparse targets: ids from {ids.min()} to {ids.max()} for a vocabulary of {vocabulary}; the soft labels were "
                 "made with another tokenizer, or the student's vocabulary is smaller than the tokenizer's"
             )
+        if (bases is None) != (codes is None):
+            raise DataError("sparse targets: base distributions and each position's base go together")
         if (tail is not None) != (form == "topk_tail") or (tail is not None and len(tail) != len(offsets) - 1):
             raise DataError(f"sparse targets of form '{form}': a tail per position goes with form 'topk_tail' and no other")
         return cls(
@@ -65,6 +73,8 @@ class SparseTargets:
             values=torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)),
             tail=None if tail is None else torch.from_numpy(np.ascontiguousarray(tail, dtype=np.float32)),
             form=form,
+            bases=bases,
+            codes=None if codes is None else torch.from_numpy(np.ascontiguousarray(codes, dtype=np.int64)),
         )
 
     def __len__(self) -> int:
@@ -86,7 +96,9 @@ class SparseTargets:
             return pinned.to(device, non_blocking=True)
 
         tail = None if self.tail is None else move(self.tail)
-        return replace(self, ids=move(self.ids), values=move(self.values), tail=tail)
+        codes = None if self.codes is None else move(self.codes)
+        bases = None if self.bases is None else self.bases.to(device)
+        return replace(self, ids=move(self.ids), values=move(self.values), tail=tail, codes=codes, bases=bases)
 
     def select(self, positions: torch.Tensor) -> "SparseTargets":
         """The targets of chosen positions, int64 (P',) on the host, in their order."""
@@ -95,7 +107,8 @@ class SparseTargets:
         within = torch.arange(int(offsets[-1])) - offsets[:-1].repeat_interleave(counts)
         entries = (self.offsets[:-1][positions].repeat_interleave(counts) + within).to(self.ids.device)
         tail = None if self.tail is None else self.tail[positions.to(self.tail.device)]
-        return replace(self, offsets=offsets, ids=self.ids[entries], values=self.values[entries], tail=tail)
+        codes = None if self.codes is None else self.codes[positions.to(self.codes.device)]
+        return replace(self, offsets=offsets, ids=self.ids[entries], values=self.values[entries], tail=tail, codes=codes)
 
 
 @dataclass(frozen=True)

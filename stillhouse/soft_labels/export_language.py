@@ -10,12 +10,13 @@ from torch.nn import functional as F
 from stillhouse.core.errors import ArtifactError
 from stillhouse.data.block_batches import IGNORED, BlockCollator
 from stillhouse.data.blocks import BlockTable
+from stillhouse.soft_labels.bases import Bases, fit_bases, fit_positions
 from stillhouse.soft_labels.export import Clock, Teachers, audit_failed, audited_rows, export_shards, megabytes
 from stillhouse.soft_labels.manifest import Binding, Layout
 from stillhouse.soft_labels.sampler import Sampler
 from stillhouse.soft_labels.sampling import Draws, draw, uniforms
 from stillhouse.soft_labels.store import SoftLabels
-from stillhouse.soft_labels.writer import SoftLabelsWriter
+from stillhouse.soft_labels.writer import SoftLabelsWriter, bases_digest
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.language_model import Task
 from stillhouse.training.language_predict import head_of, hidden_states
@@ -25,6 +26,7 @@ CHUNK_ELEMENTS = 2**22
 SAME_IDS = 0.999
 FEW_IDS = 4
 COUNTED_ROWS = 256
+POSITIONS_OF_A_BLOCK, BASES_BATCH = 32, 8
 
 
 @torch.no_grad()
@@ -40,11 +42,13 @@ def export_language(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Draw sparse targets at every position of every block into `folder`; returns figures, and timing."""
     table, vocab = task.train, task.facts.vocab_size
+    bases = find_bases(teachers, task, sampler, ranks) if sampler.bases else None
+    bases_KV = None if bases is None else bases.values_KV
     layout = Layout(
         form=sampler.form, rows=len(table), views=1, vocab=vocab, part_rows=part_rows, positions=table.block_tokens,
-        sampler=sampler,
+        sampler=sampler, bases="" if bases_KV is None else bases_digest(bases_KV),
     )  # fmt: skip
-    writer = SoftLabelsWriter(folder, table.ids, layout, binding)
+    writer = SoftLabelsWriter(folder, table.ids, layout, binding, bases_KV)
     collate = BlockCollator(table, task.facts.pad_id)
     clock = Clock()
 
@@ -67,7 +71,7 @@ def export_language(
                     F.linear(states[part], *head_of(model))[:, :vocab]
                     for states, model in zip(hidden, teachers.models, strict=True)
                 ]
-            found.append(draw(logits, sampler, chances[part], valid_P[part], teachers.shares))
+            found.append(draw(logits, sampler, chances[part], valid_P[part], teachers.shares, bases))
         next_tokens = np.where(valid_P, targets_P.cpu().numpy(), -1).reshape(len(chosen), -1)
         return joined(found), next_tokens
 
@@ -95,11 +99,36 @@ def export_language(
     return quality_of(store, table), timing
 
 
+@torch.no_grad()
+def find_bases(teachers: Teachers, task: Task, sampler: Sampler, ranks: Ranks) -> Bases:
+    """Base distributions for residual draws, from positions all over the training blocks; found by rank 0 for all."""
+    bases = None
+    if ranks.is_main:
+        table, vocab = task.train, task.facts.vocab_size
+        wanted = fit_positions(vocab)
+        # A few positions of many blocks, rather than many of a few: neighbours resemble each other.
+        rows = np.unique(np.linspace(0, len(table) - 1, min(len(table), max(1, wanted // POSITIONS_OF_A_BLOCK))).astype(int))
+        probs = []
+        for begin in range(0, len(rows), BASES_BATCH):
+            with teachers.autocast(ranks.device):
+                batch = BlockCollator(table, task.facts.pad_id)(rows[begin : begin + BASES_BATCH]).to(ranks.device)
+                used = (batch.targets.flatten() != IGNORED).nonzero()[:, 0]
+                chosen = used[:: max(1, len(used) * len(rows) // (len(batch.rows) * wanted))]
+                said = [F.linear(hidden_states(m, batch)[chosen], *head_of(m))[:, :vocab].float() for m in teachers.models]
+            mixture = torch.zeros_like(said[0])
+            for scores, share in zip(said, teachers.shares, strict=True):
+                mixture += share * (scores / sampler.sampling_temperature).softmax(-1)
+            probs.append(mixture)
+        bases = fit_bases(torch.cat(probs), sampler)
+    bases = ranks.broadcast(bases and (bases.values_KV, bases.cap))
+    return Bases(*bases)
+
+
 def quality_of(store: SoftLabels, table: BlockTable) -> dict[str, float]:
     """Figures of what the store holds, whichever try or rank wrote it; ids are counted in some rows."""
     positions, size = int(table.lengths.sum()), megabytes(store.folder)
     sample = np.unique(np.linspace(0, len(table) - 1, COUNTED_ROWS).astype(int))
-    offsets, *_ = store.sparse(sample)
+    offsets = store.entries(sample).offsets
     mass = float(store.hits(np.arange(len(table))).sum(dtype=np.float64)) / positions
     return {
         "rows": len(table),
@@ -119,8 +148,14 @@ def joined(parts: list[Draws]) -> Draws:
         offsets=np.concatenate(([0], np.cumsum(counts))),
         ids=np.concatenate([part.ids for part in parts]),
         values=np.concatenate([part.values for part in parts]),
-        tail=None if parts[0].tail is None else np.concatenate([part.tail for part in parts if part.tail is not None]),
+        tail=together([part.tail for part in parts]),
+        codes=together([part.codes for part in parts]),
     )
+
+
+def together(arrays: list[np.ndarray | None]) -> np.ndarray | None:
+    known = [array for array in arrays if array is not None]
+    return np.concatenate(known) if known else None
 
 
 def audit_batch(store: SoftLabels, rows: np.ndarray, said: Callable[[np.ndarray], tuple[Draws, np.ndarray]]) -> None:
@@ -128,7 +163,8 @@ def audit_batch(store: SoftLabels, rows: np.ndarray, said: Callable[[np.ndarray]
 
     Another batch moves a logit by 1e-7, and with it one id in many thousands. Raises ArtifactError for more than that.
     """
-    offsets, ids, _, _ = store.sparse(rows)
+    stored_entries = store.entries(rows)
+    offsets, ids = stored_entries.offsets, stored_entries.ids
     again, _ = said(rows)
     stored = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * store.layout.vocab + ids
     drawn = np.repeat(np.arange(len(again.offsets) - 1), np.diff(again.offsets)) * store.layout.vocab + again.ids

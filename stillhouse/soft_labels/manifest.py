@@ -3,6 +3,7 @@
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 
@@ -114,11 +115,15 @@ class Layout:
     positions: int = 0
     """Positions of a row, in the sparse forms."""
     sampler: Sampler | None = None
+    bases: str = ""
+    """SHA-256 of the base distributions' bytes, in residual stores."""
 
     def __post_init__(self) -> None:
         sparse = self.form != "full"
         if sparse != (self.sampler is not None) or sparse != (self.positions > 0) or (sparse and self.views != 1):
             raise ValueError("sparse forms have a sampler, positions and one view; the full form has neither")
+        if (self.form == "residual") != bool(self.bases) or (self.sampler and self.sampler.form != self.form):
+            raise ValueError("form, sampler and bases must belong together")
         if min(self.rows, self.vocab, self.part_rows, self.views) < 1:
             raise ValueError("rows, vocab, part_rows and views must be at least 1")
 
@@ -141,19 +146,20 @@ class Layout:
     def coding(self) -> Coding:
         """Of the records of a sparse form."""
         assert self.sampler is not None
-        return Coding(self.positions, self.vocab, Grid.of(self.sampler))
+        code_bits = (self.sampler.bases - 1).bit_length() if self.sampler.bases else 0
+        return Coding(self.positions, self.vocab, Grid.of(self.sampler), code_bits)
 
     def as_dict(self) -> dict:
         tree = asdict(self)
         if self.sampler is None:
-            del tree["sampler"], tree["positions"]
+            del tree["sampler"], tree["positions"], tree["bases"]
             return tree | {"dtype": "float16"}
         return tree | {"value_bits": Grid.of(self.sampler).bits}
 
     @classmethod
     def read(cls, manifest: dict, where: Path) -> "Layout":
         """From a manifest. Raises ArtifactError for a format or form that this version does not read."""
-        forms = ("full", "sampled", "topk", "topk_tail")
+        forms = get_args(Form)
         if manifest.get("format") != FORMAT or manifest.get("form") not in forms:
             raise ArtifactError(
                 f"{where} has format {manifest.get('format')!r}, form {manifest.get('form')!r}; this version reads "
@@ -162,7 +168,11 @@ class Layout:
         try:
             values = {name: manifest[name] for name in ("form", "rows", "views", "vocab", "part_rows")}
             if manifest["form"] != "full":
-                values |= {"positions": manifest["positions"], "sampler": Sampler(**manifest["sampler"])}
+                values |= {
+                    "positions": manifest["positions"],
+                    "sampler": Sampler(**manifest["sampler"]),
+                    "bases": manifest["bases"],
+                }
             layout = cls(**values)
             if layout.sampler and manifest["value_bits"] != Grid.of(layout.sampler).bits:
                 raise ValueError(f"value_bits {manifest['value_bits']}")

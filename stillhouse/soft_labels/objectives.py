@@ -7,11 +7,12 @@ here, before the first step.
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from stillhouse.data.batches import Batch
-from stillhouse.data.block_batches import BlockBatch
+from stillhouse.data.block_batches import IGNORED, BlockBatch, BlockCollator
 from stillhouse.data.views import ViewParams
 from stillhouse.losses.classification import Distillation, Loss
 from stillhouse.losses.dense import Divergence
@@ -19,6 +20,7 @@ from stillhouse.losses.heads import require_plain_logits
 from stillhouse.losses.schedule import Scheduled
 from stillhouse.losses.targets import SparseTargets, Targets, TeacherHead
 from stillhouse.models.build import load_language_model, load_model
+from stillhouse.soft_labels.alignment import check_alignment
 from stillhouse.soft_labels.binding import classifier_binding, language_binding, taught_by
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.training import classifier, language_model
@@ -26,6 +28,7 @@ from stillhouse.training.distributed import Ranks
 from stillhouse.training.language_predict import head_of, hidden_states
 
 PROBE_TOKENS = 32
+PROBE_ROWS = 16
 
 
 class DistillationSettings(Protocol):
@@ -137,9 +140,16 @@ def stored_targets(labels: Path, task: language_model.Task, teacher_weights: str
     store = SoftLabels.open(labels, verify=ranks.is_main)
     store.binding.require(language_binding(task, taught_by(store.binding, teacher_weights), temperature), labels)
     rows_of_store = store.rows_of(task.train.ids.to_pylist())
+    probe = np.unique(np.linspace(0, len(task.train) - 1, PROBE_ROWS).astype(int))
+    targets_RT = BlockCollator(task.train, task.facts.pad_id)(probe).targets.numpy()
+    check_alignment(store, rows_of_store[probe], np.where(targets_RT == IGNORED, -1, targets_RT))
     vocabulary = task.facts.vocab_size
+    bases = None if store.bases is None else torch.from_numpy(store.bases.astype(np.float32)).to(ranks.device)
+    form = "sampled" if store.form == "residual" else store.form
 
     def targets(batch: BlockBatch) -> Targets:
-        return SparseTargets.from_numpy(*store.sparse(rows_of_store[batch.rows]), store.form, vocabulary).to(ranks.device)
+        found = store.entries(rows_of_store[batch.rows])
+        arrays = (found.offsets, found.ids, found.values, found.tail)
+        return SparseTargets.from_numpy(*arrays, form, vocabulary, bases, found.codes).to(ranks.device)
 
     return targets

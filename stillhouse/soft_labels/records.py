@@ -26,6 +26,12 @@ class Coding:
     positions: int
     vocab: int
     grid: Grid
+    code_bits: int = 0
+    """Of the number of a position's base, in residual stores."""
+
+    @property
+    def signed(self) -> bool:
+        return self.code_bits > 0
 
     @property
     def has_tail(self) -> bool:
@@ -36,7 +42,7 @@ class Coding:
         return (entries + ((self.positions * self.vocab - 1) >> low_bits) + 7) // 8
 
     def sections(self, head: np.ndarray) -> np.ndarray:
-        """int64 (R, 5): bytes of low bits, high bits, flags, codes and tails of records with headers (R,)."""
+        """int64 (R, 7): bytes of low bits, high bits, flags, codes, tails, signs and bases of records with headers (R,)."""
         entries, coded, low_bits = (head[name].astype(np.int64) for name in FIELDS)
         return np.stack(
             [
@@ -45,6 +51,8 @@ class Coding:
                 (entries + 7) // 8 * self.grid.flagged,
                 packed_bytes(coded, self.grid.bits),
                 np.full(len(head), 2 * self.positions * self.has_tail),
+                (entries + 7) // 8 * self.signed,
+                np.full(len(head), packed_bytes(self.positions, self.code_bits)),
             ],
             axis=1,
         )
@@ -67,11 +75,13 @@ class Entries:
     """float32 (E,)."""
     tail: np.ndarray | None
     """float32 (R * T,), or None."""
+    codes: np.ndarray | None = None
+    """int64 (R * T,): base that the entries are to be added to, in residual stores."""
 
 
 def checksum(key: np.uint64, hits: np.float32, record: np.ndarray) -> int:
     """CRC-32 over row key (8 bytes), hits (4 bytes), record: a record that another row owns does not pass."""
-    return zlib.crc32(record, zlib.crc32(int(key).to_bytes(8, "little") + np.array(hits, dtype="<f4").tobytes()))
+    return zlib.crc32(record, zlib.crc32(int(key).to_bytes(8, "big") + np.array(hits, dtype="<f4").tobytes()))
 
 
 def encode(
@@ -93,21 +103,31 @@ def encode(
     if len(x_E) and (drawn.ids.min() < 0 or drawn.ids.max() >= vocab or (np.diff(x_E + row_E * positions * vocab) <= 0).any()):
         raise ValueError("ids must ascend within a position and lie in the vocabulary")
     chance = uniform(mix(np.repeat(keys_R, np.diff(bounds)), salt("value", seed)) ^ x_E.astype(np.uint64), salt("rounding"))
-    flags, codes = coding.grid.encode(drawn.values, chance)
-    values = np.where(flags, coding.grid.unit, coding.grid.table[np.maximum(codes, 0)])
+    flags, codes = coding.grid.encode(np.abs(drawn.values), chance)
+    negative = drawn.values < 0
+    values = np.where(flags, coding.grid.unit, coding.grid.table[np.maximum(codes, 0)]) * np.where(negative, -1, 1)
     hit = drawn.ids == next_tokens_RT.reshape(-1)[np.repeat(np.arange(rows * positions), counts)]
     hits = np.bincount(row_E[hit], weights=values[hit], minlength=rows).astype(np.float32)
     tails = None
     if coding.has_tail:
+        assert drawn.tail is not None
         tails = np.rint(np.clip(drawn.tail, 0, 1) * np.float64(TAIL_ONE)).astype("<u2").reshape(rows, positions)
     records = []
     for row in range(rows):
         here = slice(bounds[row], bounds[row + 1])
-        records.append(_encode_row(coding, x_E[here], flags[here], codes[here], None if tails is None else tails[row]))
+        parts = _encode_row(coding, x_E[here], flags[here], codes[here])
+        if tails is not None:
+            parts.append(tails[row].view(np.uint8))
+        if coding.signed:
+            assert drawn.codes is not None
+            bases = drawn.codes[row * positions : (row + 1) * positions]
+            parts += [np.packbits(negative[here], bitorder="little"), pack(bases, coding.code_bits)]
+        records.append(np.concatenate(parts))
     return records, hits
 
 
-def _encode_row(coding: Coding, x_E: np.ndarray, flags_E: np.ndarray, codes_E: np.ndarray, tail_T) -> np.ndarray:
+def _encode_row(coding: Coding, x_E: np.ndarray, flags_E: np.ndarray, codes_E: np.ndarray) -> list[np.ndarray]:
+    """Header, low bits, high bits, flags and codes."""
     low_bits = coding.best_low_bits(len(x_E))
     coded = codes_E[~flags_E]
     high = np.zeros(8 * coding.high_bytes(len(x_E), low_bits), dtype=np.uint8)
@@ -120,9 +140,7 @@ def _encode_row(coding: Coding, x_E: np.ndarray, flags_E: np.ndarray, codes_E: n
     if coding.grid.flagged:
         parts.append(np.packbits(flags_E, bitorder="little"))
     parts.append(pack(coded, coding.grid.bits))
-    if tail_T is not None:
-        parts.append(tail_T.view(np.uint8))
-    return np.concatenate(parts)
+    return parts
 
 
 def decode(coding: Coding, records: list[np.ndarray]) -> Entries:
@@ -174,7 +192,13 @@ def _decode_group(coding: Coding, records: list[np.ndarray], head: np.ndarray, s
     if coding.grid.flagged:
         flags = _without_padding(np.unpackbits(section(2), bitorder="little").view(bool), counts)
     tail = (section(4).view("<u2") / np.float32(TAIL_ONE)).astype(np.float32) if coding.has_tail else None
-    return Entries(offsets, ids, coding.grid.decode(flags, codes), tail)
+    values = coding.grid.decode(flags, codes)
+    if not coding.signed:
+        return Entries(offsets, ids, values, tail)
+    negative = _without_padding(np.unpackbits(section(5), bitorder="little").view(bool), counts)
+    np.negative(values, out=values, where=negative)
+    bases = _without_padding(unpack(section(6), coding.code_bits), np.full(rows, coding.positions))
+    return Entries(offsets, ids, values, tail, bases)
 
 
 def _without_padding(fields: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
@@ -188,7 +212,7 @@ def _in_order(coding: Coding, groups: list[np.ndarray], done: list[Entries]) -> 
     """Entries of several groups of rows, put back in the order of the rows."""
     positions = coding.positions
     places = sorted((int(row), number, place) for number, rows in enumerate(groups) for place, row in enumerate(rows))
-    counts, ids, values, tails = [], [], [], []
+    counts, ids, values, tails, codes = [], [], [], [], []
     for _, number, place in places:
         entries, first = done[number], place * positions
         here = slice(entries.offsets[first], entries.offsets[first + positions])
@@ -197,5 +221,8 @@ def _in_order(coding: Coding, groups: list[np.ndarray], done: list[Entries]) -> 
         values.append(entries.values[here])
         if entries.tail is not None:
             tails.append(entries.tail[first : first + positions])
+        if entries.codes is not None:
+            codes.append(entries.codes[first : first + positions])
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-    return Entries(offsets, np.concatenate(ids), np.concatenate(values), np.concatenate(tails) if tails else None)
+    tail, bases = (np.concatenate(parts) if parts else None for parts in (tails, codes))
+    return Entries(offsets, np.concatenate(ids), np.concatenate(values), tail, bases)

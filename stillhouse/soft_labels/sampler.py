@@ -4,9 +4,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-Form = Literal["full", "sampled", "topk", "topk_tail"]
-Method = Literal["threshold", "systematic", "multinomial", "topk", "topk_tail"]
-METHODS: tuple[Method, ...] = ("threshold", "systematic", "multinomial", "topk", "topk_tail")
+Form = Literal["full", "sampled", "residual", "topk", "topk_tail"]
+Method = Literal["threshold", "systematic", "multinomial", "residual", "topk", "topk_tail"]
+METHODS: tuple[Method, ...] = ("threshold", "systematic", "multinomial", "residual", "topk", "topk_tail")
 
 VERSION = 1
 """Of the draws: raise it when `sampling` or the rounding of values comes to give other bytes for the same teacher."""
@@ -22,6 +22,8 @@ class Sampler:
     seed: int = 0
     sampling_temperature: float = 1.0
     """The teacher's logits are divided by it before anything is drawn."""
+    bases: int = 0
+    """Base distributions that `residual` draws are taken against (64 is a good number); 0 for every other method."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -31,14 +33,23 @@ class Sampler:
         if not 0 < self.sampling_temperature < math.inf:
             raise ValueError(f"sampling_temperature must be above 0, is {self.sampling_temperature}")
 
+        if (self.method == "residual") != (self.bases > 0) or self.bases == 1 or self.bases > 65536:
+            raise ValueError(f"residual draws need bases from 2 to 65536, other methods 0; bases is {self.bases}")
+
     @property
     def form(self) -> Form:
-        """Form of the store: the three unbiased methods make the same one."""
-        return self.method if self.method in ("topk", "topk_tail") else "sampled"
+        """Form of the store: three of the unbiased methods make the same one."""
+        return self.method if self.method in ("residual", "topk", "topk_tail") else "sampled"
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the expectation of what is stored is the teacher's distribution."""
+        return self.form in ("sampled", "residual")
 
     def words(self) -> str:
         """For the binding; without the temperature, which has a field of its own."""
-        return f"{self.method} of {self.samples}" + (f", seed {self.seed}" if self.form == "sampled" else "")
+        against = f" against {self.bases} bases" if self.bases else ""
+        return f"{self.method} of {self.samples}{against}" + (f", seed {self.seed}" if self.unbiased else "")
 
     def as_dict(self) -> dict[str, str | int | float]:
         return asdict(self)

@@ -11,6 +11,7 @@ Methods, all of about N entries at most (P positions, V ids):
   One uniform number per position decides all of it (systematic sampling with probability proportional to size).
 * `systematic`: N equally spaced points behind one offset on the cumulative distribution, counts/N.
 * `multinomial`: N independent draws, counts/N ("Sparse Logit Sampling", ACL 2025).
+* `residual`: threshold sampling of the difference between p and one of K base distributions, which is signed (`bases`).
 * `topk`, `topk_tail`: the N likeliest ids with their probabilities, biased; the second keeps the mass outside as one number.
 
 Inclusion probabilities are exact to some 1e-7, because sums over blocks of ids are taken in float32 and only from there on
@@ -27,6 +28,7 @@ import torch
 
 from stillhouse.core.errors import DataError
 from stillhouse.data.hashing import mix, salt, uniform
+from stillhouse.soft_labels.bases import Bases
 from stillhouse.soft_labels.sampler import Sampler
 
 BLOCK = 64
@@ -45,6 +47,8 @@ class Draws:
     """float32 (E,), before any rounding of the container."""
     tail: np.ndarray | None
     """float32 (P,): mass outside of the ids, for `topk_tail` alone."""
+    codes: np.ndarray | None
+    """int64 (P,): which base the entries are to be added to, for `residual` alone; 0 is the empty one."""
 
 
 def uniforms(keys: np.ndarray, positions: np.ndarray, sampler: Sampler) -> np.ndarray:
@@ -66,6 +70,7 @@ def draw(
     uniforms_P: np.ndarray,
     valid_P: np.ndarray | None = None,
     weights: Sequence[float] = (1.0,),
+    bases: Bases | None = None,
 ) -> Draws:
     """Sparse targets of P positions from logits or log-probabilities (P, V), any float type, any device.
 
@@ -73,6 +78,7 @@ def draw(
         scores_PV: of one teacher, or a sequence of such, one per teacher: the mixture of their distributions with
             `weights` (which sum to 1) is drawn from, each at the sampling temperature. -inf is a probability of 0.
         uniforms_P: of `uniforms`.
+        bases: for `residual` draws; see `fit_bases`.
         valid_P: positions that get entries; the others (padding, ends of documents) get none.
 
     Raises DataError if a teacher said NaN, or +inf, at a valid position.
@@ -81,7 +87,9 @@ def draw(
     if len(teachers) != len(weights) or not math.isclose(sum(weights), 1, abs_tol=1e-6):
         raise ValueError(f"{len(teachers)} teachers need as many weights with sum 1, have {list(weights)}")
     num_positions, vocab = teachers[0].shape
-    if sampler.form != "sampled" and sampler.samples > vocab:
+    if (sampler.method == "residual") != (bases is not None):
+        raise ValueError("residual draws, and no others, are taken against bases")
+    if not sampler.unbiased and sampler.samples > vocab:
         raise DataError(f"{sampler.method} of {sampler.samples} ids needs a vocabulary of as many, has {vocab}; lower samples")
     device = teachers[0].device
     valid = np.ones(num_positions, dtype=bool) if valid_P is None else valid_P
@@ -89,17 +97,22 @@ def draw(
     chunk = max(1, min(num_positions, max(20, (2**19 if device.type == "cpu" else 2**27) // vocab)))
     probs_CV = torch.empty(chunk, vocab, device=device)
     padded_CB = torch.zeros(chunk, -(-vocab // BLOCK) * BLOCK, device=device)
-    counts, ids, values, tails = [], [], [], []
+    counts, ids, values, tails, codes = [], [], [], [], []
     for begin in range(0, num_positions, chunk):
         end = min(begin + chunk, num_positions)
         chosen = valid[begin:end]
         if not chosen.any():
             counts.append(np.zeros(end - begin, dtype=np.int64))
             tails.append(np.zeros(end - begin, dtype=np.float32))
+            codes.append(np.zeros(end - begin, dtype=np.int64))
             continue
         probs = probs_CV[: end - begin]
         _probabilities([scores[begin:end] for scores in teachers], weights, sampler.sampling_temperature, probs)
-        if sampler.form == "sampled":
+        if sampler.unbiased:
+            if bases is not None:
+                code = bases.choose(probs)
+                probs.sub_(bases.on(device)[code])
+                codes.append(np.where(chosen, code.cpu().numpy(), 0))
             found = _sample(probs, padded_CB[: end - begin], sampler, uniforms_P[begin:end])
             mass = found.mass
         else:
@@ -126,6 +139,7 @@ def draw(
         ids=np.concatenate(ids) if ids else np.zeros(0, dtype=np.int32),
         values=np.concatenate(values) if values else np.zeros(0, dtype=np.float32),
         tail=np.concatenate(tails) if sampler.form == "topk_tail" else None,
+        codes=np.concatenate(codes) if bases is not None else None,
     )
 
 
@@ -155,14 +169,17 @@ def _probabilities(scores: list[torch.Tensor], weights: Sequence[float], tempera
 
 
 def _sample(probs_PV: torch.Tensor, padded_PW: torch.Tensor, sampler: Sampler, uniforms_P: np.ndarray) -> _Found:
-    """Points on the cumulative weights of each position, and the ids that they fall on."""
+    """Points on the cumulative weights of each position, and the ids that they fall on. Residuals come as `probs_PV`."""
     num_positions, vocab = probs_PV.shape
     samples, device = sampler.samples, probs_PV.device
     weights_PV = padded_PW[:, :vocab]
     # 1/N rounded up, so that an id with N p >= 1 has room for at least one point; a second one is dropped below.
     cap = float(np.nextafter(np.float32(1 / samples), np.float32(1)))
+    spaced = sampler.method in ("threshold", "residual")
     if sampler.method == "threshold":
         torch.clamp(probs_PV, max=cap, out=weights_PV)
+    elif sampler.method == "residual":
+        torch.abs(probs_PV, out=weights_PV).clamp_(max=cap)
     elif vocab % BLOCK:
         weights_PV.copy_(probs_PV)
     else:
@@ -172,7 +189,7 @@ def _sample(probs_PV: torch.Tensor, padded_PW: torch.Tensor, sampler: Sampler, u
     totals_P1 = ends_PB[:, -1:].contiguous()
     chance = torch.from_numpy(uniforms_P).to(device)
     steps = torch.arange(samples + 1, device=device, dtype=torch.float64)
-    if sampler.method == "threshold":
+    if spaced:
         points_PN = (chance[:, None] + steps) / samples
     elif sampler.method == "systematic":
         points_PN = (chance[:, None] + steps[:-1]) * (totals_P1 / samples)
@@ -191,9 +208,9 @@ def _sample(probs_PV: torch.Tensor, padded_PW: torch.Tensor, sampler: Sampler, u
     flat_E, counts_E = torch.unique_consecutive(flat_E, return_counts=True)
     position_E = torch.div(flat_E, vocab, rounding_mode="floor")
     ids_E = flat_E - position_E * vocab
-    if sampler.method == "threshold":
+    if spaced:
         values_E = probs_PV[position_E, ids_E]
-        values_E = torch.where(values_E > cap, values_E, torch.full((), 1 / samples, device=device))
+        values_E = torch.where(values_E.abs() > cap, values_E, values_E.sign() / samples)
     else:
         values_E = (counts_E.double() / samples).float()
     return _Found(position_E, ids_E, values_E, totals_P1[:, 0])

@@ -26,9 +26,9 @@ from stillhouse.core.artifacts import MANIFEST, digest_file, read_json
 from stillhouse.core.errors import ArtifactError, DataError
 from stillhouse.data.hashing import text_keys
 from stillhouse.soft_labels.manifest import EXPORT, Binding, Layout, shard_name, store_key
-from stillhouse.soft_labels.records import checksum, decode
+from stillhouse.soft_labels.records import Entries, checksum, decode
 from stillhouse.soft_labels.shards import RESTORE, map_shard
-from stillhouse.soft_labels.writer import IDS, TENSOR, SoftLabelsWriter, refuse_duplicates
+from stillhouse.soft_labels.writer import BASES, IDS, TENSOR, SoftLabelsWriter, bases_digest, refuse_duplicates
 
 __all__ = ["Binding", "Layout", "SoftLabels", "SoftLabelsWriter", "SparseRow"]
 
@@ -48,6 +48,8 @@ class SparseRow:
     """float32 (E,)."""
     tail: np.ndarray | None
     """float32 (T,), mass outside of the ids; for `topk_tail` alone."""
+    codes: np.ndarray | None
+    """int64 (T,), row of `SoftLabels.bases` that the entries are to be added to; for residual stores alone."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -70,6 +72,8 @@ class SoftLabels:
         self._maps: OrderedDict[tuple[int, int], dict[str, np.ndarray]] = OrderedDict()
         self._lock = Lock()
         self._index: dict[str, int] | None = None
+        self.bases: np.ndarray | None = None
+        """float16 (K, V), in residual stores."""
 
     @classmethod
     def open(cls, folder: Path, verify: bool = True) -> "SoftLabels":
@@ -101,7 +105,12 @@ class SoftLabels:
             map_shard(folder / name, store)
             if verify and digest_file(folder / name) != manifest["shards"][name]:
                 raise ArtifactError(f"{folder / name} does not match its checksum; {RESTORE}")
-        return cls(folder, layout, binding, names, store)
+        labels = cls(folder, layout, binding, names, store)
+        if layout.form == "residual":
+            labels.bases = map_shard(folder / BASES, store)["bases"]
+            if bases_digest(labels.bases) != layout.bases:
+                raise ArtifactError(f"{folder / BASES} does not match its checksum; {RESTORE}")
+        return labels
 
     def __reduce__(self):
         """Workers of a DataLoader map the files themselves."""
@@ -130,6 +139,19 @@ class SoftLabels:
         Entries of row b and position t are [offsets[b * T + t], offsets[b * T + t + 1]). Raises ArtifactError, by name, for a
         record whose checksum does not fit its bytes and its row.
         """
+        if self.form == "residual":
+            raise ArtifactError(
+                f"the soft labels in {self.folder} are residuals of base distributions, which this loss does not add back; "
+                f"set the sampler's method to 'threshold' and {EXPORT}"
+            )
+        entries = self.entries(rows)
+        return entries.offsets, entries.ids, entries.values, entries.tail
+
+    def entries(self, rows: np.ndarray) -> Entries:
+        """As `sparse`, with the number of each position's base, int64 (B * T,), in residual stores.
+
+        There the target of a position is row `codes[p]` of `bases` plus the entries, which are signed.
+        """
         self._require(sparse=True)
         assert self._coding is not None
         records = []
@@ -144,8 +166,7 @@ class SoftLabels:
                     f"belongs to another row; {RESTORE}"
                 )
             records.append(record)
-        entries = decode(self._coding, records)
-        return entries.offsets, entries.ids, entries.values, entries.tail
+        return decode(self._coding, records)
 
     def hits(self, rows: np.ndarray) -> np.ndarray:
         """float32 (B,): mass that the stored targets put on the row's own next tokens, as counted when they were written."""
@@ -166,7 +187,8 @@ class SoftLabels:
             number = range(len(self))[row]
         if self.form == "full":
             return self(np.full(self.num_views, number), np.arange(self.num_views))
-        return SparseRow(*self.sparse(np.array([number])))
+        found = self.entries(np.array([number]))
+        return SparseRow(found.offsets, found.ids, found.values, found.tail, found.codes)
 
     def rows_of(self, ids: list[str]) -> np.ndarray:
         """Row numbers in this store, int64 (N,), of row ids. Raises ArtifactError for an id that is not here."""

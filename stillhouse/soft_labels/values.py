@@ -2,8 +2,9 @@
 
 A sampled entry carries one bit: whether it is worth exactly 1/N. The others have a code of `value_bits` bits:
 
-* threshold: value = N ** ((code + 1) / 2 ** bits - 1), a logarithmic grid from 1/N (where the bit says it all) to 1. A value
-  between two grid points goes to either with the probability that keeps its expectation; chance is a hash of row and entry.
+* threshold, and the size of a residual: value = N ** ((code + 1) / 2 ** bits - 1), a logarithmic grid from 1/N (where the
+  bit says it all) to 1. A value between two grid points goes to either with the probability that keeps its expectation;
+  chance is a hash of row and entry.
 * systematic and multinomial: value = (code + 2) / N, a count, exactly.
 
 Top-k has no such bit, and a finer grid with rounding to the nearest: code 0 is 0, others 2 ** (-20 (1 - code / 1023)).
@@ -34,15 +35,19 @@ class Grid:
 
     @classmethod
     def of(cls, sampler: Sampler) -> "Grid":
-        if sampler.form != "sampled":
+        if not sampler.unbiased:
             return cls(sampler.method, sampler.samples, TOP_BITS)
-        bits = LOG_BITS if sampler.method == "threshold" else max(1, (sampler.samples - 2).bit_length())
+        bits = LOG_BITS if sampler.method in ("threshold", "residual") else max(1, (sampler.samples - 2).bit_length())
         return cls(sampler.method, sampler.samples, bits)
 
     @property
     def flagged(self) -> bool:
         """Whether each entry has a bit that says "1/N"."""
         return self.method not in ("topk", "topk_tail")
+
+    @property
+    def logarithmic(self) -> bool:
+        return self.method in ("threshold", "residual")
 
     @cached_property
     def unit(self) -> np.float32:
@@ -53,7 +58,7 @@ class Grid:
     def table(self) -> np.ndarray:
         """float32 (2 ** bits,): the value of each code, ascending."""
         codes = np.arange(2**self.bits, dtype=np.float64)
-        if self.method == "threshold":
+        if self.logarithmic:
             return (self.samples ** ((codes + 1) / 2**self.bits - 1)).astype(np.float32)
         if self.flagged:
             return ((codes + 2) / self.samples).astype(np.float32)
@@ -62,8 +67,8 @@ class Grid:
         return values.astype(np.float32)
 
     def encode(self, values_E: np.ndarray, uniforms_E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Flags, bool (E,), and codes, int64 (E,) (-1 where the flag is set), of values, float32 (E,), that were drawn."""
-        if self.method == "threshold":
+        """Flags, bool (E,), and codes, int64 (E,) (-1 where the flag is set), of values >= 0, float32 (E,), that were drawn."""
+        if self.logarithmic:
             grid = np.concatenate([[self.unit], self.table]).astype(np.float64)
             values_E = np.clip(values_E.astype(np.float64), grid[0], grid[-1])
             low = np.clip(np.searchsorted(grid, values_E, side="right") - 1, 0, len(grid) - 2)

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from stillhouse.core.artifacts import MANIFEST, digest_file, write_json
+from stillhouse.core.artifacts import MANIFEST, digest_bytes, digest_file, write_json
 from stillhouse.core.errors import ArtifactError, DataError
 from stillhouse.data.hashing import text_keys
 from stillhouse.soft_labels.manifest import FORMAT, Binding, Layout, shard_name, store_key
@@ -26,6 +26,7 @@ from stillhouse.soft_labels.shards import is_whole, sync_folder, write_shard
 
 IDS = "ids.arrow"
 TENSOR = "log_probs"
+BASES = "bases.safetensors"
 
 
 class Drawn(Protocol):
@@ -35,20 +36,23 @@ class Drawn(Protocol):
     ids: np.ndarray
     values: np.ndarray
     tail: np.ndarray | None
+    codes: np.ndarray | None
 
 
 class SoftLabelsWriter:
     """Writes shards in any order, then the manifest: a folder without one is no store."""
 
-    def __init__(self, folder: Path, ids: pa.Array, layout: Layout, binding: Binding):
+    def __init__(self, folder: Path, ids: pa.Array, layout: Layout, binding: Binding, bases_KV: np.ndarray | None = None):
         """Vocabulary and sampler of the layout go into the binding. Raises DataError if a row id stands twice."""
+        if (bases_digest(bases_KV) if bases_KV is not None else "") != layout.bases:
+            raise ValueError("the layout names other bases than are given")
         if len(ids) != layout.rows:
             raise ValueError(f"{len(ids)} ids for {layout.rows} rows")
         refuse_duplicates(ids, "the rows to be exported")
         folder.mkdir(parents=True, exist_ok=True)
         binding = replace(binding, vocab=layout.vocab, **layout.drawn())
         self.folder, self.layout, self.binding = folder, layout, binding
-        self._ids = ids
+        self._ids, self._bases_KV = ids, bases_KV
         self.store = store_key(layout, binding, ids)
 
     def path(self, part: int, view: int = 0) -> Path:
@@ -79,6 +83,8 @@ class SoftLabelsWriter:
             batch = pa.record_batch([self._ids], names=["id"])
             with pa.ipc.new_file(sink, batch.schema) as writer:
                 writer.write_batch(batch)
+        if self._bases_KV is not None:
+            write_shard(self.folder / BASES, {"bases": self._bases_KV}, self.store)
         names = self.layout.shard_names()
         for name in names:
             if not is_whole(self.folder / name, self.store):
@@ -109,9 +115,10 @@ class SparsePart:
         """
         assert self._layout.sampler is not None
         places = np.asarray(rows) - self._rows.start
-        if (places < 0).any() or (places >= len(self._rows)).any() or any(self._records[i] is not None for i in places):
+        inside = ((places >= 0) & (places < len(self._rows))).all() and len(np.unique(places)) == len(places)
+        if not inside or any(self._records[place] is not None for place in places):
             raise ValueError(f"rows {rows} are not rows of {self._rows} that were not there yet")
-        drawn = Entries(draws.offsets, draws.ids, draws.values, draws.tail)
+        drawn = Entries(draws.offsets, draws.ids, draws.values, draws.tail, draws.codes)
         records, hits = encode(self._coding, self._keys[places], self._layout.sampler.seed, drawn, next_tokens)
         self._hits[places] = hits
         for place, record in zip(places, records, strict=True):
@@ -131,6 +138,11 @@ class SparsePart:
             "checksums": np.array(sums, dtype="<u4"),
             "records": np.concatenate(records),
         }
+
+
+def bases_digest(bases_KV: np.ndarray) -> str:
+    """For `Layout.bases`: SHA-256 of float16 (K, V), row after row."""
+    return digest_bytes(np.ascontiguousarray(bases_KV, dtype="<f2").tobytes())
 
 
 def refuse_duplicates(ids: pa.Array, what: str) -> None:

@@ -24,11 +24,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future as TorchFuture
 
@@ -84,9 +85,8 @@ class Checkpoints:
         self.folder, self.identity, self.ranks = folder, identity, ranks
         self.last: int | None = None
         """Step of the newest one that is known to be good."""
-        self.blocked_seconds = 0.0
-        """What the last one cost: the time that the training stood still, and on a CPU, where it takes the training's own
-        cores, the time of the writing."""
+        self.cost_seconds = 0.0
+        """For how long the training stood still for the last one."""
         self.pending: Future | None = None
         self.group = dist.new_group(backend="gloo") if ranks.world > 1 else None
         on_gpu = ranks.device.type == "cuda"
@@ -129,7 +129,7 @@ class Checkpoints:
 
     def load(self, folder: str, targets: dict[str, Any]) -> None:
         """Fill tensors in place with what a checkpoint says of them."""
-        dcp.load(
+        load(
             targets, storage_reader=HuggingFaceStorageReader(folder), process_group=self.group, no_dist=self.group is None
         )  # fmt: skip
 
@@ -141,18 +141,15 @@ class Checkpoints:
         start = time.perf_counter()
         self.wait()
         self.writing = (name, values["step"])
-        self.pending = dcp.async_save(
+        pending = async_save(
             tensors, storage_writer=Writer(self.folder / name, values | {"identity": self.identity}),
             async_stager=self.stager, process_group=self.group, no_dist=self.group is None,
         )  # fmt: skip
-        self.blocked_seconds = time.perf_counter() - start
-        if self.ranks.device.type == "cpu":
-            self.pending.add_done_callback(lambda _: self.note_cost(start))
+        assert isinstance(pending, Future)
+        self.pending = pending
         if wait:
             self.wait()
-
-    def note_cost(self, start: float) -> None:
-        self.blocked_seconds = time.perf_counter() - start
+        self.cost_seconds = time.perf_counter() - start
 
     def wait(self) -> None:
         """Until what is being written is written."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from stillhouse.core.errors import TopologyError
 from stillhouse.training.determinism import be_deterministic
@@ -86,7 +88,8 @@ def join(threads: int) -> Iterator[Ranks]:
     control = watchdog = None
     if world > 1:
         # Both: tensors go from card to card, checkpoints and decisions from processor to processor.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=collective_timeout())
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, store=meeting_store(), rank=rank, world_size=world, timeout=collective_timeout())
         control = dist.new_group(backend="gloo", timeout=collective_timeout())
         watchdog = Watchdog(rank, world)
         watchdog.start()
@@ -97,3 +100,13 @@ def join(threads: int) -> Iterator[Ranks]:
             watchdog.stop()
         if world > 1:
             dist.destroy_process_group()
+
+
+def meeting_store() -> PrefixStore:
+    """Where the ranks of this start find each other.
+
+    torchrun's static rendezvous, its default on one host, keeps one store over all restarts: ranks that are started again
+    would find the addresses of the dead there.
+    """
+    store, _, _ = next(rendezvous("env://"))
+    return PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
@@ -21,7 +22,8 @@ class WeightAverage:
         """Move towards the present weights. The first steps count more: random weights are soon forgotten."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
-        torch._foreach_lerp_(list(self.weights.values()), [parameter.detach() for parameter in self.live.values()], 1 - decay)
+        move = get_ema_multi_avg_fn(decay)
+        move(list(self.weights.values()), [parameter.detach() for parameter in self.live.values()], self.num_updates)
 
     @contextmanager
     @torch.no_grad()

@@ -38,6 +38,7 @@ class Keeper:
         """`look` is called before a checkpoint: it raises if the state is not worth keeping."""
         self.job, self.ranks, self.state, self.look = job, ranks, state, look
         self.signals = Signals()
+        self.in_background = ranks.device.type != "cpu"
         self.checkpoints: Checkpoints | None = None
         if ranks.inflight is None:
             return
@@ -77,10 +78,12 @@ class Keeper:
         """Between two steps."""
         if not self.checkpoints or self.state.step == 0:
             return
+        self.pace.cost_seconds = self.checkpoints.cost_seconds
         wish = self.pace.wish(self.state.step)
         if wish == Wish.NOTHING:
             return
-        self.save(wait=wish == Wish.LEAVE)
+        # Beside a CPU's training the writing would take the same cores, and a kill meanwhile would cost more than an interval.
+        self.save(wait=wish == Wish.LEAVE or not self.in_background)
         if wish == Wish.LEAVE:
             self.leave()
 
@@ -114,7 +117,6 @@ class Keeper:
             self.checkpoints.save(step_name(self.state.step), self.state.tensors(), values, wait)
         elif wait:
             self.checkpoints.wait()
-        self.pace.cost_seconds = self.checkpoints.blocked_seconds
         self.pace.saved()
 
     def leave(self) -> None:
@@ -130,9 +132,10 @@ class Keeper:
             self.checkpoints.save(FINISHED, {"model": distinct_weights(self.state.model)}, values, wait=True)
 
     def last_kept(self) -> str:
-        """For messages: from where a new start would go on."""
+        """For messages: from where a new start would go on. Every rank must call this."""
         if not self.checkpoints:
             return "no checkpoint is kept"
+        self.checkpoints.wait()
         last = self.checkpoints.last
         return "there is no checkpoint yet" if last is None else f"the last checkpoint is of step {last}"
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 
-import torch.distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from stillhouse.core.errors import HangError
@@ -103,7 +103,7 @@ class Watchdog(threading.Thread):
             return
         try:
             # A connection of its own: another thread of this process may be waiting in the one of torch.
-            self.store = dist.TCPStore(
+            self.store = TCPStore(
                 os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
                 timeout=timedelta(seconds=STORE_SECONDS), wait_for_workers=False,
             )  # fmt: skip

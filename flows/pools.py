@@ -1,0 +1,99 @@
+"""The work pools, and what a server says of them; plain HTTP, because importing Prefect's client takes two seconds."""
+
+import base64
+import contextlib
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from stillhouse.core.errors import StillhouseError, nearest
+
+POOLS = {"cpu": "process", "torchrun": "torchrun"}
+"""Name to type."""
+DEPLOYMENTS = ("distill/full", "distill/nightly", "stage/torchrun")
+"""Those of `prefect.yaml`."""
+AUTH = "PREFECT_API_AUTH_STRING"
+"""Environment variable with `user:secret` of a server that asks for it."""
+SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
+
+
+class ServiceError(StillhouseError):
+    """The server or one of its workers did not start, or does not answer."""
+
+
+def ask(method: str, url: str, body: dict | None = None) -> Any:
+    """The server's answer as JSON; None if it knows no such thing. Raises ServiceError if there is none."""
+    secret = os.environ.get(AUTH) or os.environ.get(SERVER_AUTH)
+    headers = {"Authorization": "Basic " + base64.b64encode(secret.encode()).decode()} if secret else {}
+    try:
+        answer = httpx.request(method, url, json=body, headers=headers, timeout=30)
+    except httpx.HTTPError as error:
+        raise ServiceError(f"{url} does not answer: {' '.join(str(error).split())}") from error
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        raise ServiceError(f"{url} wants a secret; set {AUTH} to the server's own {SERVER_AUTH}")
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        return None
+    if answer.is_error:
+        raise ServiceError(f"{url} answers {answer.status_code} {answer.reason_phrase}")
+    try:
+        return answer.json()
+    except ValueError:
+        raise ServiceError(f"{url} is no Prefect server") from None
+
+
+def pool_exists(url: str, pool: str, kind: str) -> bool:
+    """Whether the server has the pool. Raises ServiceError if it is of another type."""
+    found = ask("GET", f"{url}/work_pools/{pool}")
+    if found is not None and found["type"] != kind:
+        raise ServiceError(
+            f"work pool '{pool}' is of type '{found['type']}', expected '{kind}'; "
+            f"'prefect work-pool delete {pool}', then 'make up' again"
+        )
+    return found is not None
+
+
+def worker_type(url: str, pool: str) -> str:
+    """The type of worker that the pool wants. Raises ServiceError if there is no such pool, or we have no such worker."""
+    pools = {each["name"]: each["type"] for each in ask("POST", f"{url}/work_pools/filter", {}) or []}
+    if pool not in pools:
+        raise ServiceError(
+            f"the server at {url} has no work pool '{pool}'{nearest(pool, pools)}; 'make up' there creates its pools"
+        )
+    if pools[pool] not in POOLS.values():
+        raise ServiceError(
+            f"work pool '{pool}' is of type '{pools[pool]}', expected one of {', '.join(sorted(POOLS.values()))}"
+        )
+    return pools[pool]
+
+
+def heard(url: str, pool: str, since: datetime) -> bool:
+    """Whether a worker of the pool has given a sign of life since then."""
+    workers = ask("POST", f"{url}/work_pools/{pool}/workers/filter", {}) or []
+    return any(datetime.fromisoformat(each["last_heartbeat_time"]) >= since for each in workers if each["last_heartbeat_time"])
+
+
+def deployed(url: str) -> bool:
+    """Whether the server has our deployments, each in a pool: without one, its runs would wait for ever."""
+    found = [ask("GET", f"{url}/deployments/name/{name}") for name in DEPLOYMENTS]
+    return all(each is not None and each.get("work_queue_id") for each in found)
+
+
+def wait_for_server(url: str, seconds: float, log: Path | None) -> None:
+    """Raises ServiceError if the server does not answer in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK:
+                return
+        time.sleep(0.2)
+    hint = f"; last line of {log}: {last_line(log)}" if log else "; check the address, and that 'make up' ran there"
+    raise ServiceError(f"the server at {url} does not answer within {seconds:g} seconds{hint}")
+
+
+def last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.exists() else []
+    return lines[-1].strip() if lines else "nothing"

@@ -167,6 +167,29 @@ def test_samples_are_escaped_and_keep_their_white_space(tmp_path, monkeypatch):
     assert words_of(page).count("ends the text here") == 2
 
 
+def test_control_characters_of_samples_are_shown_and_never_reach_the_browser(tmp_path, monkeypatch):
+    """A terminal's escape, a null, a lone carriage return, and an override that would turn the page's own words round."""
+    page = page_of(write_outputs(tmp_path, text="a\x1b[31mb\x00c\rd\x7fe\x85f\u202eg\u2066h\ti\nj"), monkeypatch)
+    assert page.count("a␛[31mb␀c␍d␡e⟨U+0085⟩f⟨U+202E⟩g⟨U+2066⟩h\ti\nj</div>") == 6
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
+
+
+def test_page_shows_losses_that_mean_the_same_for_every_model(tmp_path, monkeypatch):
+    """The student's training loss is another quantity than the others': on validation text all are nats of the same tokens."""
+    page = page_of(write_outputs(tmp_path), monkeypatch)
+    for heading in ("Source task", "Fine-tuning on the new task"):
+        assert f"{heading}: nats per token of validation text" in page
+        for chart in ("validation loss", "validation accuracy", "training loss"):
+            assert page.count(f'aria-label="{heading}: {chart}"') == 1
+
+
+def test_table_tells_what_fine_tuning_did_to_each_model(tmp_path, monkeypatch):
+    words = words_of(page_of(write_outputs(tmp_path), monkeypatch))
+    assert "Teacher 1.250 1.200 to 1.300 0.500 0.450 to 0.550 3.100 3.900 2.000" in words
+    # Nothing was there before that could be forgotten.
+    assert "From scratch – – – 5.000 2.900" in words
+
+
 def test_page_does_without_ngrams_speed_and_samples(tmp_path, monkeypatch):
     source, new = ({name: value for name, value in nats.items() if name != "ngram"} for nats in (SOURCE, NEW))
     folder = write_outputs(tmp_path, source=source, new=new)
@@ -185,6 +208,29 @@ def test_page_says_which_beliefs_were_kept(tmp_path, monkeypatch, form):
     path = write_outputs(tmp_path) / "data/export_soft_labels/soft_labels/manifest.json"
     write_json(path, {"form": form, "sampler": {"method": form, "samples": 12}})
     assert f"the 12 strongest are stored for each token: method “{form}”." in words_of(page_of(tmp_path, monkeypatch))
+
+
+def test_page_says_that_residual_draws_are_the_teachers_distribution_on_average(tmp_path, monkeypatch):
+    path = write_outputs(tmp_path) / "data/export_soft_labels/soft_labels/manifest.json"
+    write_json(path, {"form": "residual", "sampler": {"method": "residual", "samples": 12, "bases": 64}})
+    words = words_of(page_of(tmp_path, monkeypatch))
+    assert "which of 64 typical distributions they resemble, and a part of the difference, drawn so that on average" in words
+    assert "strongest" not in words
+
+
+def test_page_says_that_an_online_student_read_no_labels(tmp_path, monkeypatch):
+    params = write_outputs(tmp_path) / "params.yaml"
+    said = "This student did not read them: it asked the teacher anew in every step."
+    assert said not in words_of(page_of(tmp_path, monkeypatch))
+    params.write_text(params.read_text().replace("weight: 0.8}", "weight: 0.8, teacher: online}"))
+    assert said in words_of(page_of(tmp_path, monkeypatch))
+
+
+def test_figures_of_soft_labels_may_come_and_go(tmp_path, monkeypatch):
+    write_json(write_outputs(tmp_path) / "data/export_soft_labels/metrics.json", {"positions": 77, "entropy_of_bases": 1.5})
+    words = words_of(page_of(tmp_path, monkeypatch))
+    assert "Tokens with a soft label 77" in words
+    assert "Entropy of bases 1.5" in words
 
 
 def test_same_inputs_give_the_same_page(tmp_path, monkeypatch):

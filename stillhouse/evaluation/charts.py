@@ -225,6 +225,17 @@ def breakable(label: str) -> Markup:
     return Markup("_<wbr>").join(label.split("_"))
 
 
+# What a page must not hold raw: control characters get their own pictures (U+2400 and following), and what turns the
+# direction of the text around it a name.
+PICTURES = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"} | {127: "\u2421"}
+PICTURES |= {code: f"⟨U+{code:04X}⟩" for code in (*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+
+def visible(words: str) -> str:
+    """A text of the data with every control character to be seen; tabs and line ends stay what they are."""
+    return words.translate(PICTURES)
+
+
 def marker(model: str, x: float, y: float, radius: float) -> Markup:
     """Colour alone does not tell models apart for everyone, nor in a grey print: shapes differ too."""
     match model:

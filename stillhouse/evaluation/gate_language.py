@@ -30,7 +30,7 @@ from stillhouse.data.text import SplitParams
 from stillhouse.data.tokenizer import FILES, describe_tokenizer, load_tokenizer
 from stillhouse.evaluation.gate_parts import PACKAGE, TASK, Judgement, Rows, compare, draw, split_notes
 from stillhouse.evaluation.language_scores import language_scores, positions
-from stillhouse.evaluation.speed import measure_language_speed
+from stillhouse.evaluation.speed import language_latency_ms
 from stillhouse.models.build import load_language_model
 from stillhouse.sources.tables import read_table
 from stillhouse.training.distributed import Ranks, join
@@ -162,6 +162,6 @@ def latency_ms(package: Path, test: BlockTable, pad_id: int, ranks: Ranks, secon
     options.intra_op_num_threads = 1
     try:
         session = onnxruntime.InferenceSession(str(package / "model.onnx"), options, providers=["CPUExecutionProvider"])
-        return measure_language_speed(Served(), test, pad_id, ranks, seconds)["latency_ms"]
+        return language_latency_ms(Served(), test, pad_id, ranks, seconds)
     except Exception as error:  # onnxruntime's errors have no base of their own
         raise ArtifactError(f"{package / 'model.onnx'} does not run: {' '.join(str(error).split())[:200]}") from error

@@ -45,7 +45,8 @@ def positions(model: nn.Module, teacher: nn.Module, table: BlockTable, pad_id: i
     """One pass of model and teacher over a table, on one rank; a model may be its own teacher."""
     model.eval()
     teacher.eval()
-    heads = [head_of(model), head_of(teacher)]
+    models = [model] if teacher is model else [model, teacher]
+    heads = [head_of(m) for m in models]
     # Padded vocabularies may differ in size; what both know is compared.
     shared = min(weight.shape[0] for weight, _ in heads)
     columns: list[list[torch.Tensor]] = [[] for _ in range(5)]
@@ -53,17 +54,17 @@ def positions(model: nn.Module, teacher: nn.Module, table: BlockTable, pad_id: i
     for batch in evaluation_batches(table, pad_id, ranks):
         targets_P = batch.targets.flatten()
         used_P = targets_P != IGNORED
-        hidden = [hidden_states(model, batch)[used_P]]
-        hidden.append(hidden[0] if teacher is model else hidden_states(teacher, batch)[used_P])
+        hidden = [hidden_states(m, batch)[used_P] for m in models]
         targets = targets_P[used_P]
         width = batch.input_ids.shape[1]
         blocks.append(np.repeat(batch.rows, width)[used_P.cpu().numpy()])
         for start in range(0, len(targets), CHUNK_POSITIONS):
             part = slice(start, start + CHUNK_POSITIONS)
-            said, taught = (
+            spoken = [
                 F.linear(states[part], weight, bias)[:, :shared].float().log_softmax(-1)
                 for states, (weight, bias) in zip(hidden, heads, strict=True)
-            )
+            ]
+            said, taught = spoken[0], spoken[-1]
             best = said.max(-1)
             values = (
                 -said.gather(1, targets[part, None])[:, 0],

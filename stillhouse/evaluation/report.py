@@ -31,9 +31,10 @@ def write_report(title: str, path: Path) -> None:
         "duration": duration,
         "key": charts.key,
         "breakable": charts.breakable,
+        "visible": charts.visible,
     }
     if params["kind"] == "causal_lm":
-        template, shown = report_language.TEMPLATE, report_language.show_language()
+        template, shown = report_language.TEMPLATE, report_language.show_language(params)
     else:
         template, shown = report_classes.TEMPLATE, report_classes.show_classes(params)
     page = environment.get_template(template).render(title=title, names=NAMES, **shown, **provenance(params))

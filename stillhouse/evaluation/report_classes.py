@@ -63,8 +63,7 @@ def show_classes(params: dict[str, Any]) -> dict[str, Any]:
         "findings": draw_findings(facts),
         "tiles": tiles(facts),
         "tasks": [task_results(facts, task) for task in ("source", "new")],
-        "curves": learning_curves("accuracy on validation texts", "loss on training texts"),
-        "about_losses": ABOUT_LOSSES,
+        "curves": curves(),
         "reliability": reliability(facts.scores["source"]),
         "pairs": read_rows(DATA / "evaluate" / "tables" / "most_confused.csv")[:MOST_PAIRS],
         "beliefs": beliefs(),
@@ -73,6 +72,20 @@ def show_classes(params: dict[str, Any]) -> dict[str, Any]:
         "data": [data_facts(facts, task) for task in ("source", "new")],
         "examples": examples(),
     }
+
+
+def curves() -> list[dict[str, Any]]:
+    """The charts of each training, and what to know of them."""
+    return [
+        {
+            "charts": [
+                (f"{part['heading']}: accuracy on validation texts", part["accuracy"]),
+                (f"{part['heading']}: loss on training texts", part["loss"]),
+            ],
+            "note": part["steps"] + about,
+        }
+        for part, about in zip(learning_curves(), (f" {ABOUT_LOSSES}", ""), strict=True)
+    ]
 
 
 def tiles(facts: Facts) -> list[tuple[str, str, str]]:

@@ -45,30 +45,31 @@ STATISTICS = {
 SOFT_LABELS = {
     "rows": "Blocks",
     "positions": "Tokens with a soft label",
-    "vocabulary": "Words of the vocabulary",
+    "vocabulary": "Tokens of the vocabulary",
     "ids_per_token": "Of which stored, mean of a token",
     "bytes_per_token": "Bytes stored for a token",
     "mass_on_next_token": "Mean belief in the token that really follows",
 }
 MOST_SAMPLES = 6
 ABOUT_LOSSES = (
-    "Losses are nats per token; the student’s is measured against the teacher’s beliefs, the others’ against the tokens that "
-    "really follow: compare their shapes, not their heights."
+    "The student’s loss on training text is measured against the teacher’s beliefs, the others’ against the tokens that really "
+    "follow: compare their shapes, not their heights."
 )
 
 
-def show_language() -> dict[str, Any]:
+def show_language(params: dict[str, Any]) -> dict[str, Any]:
     """What the template is filled with. Raises ArtifactError if an output of an earlier stage is missing or damaged."""
     facts = read_language_facts()
     return {
         "findings": draw_language_findings(facts),
         "tiles": tiles(facts),
         "tasks": [task_results(facts, task) for task in ("source", "new")],
-        "curves": learning_curves("next tokens guessed right, validation text", "loss on training text"),
-        "about_losses": ABOUT_LOSSES,
+        "domains": domains(facts),
+        "curves": curves(),
         "reliability": reliability(facts.scores["source"]),
         "soft_labels": soft_labels(),
         "sampling": sampling(),
+        "online": params["train_student"]["distillation"].get("teacher") == "online",
         "samples": [(task, samples(task)) for task in ("source", "new")],
         "data": [
             {"name": task, "origin": origin_of(task), "statistics": statistics_of(facts.statistics[task], STATISTICS)}
@@ -156,15 +157,50 @@ def small(value: float | None, form: Callable[[Any], str]) -> str:
     return "" if value is None else form(value)
 
 
+def domains(facts: LanguageFacts) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Of each fine-tuned model, what it gained and forgot, and its nats per token on both domains; with intervals."""
+    rows = []
+    for model in (name for name in NAMES if "old_nats_per_token" in facts.scores["new"].get(name, {})):
+        after, before = facts.scores["new"][model], facts.scores["source"].get(model, {})
+        rows.append(
+            (
+                model,
+                [
+                    *((written(after.get(name), figure), interval_of(after, name)) for name in ("gained", "forgotten")),
+                    (written(before.get("nats_per_token"), figure), ""),
+                    (figure(after["old_nats_per_token"]), ""),
+                    (figure(after["nats_per_token"]), ""),
+                ],
+            )
+        )
+    return rows
+
+
+def curves() -> list[dict[str, Any]]:
+    """The charts of each training, and what to know of them. On validation text losses of all models mean the same."""
+    parts = learning_curves()
+    held_out = [
+        {
+            "charts": [
+                (f"{part['heading']}: nats per token of validation text", part["validation_loss"]),
+                (f"{part['heading']}: next tokens guessed right there", part["accuracy"]),
+            ],
+            "note": part["steps"],
+        }
+        for part in parts
+    ]
+    trained = [(f"{part['heading']}: loss on training text", part["loss"]) for part in parts]
+    return [*held_out, {"charts": trained, "note": ABOUT_LOSSES}]
+
+
 def soft_labels() -> list[tuple[str, str]]:
-    """Caption and figure of what the teacher's beliefs take up and say."""
+    """Caption and figure of what the teacher's beliefs take up and say; a figure that this page does not know by name too."""
     counts = read_json(DATA / "export_soft_labels" / "metrics.json")
-    size = size_of(round(1e6 * counts.pop("megabytes")))
-    believed = percent(counts.pop("mass_on_next_token"))
+    size, believed = counts.pop("megabytes", None), counts.pop("mass_on_next_token", None)
     return [
         *statistics_of(counts, SOFT_LABELS),
-        ("Size of all", size),
-        (SOFT_LABELS["mass_on_next_token"], believed),
+        *([] if size is None else [("Size of all", size_of(round(1e6 * size)))]),
+        *([] if believed is None else [(SOFT_LABELS["mass_on_next_token"], percent(believed))]),
     ]
 
 
@@ -174,12 +210,18 @@ def sampling() -> str:
     sampler = manifest.get("sampler")
     if sampler is None:
         return "All of these beliefs are stored."
-    if manifest["form"] == "sampled":
-        return (
-            f"Of these beliefs a part is stored, drawn so that on average it is exactly the teacher’s distribution: method "
-            f"“{sampler['method']}”, {sampler['samples']} draws for each token."
-        )
-    return f"Of these beliefs the {sampler['samples']} strongest are stored for each token: method “{sampler['method']}”."
+    named = f"method “{sampler['method']}”"
+    drawn = "drawn so that on average it is exactly the teacher’s distribution"
+    match manifest["form"]:
+        case "sampled":
+            return f"Of these beliefs a part is stored, {drawn}: {named}, {sampler['samples']} draws for each token."
+        case "residual":
+            return (
+                f"Of these beliefs it is stored which of {sampler['bases']} typical distributions they resemble, and a part of "
+                f"the difference, {drawn}: {named}, {sampler['samples']} draws for each token."
+            )
+        case _:
+            return f"Of these beliefs the {sampler['samples']} strongest are stored for each token: {named}."
 
 
 def samples(task: str) -> list[dict[str, Any]]:

@@ -52,11 +52,8 @@ def provenance(params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def learning_curves(validated: str, trained: str) -> list[dict[str, Any]]:
-    """For the source task and for fine-tuning: the steps, and the charts of training loss and validation accuracy.
-
-    validated, trained: captions of the charts.
-    """
+def learning_curves() -> list[dict[str, Any]]:
+    """For the source task and for fine-tuning: the steps, and the charts of both losses and of validation accuracy."""
     result = []
     for heading, folders in (
         ("Source task", {name: f"train_{name}" for name in ("teacher", "student", "baseline")}),
@@ -64,19 +61,22 @@ def learning_curves(validated: str, trained: str) -> list[dict[str, Any]]:
     ):
         metrics = {name: read_json(DATA / folder / "metrics.json") for name, folder in folders.items()}
         tables = {name: read_rows(DATA / folder / "learning_curve.csv") for name, folder in folders.items()}
+        steps = [f"{NAMES[name].lower()} {row['steps']:,}" for name, row in metrics.items()]
         loss = [charts.Curve(name, NAMES[name], curve(table, "train", "loss")) for name, table in tables.items()]
-        accuracy = [
-            charts.Curve(name, NAMES[name], curve(table, "validation", "accuracy"), metrics[name]["best_step"])
-            for name, table in tables.items()
-        ]
+        held_out, accuracy = (
+            [
+                charts.Curve(name, NAMES[name], curve(table, "validation", column), metrics[name]["best_step"])
+                for name, table in tables.items()
+            ]
+            for column in ("loss", "accuracy")
+        )
         result.append(
             {
                 "heading": heading,
-                "steps": ", ".join(f"{NAMES[name].lower()} {row['steps']:,}" for name, row in metrics.items()),
-                "charts": [
-                    (validated, charts.line_chart(accuracy, charts.percent_tick, f"{heading}: validation accuracy")),
-                    (trained, charts.line_chart(loss, charts.plain_tick, f"{heading}: training loss")),
-                ],
+                "steps": f"Steps: {', '.join(steps)}.",
+                "accuracy": charts.line_chart(accuracy, charts.percent_tick, f"{heading}: validation accuracy"),
+                "validation_loss": charts.line_chart(held_out, charts.plain_tick, f"{heading}: validation loss"),
+                "loss": charts.line_chart(loss, charts.plain_tick, f"{heading}: training loss"),
             }
         )
     return result

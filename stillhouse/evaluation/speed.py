@@ -45,9 +45,26 @@ def measure_speed(model: nn.Module, table: TokenTable, facts: TokenizerFacts, se
     }
 
 
-@torch.no_grad()
 def measure_language_speed(model: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks, seconds: float) -> dict[str, float]:
     """Median milliseconds of one block alone, and tokens read per second in batches of 4,096, each for about `seconds`."""
+    batched = read_repeatedly(model, table, pad_id, ranks, max(1, BATCH_TOKENS // table.block_tokens), seconds)
+    return {
+        "latency_ms": language_latency_ms(model, table, pad_id, ranks, seconds),
+        "tokens_per_second": round(statistics.median(tokens / spent for spent, tokens in batched)),
+    }
+
+
+def language_latency_ms(model: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks, seconds: float) -> float:
+    """Median milliseconds of one block alone, measured for about `seconds`."""
+    single = read_repeatedly(model, table, pad_id, ranks, 1, seconds)
+    return round(statistics.median(spent for spent, _ in single) * 1000, 4)
+
+
+@torch.no_grad()
+def read_repeatedly(
+    model: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks, size: int, seconds: float
+) -> list[tuple[float, int]]:
+    """Seconds and tokens of each pass over `size` blocks, until `seconds` are spent; one before them warms up."""
     collate = BlockCollator(table, pad_id)
 
     def run(rows: np.ndarray) -> tuple[float, int]:
@@ -59,17 +76,9 @@ def measure_language_speed(model: nn.Module, table: BlockTable, pad_id: int, ran
         logits[0, -1, 0].item()  # waits for an accelerator
         return time.perf_counter() - start, batch.num_used
 
-    def repeat(size: int) -> list[tuple[float, int]]:
-        run(np.arange(size) % len(table))
-        measured, number = [], 0
-        while sum(spent for spent, _ in measured) < seconds:
-            measured.append(run((np.arange(size) + number * size) % len(table)))
-            number += 1
-        return measured
-
     model.eval()
-    single, batched = repeat(1), repeat(max(1, BATCH_TOKENS // table.block_tokens))
-    return {
-        "latency_ms": round(statistics.median(spent for spent, _ in single) * 1000, 4),
-        "tokens_per_second": round(statistics.median(tokens / spent for spent, tokens in batched)),
-    }
+    run(np.arange(size) % len(table))
+    measured: list[tuple[float, int]] = []
+    while sum(spent for spent, _ in measured) < seconds:
+        measured.append(run((np.arange(size) + len(measured) * size) % len(table)))
+    return measured

@@ -117,7 +117,7 @@ def test_a_misspelt_key_is_reported_before_the_key_that_it_leaves_missing(projec
         ({"kind": "files", "train": "a.csv", "labels": ["a", 1]}, "'ingest.source.labels.1' is 1 (int), expected string"),
         ({"kind": "files", "train": "a.csv", "max_rows": 0}, "'ingest.source.max_rows' is 0 (int), expected greater than"),
         ({"kind": "files", "train": "a.csv", "delimiter": "||"}, "'ingest.source': delimiter must be one character"),
-        ({"kind": "sample", "task": "cats"}, "'ingest.source.task' is 'cats' (str), expected 'languages' or 'varieties'"),
+        ({"kind": "sample", "task": "cats"}, "'ingest.source.task' is 'cats' (str), expected 'languages', 'varieties', 'python' or 'web'"),
         ("sample", "'ingest.source' is 'sample' (str), expected"),
     ],
 )
@@ -128,6 +128,7 @@ def test_a_source_is_judged_by_the_keys_of_its_own_kind(project, source, message
 def test_yaml_is_read_as_version_1_2(project):
     (project.folder / "params.yaml").write_text(
         """
+kind: text_classification
 ingest: {source: {kind: sample, task: languages, labels: [no, on, off, yes, de]}, new: {kind: sample, task: varieties}}
 preprocess: {lowercase: false, split: {validation_share: 1e-1, test_share: 1.5E-1}, tokenizer: {}, max_tokens: 064,
   withheld_labels: 0.0}

@@ -39,7 +39,7 @@ def sides(table: pd.DataFrame) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def sample() -> pd.DataFrame:
-    return read_sample(SampleSource(kind="sample", task="languages"))[0]
+    return read_sample(SampleSource(kind="sample", task="languages"), labelled=True)[0]
 
 
 def test_the_same_text_is_never_on_two_sides(sample):
@@ -52,7 +52,7 @@ def test_the_same_text_is_never_on_two_sides(sample):
 
 
 def test_both_tasks_of_the_sample_hold_out_the_same_texts(sample):
-    new, _ = split_rows(read_sample(SampleSource(kind="sample", task="varieties"))[0], SPLIT, lowercase=False)
+    new, _ = split_rows(read_sample(SampleSource(kind="sample", task="varieties"), labelled=True)[0], SPLIT, lowercase=False)
     source, report = split_rows(sample, SPLIT, lowercase=False)
     drop_texts_of_other_task(source, new, report)
     assert report.shared_with_other_task == 0

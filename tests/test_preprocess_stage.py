@@ -53,7 +53,7 @@ def preprocess(**keys) -> Path:
     out = Path("data/preprocess")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    run(build(Params, {"preprocess": settings(**keys)}, "params.yaml"), out)
+    run(build(Params, {"kind": "text_classification", "preprocess": settings(**keys)}, "params.yaml"), out)
     return out
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from flows.workspace import snapshot
 
@@ -52,16 +53,28 @@ def run_recipe(name: str, folder: Path) -> Path:
     return folder
 
 
+def run_once(name: str, factory: pytest.TempPathFactory) -> Path:
+    """The clone of `run_recipe`, one for all worker processes of the session."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return run_recipe(name, factory.mktemp(name) / "clone")
+    # The folders of the workers lie beside each other in the session's.
+    folder = factory.getbasetemp().parent / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            run_recipe(name, folder.parent / f"{name}.part").rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which the tiny recipe has run from scratch. Shared: look, do not touch."""
-    return run_recipe("tiny", tmp_path_factory.mktemp("tiny") / "clone")
+    return run_once("tiny", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with the tiny causal language model."""
-    return run_recipe("tiny_lm", tmp_path_factory.mktemp("tiny_lm") / "clone")
+    return run_once("tiny_lm", tmp_path_factory)
 
 
 @pytest.fixture

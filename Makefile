@@ -57,11 +57,14 @@ down: venv
 worker: venv
 	@$(ACTIVATE) && python -m flows.service worker --server "$(SERVER)" --pool "$(POOL)"
 
+# Two processes, and one thread in each: most tests wait for servers and workers, and threads beyond the cores cost tenfold.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile
+
 test: venv
-	@$(ACTIVATE) && python -m pytest
+	@$(ACTIVATE) && $(PYTEST)
 
 test-all: venv
-	@$(ACTIVATE) && python -m pytest -m "slow or not slow"
+	@$(ACTIVATE) && $(PYTEST) -m "slow or not slow"
 
 lint: venv
 	@$(ACTIVATE) && ruff check . && ruff format --check . && pyright

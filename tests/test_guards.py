@@ -111,18 +111,19 @@ def test_a_flag_on_the_device_stops_when_it_is_read():
 
 
 def test_memory_that_runs_out_says_what_to_lower_and_can_be_gone_on_from(tmp_path, monkeypatch, capsys):
-    """A real allocation that the kernel refuses: at step 11 rows are 200 times as long, and no memory is left for that."""
+    """A real allocation that the kernel refuses: at step 11 rows are 500 times as long, and no memory is left for that."""
     take = Training.take_step
 
     def hungry(self: Training, replica: torch.nn.Module) -> None:
         if self.state.step == 10:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, resource.RLIM_INFINITY))
+            # Room for a thread that writes a checkpoint, and none for the step.
+            resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, resource.RLIM_INFINITY))
             collate = self.job.collate
 
             def long(rows: np.ndarray, views: np.ndarray) -> Batch:
                 batch = collate(rows, views)
-                ids, mask = batch.input_ids.repeat(1, 200), batch.attention_mask.repeat(1, 200)
+                ids, mask = batch.input_ids.repeat(1, 500), batch.attention_mask.repeat(1, 500)
                 return replace(batch, input_ids=ids, attention_mask=mask)
 
             self.job = replace(self.job, collate=long)

@@ -58,18 +58,18 @@ def test_the_same_export_again_gives_the_same_bytes(task, tmp_path):  # noqa: F8
 @pytest.mark.parametrize("method", ["threshold", "residual"])
 def test_a_mixture_is_drawn_from_the_weighted_mean_of_its_teachers(tmp_path, method):
     """Of as many draws as there are ids the expected values are those of the mixture, and of neither teacher alone."""
-    task = make_task(tmp_path, 12)
-    models = [small_model(task, seed=3).eval(), small_model(task, seed=4).eval()]
+    short = make_task(tmp_path, 12)
+    models = [small_model(short, seed=3).eval(), small_model(short, seed=4).eval()]
     for model in models:
         # Untrained teachers agree that everything is equally likely.
         model.get_output_embeddings().weight.data.mul_(60)
-    (first_PV, valid_P), (second_PV, _) = (probabilities(model, task) for model in models)
+    (first_PV, valid_P), (second_PV, _) = (probabilities(model, short) for model in models)
     mixed_PV = 0.75 * first_PV + 0.25 * second_PV
     total = np.zeros_like(mixed_PV)
     seeds = 12
     for seed in range(seeds):
         sampler = Sampler(method, 12, seed, bases=2 if method == "residual" else 0)
-        labels = store(task, Teachers(models, [0.75, 0.25]), tmp_path / str(seed), sampler=sampler)
+        labels = store(short, Teachers(models, [0.75, 0.25]), tmp_path / str(seed), sampler=sampler)
         where, values = drawn(labels)
         decoded = np.zeros(total.size, dtype=np.float64)
         np.add.at(decoded, where, values)

@@ -5,9 +5,11 @@ import re
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from stillhouse.core.errors import ParamsError
 from stillhouse.training.config import OptimizerParams
+from stillhouse.training.shards import mesh_of
 
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
 
@@ -95,7 +97,8 @@ def parameter_groups(model: nn.Module, params: OptimizerParams) -> list[dict]:
     """Groups of equal rate and weight decay. Biases, norms and embeddings are not decayed."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
     depth = 1 + max((int(found[1]) for name, _ in model.named_parameters() if (found := LAYER.search(f".{name}"))), default=-1)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    # One kernel over many parameters takes those that are spread alike.
+    groups: dict[tuple[float, float, DeviceMesh | None], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -103,9 +106,10 @@ def parameter_groups(model: nn.Module, params: OptimizerParams) -> list[dict]:
         decay = 0.0 if is_embedding or parameter.ndim < 2 else params.weight_decay
         rate = params.learning_rate * params.layer_decay ** layers_below_head(name, depth, is_embedding)
         rate *= params.embedding_scale if is_embedding else 1.0
-        groups.setdefault((rate, decay), []).append(parameter)
+        groups.setdefault((rate, decay, mesh_of(parameter)), []).append(parameter)
     return [
-        {"params": members, "lr": rate, "base_rate": rate, "weight_decay": decay} for (rate, decay), members in groups.items()
+        {"params": members, "lr": rate, "base_rate": rate, "weight_decay": decay}
+        for (rate, decay, _), members in groups.items()
     ]
 
 

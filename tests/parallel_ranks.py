@@ -1,8 +1,8 @@
 """Trainings that are spread over ranks in several ways: `torchrun -m tests.parallel_ranks JSON`, all in one start.
 
-The JSON names `out` and `cases`: each with `kind` (`classifier` or an architecture of a language model), `params` (changes to the
-training's), and at choice `state`, a folder for checkpoints, `stop`, the step before which the training fails, and `dropout`.
-Rank 0 writes, for each case, the losses, a digest of the weights, and the error if there was one.
+The JSON names `out` and `cases`: each with `kind` (`classifier` or an architecture of a language model), `params` (changes to
+the training's), and at choice `state`, a folder for checkpoints, `stop`, the step before which the training fails, and
+`dropout`. Rank 0 writes, for each case, the losses, a digest of the weights, and the error if there was one.
 """
 
 import json

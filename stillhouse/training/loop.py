@@ -27,6 +27,7 @@ from stillhouse.training.guards import FiniteGuard, NonFinite, explain_nonfinite
 from stillhouse.training.layout import num_shares
 from stillhouse.training.optimizers import build_optimizer
 from stillhouse.training.parallel import Parallel
+from stillhouse.training.pipeline import Pipeline
 from stillhouse.training.resume import Keeper, identity
 from stillhouse.training.schedules import Schedule
 from stillhouse.training.state import History, TrainState
@@ -92,7 +93,8 @@ class Training:
         model.to(ranks.device).train()
         self.dropout_keys = key_dropout(model, job.seed)
         self.identity = identity(job, model, self.plan) if ranks.inflight else ""
-        self.parallel = Parallel(model, job.objective, params, ranks, (self.dropout_keys,))
+        spread = Pipeline if params.parallel.pipeline > 1 else Parallel
+        self.parallel = spread(model, job.objective, params, ranks, (self.dropout_keys,))
         layout, self.model = self.parallel.layout, self.parallel.model
         self.parts = np.array_split(np.arange(self.batch_size), num_parts)[layout.share :: layout.num_shares]
         """This rank's micro-batches, as positions in the global batch."""
@@ -219,7 +221,7 @@ class Training:
 
 
 def accumulation(batch_size: int, params: TrainingParams, ranks: Ranks) -> int:
-    """Parts that a global batch is cut into, so many for each rank that shares it. Raises TopologyError if it does not divide."""
+    """Parts that a global batch is cut into, equally many a share. Raises TopologyError if it does not divide."""
     shares = num_shares(params.parallel, ranks.world)
     if params.batch_size == "full":
         size = params.micro_batch_size or -(-batch_size // shares)

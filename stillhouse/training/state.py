@@ -140,6 +140,10 @@ class TrainState:
         counts = torch.tensor([self.history.tokens, self.used_tokens], dtype=torch.int64, device=ranks.device)
         counts = ranks.sum(counts).tolist()
         state = self.optimizer_state()
+        optimizer = {name: {"tensors": sorted(tensors), "plain": plain} for name, (tensors, plain) in state.items()}
+        for others in ranks.gather(optimizer):
+            # In a pipeline each rank knows some of the parameters.
+            optimizer |= others
         return {
             "step": self.step,
             "evaluated": self.evaluated,
@@ -149,7 +153,7 @@ class TrainState:
             "best": {"value": self.best.value, "step": self.best.step, "stalled": self.best.stalled},
             "schedule": {"factor": self.schedule.plateau_factor, "stalled": self.schedule.stalled},
             "averaged": self.average.num_updates if self.average else 0,
-            "optimizer": {name: {"tensors": sorted(tensors), "plain": plain} for name, (tensors, plain) in state.items()},
+            "optimizer": optimizer,
             "random": ranks.gather(random_state(ranks.device)),
         }
 

@@ -23,6 +23,7 @@ from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.dropout import key_dropout
 from stillhouse.training.feed import Feed
+from stillhouse.training.flops import flops_per_token, peak_flops
 from stillhouse.training.guards import FiniteGuard, NonFinite, explain_nonfinite, memory_errors
 from stillhouse.training.layout import num_shares
 from stillhouse.training.optimizers import build_optimizer
@@ -92,6 +93,7 @@ class Training:
         self.plan = job.plan(self.batch_size, 1 if params.batch_size == "full" else params.bucket_batches)
         model.to(ranks.device).train()
         self.dropout_keys = key_dropout(model, job.seed)
+        self.flops_per_token = flops_per_token(model)
         self.identity = identity(job, model, self.plan) if ranks.inflight else ""
         spread = Pipeline if params.parallel.pipeline > 1 else Parallel
         self.parallel = spread(model, job.objective, params, ranks, (self.dropout_keys,))
@@ -132,7 +134,7 @@ class Training:
                 raise self.explain(error.step, keeper.last_kept()) from None
             state.best.restore(self.model)
             state.history.seconds = time.perf_counter() - start
-            state.sum_up(ranks)
+            state.sum_up(ranks, self.flops_per_token, peak_flops(ranks.device, params.precision))
             keeper.finish()
 
     def due(self, every: int) -> bool:

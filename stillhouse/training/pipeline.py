@@ -1,8 +1,8 @@
 """Pipeline parallelism for decoders: each rank has some of the layers, and micro-batches pass through them one after another.
 
 The schedule is torch's 1F1B (Narayanan et al. 2019, SOSP, sec. 3.2): a stage holds the activations of at most as many
-micro-batches as there are stages. Only hidden states travel. What else a layer wants to know of a batch (positions, masks) each
-stage makes itself, because every rank can make every batch; and the last one applies the objective as if it had the whole model.
+micro-batches as there are stages. Only hidden states travel. What else a layer wants to know of a batch (positions, masks)
+each stage makes itself, because every rank can make every batch; the last one applies the objective as if it had all layers.
 
 Shapes: B blocks of a micro-batch, T positions, H hidden size, M micro-batches.
 """
@@ -154,7 +154,7 @@ def require_decoder(model: nn.Module, stages: int) -> None:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     why = ""
     if plan != PLAN or not isinstance(head, nn.Linear):
-        why = f"{type(model).__name__} is no decoder that transformers has a pipeline plan for; use llama, mistral or qwen2, or set 1"
+        why = f"transformers has no pipeline plan for {type(model).__name__}; use a decoder such as llama, or set it to 1"
     elif head.weight is model.get_input_embeddings().weight:
         why = "first and last stage would share the tied embeddings; set tie_word_embeddings: false in model.config"
     elif config.num_hidden_layers < stages:

@@ -11,6 +11,8 @@ from stillhouse.core.errors import ParamsError
 from stillhouse.training.config import OptimizerParams
 from stillhouse.training.shards import mesh_of
 
+FUSED_SHARDED = ("adam", "adamw")
+"""Optimisers whose fused kernel takes sharded weights (torch 2.13)."""
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
 
 
@@ -78,6 +80,8 @@ def one_optimizer(name: str, groups: list[dict], params: OptimizerParams) -> tor
     }
     accepted = inspect.signature(optimizer_class).parameters
     options = {name: value for name, value in wishes.items() if name in accepted}
+    if name not in FUSED_SHARDED and any(mesh_of(parameter) for group in groups for parameter in group["params"]):
+        options.pop("fused", None)
     if name == "rmsprop":
         options.pop("nesterov", None)
     return optimizer_class(groups, lr=params.learning_rate, **options)

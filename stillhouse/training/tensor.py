@@ -23,7 +23,7 @@ def split_tensors(model: nn.Module, mesh: DeviceMesh) -> None:
     if heads % ranks or model.config.num_attention_heads % ranks:
         raise refusal(model, ranks, f"its {model.config.num_attention_heads} heads ({heads} of keys) do not divide by {ranks}")
     for name, style in plan.items():
-        size = model.get_submodule(name).weight.shape[0 if style == "colwise" else 1]
+        size = model.get_parameter(f"{name}.weight").shape[0 if style == "colwise" else 1]
         if size % ranks:
             raise refusal(model, ranks, f"{name} has {size} features, which do not divide by {ranks}")
     parallelize_module(model, mesh, {name: STYLES[style]() for name, style in plan.items()})

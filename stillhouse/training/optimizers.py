@@ -7,20 +7,26 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from stillhouse.core.errors import ParamsError
+from stillhouse.core.errors import ParamsError, TopologyError
 from stillhouse.training.config import OptimizerParams
 from stillhouse.training.shards import mesh_of
 
 FUSED_SHARDED = ("adam", "adamw")
 """Optimisers whose fused kernel takes sharded weights (torch 2.13)."""
+NEVER_SHARDED = ("adafactor",)
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
 
 
 def build_optimizer(model: nn.Module, params: OptimizerParams) -> "Optimizers":
     """The optimiser over the parameters that require a gradient; each group's `base_rate` is its peak rate.
 
-    Raises ParamsError if the model has nothing that `muon` is for.
+    Raises ParamsError if the model has nothing that `muon` is for, TopologyError if the optimiser takes no sharded weights.
     """
+    if params.name in NEVER_SHARDED and any(mesh_of(parameter) for parameter in model.parameters()):
+        raise TopologyError(
+            f"optimizer '{params.name}' does not take weights of which each rank holds a part (torch 2.13): set "
+            "training.parallel.sharding to ddp and tensor to 1, or choose adamw"
+        )
     if params.name != "muon":
         return Optimizers([one_optimizer(params.name, parameter_groups(model, params), params)])
     matrices = inner_matrices(model)

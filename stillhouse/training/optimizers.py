@@ -13,7 +13,8 @@ from stillhouse.training.shards import mesh_of
 
 FUSED_SHARDED = ("adam", "adamw")
 """Optimisers whose fused kernel takes sharded weights (torch 2.13)."""
-NEVER_SHARDED = ("adafactor",)
+NEVER_SHARDED = ("adafactor", "rprop")
+"""Optimisers whose steps torch 2.13 cannot take on sharded weights."""
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
 
 
@@ -24,7 +25,7 @@ def build_optimizer(model: nn.Module, params: OptimizerParams) -> "Optimizers":
     """
     if params.name in NEVER_SHARDED and any(mesh_of(parameter) for parameter in model.parameters()):
         raise TopologyError(
-            f"optimizer '{params.name}' does not take weights of which each rank holds a part (torch 2.13): set "
+            f"optimizer '{params.name}' does not take weights of which each rank holds a part: set "
             "training.parallel.sharding to ddp and tensor to 1, or choose adamw"
         )
     if params.name != "muon":

@@ -31,6 +31,9 @@ class Layout:
         stage, rest = divmod(ranks.rank, shares * params.tensor)
         names = ("stage", "share", "tensor")
         mesh = init_device_mesh(ranks.device.type, shape, mesh_dim_names=names) if ranks.world > 1 else None
+        if mesh is not None and shares > 1 and params.tensor > 1:
+            # A sum over both dimensions is then one call, and the same on every rank to the last digit.
+            mesh["share", "tensor"]._flatten()
         return cls(*shape, stage, *divmod(rest, params.tensor), mesh)
 
     def along(self, name: str) -> DeviceMesh:

@@ -133,8 +133,9 @@ def test_a_training_goes_on_under_another_spread(tmp_path):
     one = {**cases[0], "params": KEPT | {"micro_batch_size": 4}}
     assert "error" in run_case(one | {"stop": 5}, ALONE)
     assert "error" in run_case(classes | {"stop": 17}, ALONE)
-    *_, last, classifier = spread(tmp_path, 2, [cases[1] | {"stop": 7}, cases[2], sharded])
+    _, last, again, classifier = spread(tmp_path, 2, [cases[1] | {"stop": 7}, cases[2], cases[0], sharded])
     agree(last, run_case({"kind": "llama", "params": {}}, ALONE))
+    assert again == last, "a training that had finished is taken as it is, whoever asks"
     agree(classifier, run_case({"kind": "classifier", "params": {"ema_decay": 0.8}}, ALONE))
 
 

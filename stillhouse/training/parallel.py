@@ -69,7 +69,7 @@ class Parallel:
             self.scale, self.sums_gradients = 1, True
         elif layout.num_shares > 1:
             self.root = DistributedDataParallel(self.root, gradient_as_bucket_view=True)
-        self.groups = by_mesh(parameter for parameter in self.model.parameters() if parameter.requires_grad)
+        self.groups = by_mesh(self.model.parameters())
         if self.in_parts:
             empty(model)
 

@@ -82,7 +82,7 @@ class Pipeline(Parallel):
         self.patched = patch_layers(self.model, params.parallel)
         keep_stage(self.model, layout)
         self.module = StageModule(self.model.base_model, self.is_first, params.precision)
-        self.groups = by_mesh(parameter for parameter in self.model.parameters() if parameter.requires_grad)
+        self.groups = by_mesh(self.model.parameters())
         holders: list = [None] * layout.num_stages
         dist.all_gather_object(holders, list(tensors_of(self.model)), group=self.group)
         self.holder = {name: stage for stage, names in reversed(list(enumerate(holders))) for name in names}

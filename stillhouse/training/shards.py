@@ -37,5 +37,8 @@ def gradient_norm(groups: list[list[nn.Parameter]]) -> torch.Tensor:
     norms = []
     for group in groups:
         gradients = [parameter.grad for parameter in group if parameter.grad is not None]
-        norms.append(whole(torch.nn.utils.get_total_norm(gradients)))
+        if gradients:
+            norms.append(whole(torch.nn.utils.get_total_norm(gradients)))
+    if not norms:
+        return torch.zeros(())
     return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))

@@ -118,14 +118,14 @@ def test_memory_that_runs_out_says_what_to_lower_and_can_be_gone_on_from(tmp_pat
         if self.state.step == 10:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, resource.RLIM_INFINITY))
-            collate = self.job.collate
+            collate = self.feed.collate
 
             def long(rows: np.ndarray, views: np.ndarray) -> Batch:
                 batch = collate(rows, views)
                 ids, mask = batch.input_ids.repeat(1, 200), batch.attention_mask.repeat(1, 200)
                 return replace(batch, input_ids=ids, attention_mask=mask)
 
-            self.job = replace(self.job, collate=long)
+            self.feed.collate = long
         take(self, replica)
 
     def work() -> None:

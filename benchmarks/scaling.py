@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="of a rank that this script has started: file of its figures")
     parser.add_argument("--what", choices=("time", "state"), help="of a rank: what to measure")
     options = parser.parse_args()
-    steps, rounds = (3, 2) if options.quick else (15, 8)
+    steps, rounds = (3, 2) if options.quick else (10, 7)
     with one_line_errors("scaling"):
         if options.out:
             run_rank(options.what, steps, rounds, options.out)
@@ -55,9 +55,6 @@ def compare(steps: int, flags: list[str]) -> None:
     say(f"recipe: Llama {SIZES}, {steps} steps of {BATCH} blocks of {BLOCK} counting tokens, adamw, fp32, seed 3")
     with tempfile.TemporaryDirectory() as folder:
         times, state = (launch(what, world, Path(folder), flags) for what, world in (("time", 2), ("state", 4)))
-    for number, (alone, together) in enumerate(zip(times["alone"], times["together"], strict=True)):
-        name = f"round {number}" if number else "warm-up"
-        say(f"{name}: 1 process x 2 threads {alone:,.0f}, 2 processes x 1 thread {together:,.0f} tokens/s")
     ratios = [together / alone for alone, together in zip(times["alone"], times["together"], strict=True)][1:]
     shares = {name: state[name][0] for name in ("fsdp", "ddp")}
     say(
@@ -128,6 +125,10 @@ def rates(decoder: Any, ranks: Any, rounds: int) -> dict[str, list[float]]:
         sides: list[Callable[[], None]] = [alone, together] if number % 2 else [together, alone]
         for side in sides:
             side()
+        if ranks.is_main:
+            one, two = found["alone"][-1], found["together"][-1]
+            name = f"round {number}" if number else "warm-up"
+            say(f"{name}: 1 process x 2 threads {one:,.0f}, 2 processes x 1 thread {two:,.0f} tokens/s: {two / one:.3f}")
     return found
 
 

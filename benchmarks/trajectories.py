@@ -70,7 +70,7 @@ def main() -> None:
     steps = 6 if options.quick else 50
     with one_line_errors("trajectories"):
         if options.out:
-            run_rank(steps, options.out)
+            run_rank(steps, options.out, options.quick)
         else:
             compare(steps, ["--quick"] if options.quick else [])
 
@@ -116,8 +116,8 @@ def launch(processes: int, out: Path, flags: list[str]) -> dict[str, list[float]
     return json.loads(out.read_text(encoding="utf-8"))
 
 
-def run_rank(steps: int, out: Path) -> None:
-    """One rank's part of all runs; rank 0 writes every step's loss."""
+def run_rank(steps: int, out: Path, quick: bool) -> None:
+    """One rank's part of all runs; rank 0 writes every step's loss. `quick`: compiles one of the models only."""
     import transformers
 
     from benchmarks.setting import Setting
@@ -149,7 +149,7 @@ def run_rank(steps: int, out: Path) -> None:
 
         for way, (size, parallel, parts) in WAYS.items():
             for title in MODELS.values() if size == world else ():
-                if way in DECODERS_ONLY and title != "Llama":
+                if title != "Llama" and (way in DECODERS_ONLY or (quick and way == "compiled")):
                     continue
                 spread = build(ParallelParams, parallel, "parallel")
 

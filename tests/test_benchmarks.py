@@ -12,7 +12,7 @@ IN_A_RUN = {
     "loop_overhead": {"over_bare", "over_trainer"},
     "trajectories": {
         "two_ranks", "two_ranks_dropout", "four_ranks", "accumulation", "accumulation_dropout", "fsdp", "fsdp_dropout",
-        "resumed", "compiled", "compiled_dropout", "lm_fsdp", "lm_tensor", "lm_pipeline", "lm_tensor_fsdp", "lm_compiled",
+        "resumed", "lm_fsdp", "lm_tensor", "lm_pipeline", "lm_tensor_fsdp", "lm_compiled",
         "within", "pairs",
     },
     "scaling": {"two_ranks_over_two_threads", "fsdp_state_share_of_4"},

@@ -19,6 +19,8 @@ PAGE = Path("docs/benchmarks.md")
 NAMES = (
     "loop_overhead",
     "trajectories",
+    "scaling",
+    "checkpoint_cost",
     "precision",
     "label_bytes",
     "label_variance",

@@ -10,14 +10,20 @@ from tests.tiny_run import ROOT, environment
 
 IN_A_RUN = {
     "loop_overhead": {"over_bare", "over_trainer"},
-    "trajectories": {"two_ranks", "two_ranks_dropout", "accumulation", "accumulation_dropout"},
+    "trajectories": {
+        "two_ranks", "two_ranks_dropout", "four_ranks", "accumulation", "accumulation_dropout", "fsdp", "fsdp_dropout",
+        "resumed", "lm_fsdp", "lm_tensor", "lm_pipeline", "lm_tensor_fsdp", "lm_compiled",
+        "within", "pairs",
+    },
+    "scaling": {"two_ranks_over_two_threads", "fsdp_state_share_of_4"},
+    "checkpoint_cost": {"share_of_training", "checkpoint_ms"},
     "precision": {"bf16_over_fp32", "loss_difference"},
     "label_bytes": {"bytes_per_token_50k", "bytes_per_token_128k", "ids_multinomial", "entropy_nats"},
     "label_variance": {"bias_z_max", "variance_over_multinomial", "bytes_over_multinomial", "gradient_cosine"},
     "label_step": {"classification_over_ce", "lm_over_ce", "label_wait_share", "speedup_over_online_3x"},
     "loss_memory": {"over_chunked_ce"},
     "export_rate": {"of_bare_forward", "of_bare_forward_50k"},
-}
+}  # fmt: skip
 ALONE = {
     "reproduce": {"stages", "identical"},
     "lm_quality": {"teacher", "ce", "stored", "online", "gap_closed", "gap_closed_low", "gap_closed_high"},
@@ -35,6 +41,8 @@ ALONE = {
     },
 }  # fmt: skip
 TRUE = {
+    "trajectories": lambda found: found["within"] == found["pairs"],
+    "scaling": lambda found: found["fsdp_state_share_of_4"] <= 0.3,
     "reproduce": lambda found: found["identical"] == found["stages"],
     "kill_flow": lambda found: found["true_states"] == found["identical"] == found["kills"] and found["orphans"] == 0,
     "kill_export": lambda found: found["identical"] == found["kills"] and found["twice"] <= 1,
@@ -60,7 +68,9 @@ def last_line(name: str, folder) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", IN_A_RUN)
 def test_benchmark_of_a_finished_run_prints_its_keys(name, tiny_copy):
-    assert IN_A_RUN[name] <= set(last_line(name, tiny_copy))
+    figures = last_line(name, tiny_copy)
+    assert IN_A_RUN[name] <= set(figures)
+    assert name not in TRUE or TRUE[name](figures), figures
 
 
 @pytest.mark.slow

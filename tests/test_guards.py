@@ -119,14 +119,14 @@ def test_memory_that_runs_out_says_what_to_lower_and_can_be_gone_on_from(tmp_pat
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             # Room for a thread that writes a checkpoint, and none for the step.
             resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, resource.RLIM_INFINITY))
-            collate = self.job.collate
+            collate = self.feed.collate
 
             def long(rows: np.ndarray, views: np.ndarray) -> Batch:
                 batch = collate(rows, views)
                 ids, mask = batch.input_ids.repeat(1, 500), batch.attention_mask.repeat(1, 500)
                 return replace(batch, input_ids=ids, attention_mask=mask)
 
-            self.job = replace(self.job, collate=long)
+            self.feed.collate = long
         take(self, replica)
 
     def work() -> None:

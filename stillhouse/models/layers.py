@@ -7,16 +7,22 @@ from transformers import PreTrainedModel
 from stillhouse.core.errors import ParamsError
 
 
-def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
+def layer_stack(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
     """Name and module of the stack of Transformer layers: the longest ModuleList whose members are of one class."""
     stacks = [
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len({type(member) for member in module}) == 1 and list(module[0].children())
     ]
-    if not stacks:
+    return max(stacks, key=lambda stack: len(stack[1]), default=None)
+
+
+def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The same. Raises ParamsError if there is none."""
+    stack = layer_stack(model)
+    if stack is None:
         raise ParamsError(f"teacher_layers: {type(model).__name__} has no stack of layers to copy")
-    return max(stacks, key=lambda stack: len(stack[1]))
+    return stack
 
 
 @torch.no_grad()

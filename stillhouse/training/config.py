@@ -101,6 +101,37 @@ class CheckpointParams:
 
 
 @block
+class ParallelParams:
+    """How a training is spread over its ranks, of which the work pool says how many there are. Whatever is chosen, batches,
+    losses and weights are the same within rounding, and a checkpoint of one choice is gone on from under another.
+
+    Ranks that `tensor` and `pipeline` do not use share the rows of each batch: world / (tensor * pipeline) of them.
+    """
+
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    """Ranks that share the rows: ddp, each holds weights, gradients and optimiser state whole; fsdp, each its share of them
+    (FSDP2: Zhao et al. 2023, arXiv:2304.11277), gathered layer by layer. With `precision: bf16` the layers are gathered and
+    computed in bf16, and their gradients summed in fp32."""
+    tensor: int = 1
+    """Ranks among which the matrices inside each layer are divided (Shoeybi et al. 2019, arXiv:1909.08053, sec. 3), for models
+    that transformers has a plan for. Neighbouring ranks, so choose a divisor of the GPUs of a host."""
+    pipeline: int = 1
+    """Stages that the layers of a decoder are cut into, one rank each (1F1B: Narayanan et al. 2019, SOSP, sec. 3.2). Needs at
+    least as many micro-batches: see `micro_batch_size`."""
+    activation_checkpointing: bool = False
+    """Keep only what goes into each layer, and compute the rest again for the gradient (Chen et al. 2016, arXiv:1604.06174):
+    less memory for about a third more work."""
+    compile: bool = False
+    """torch.compile of each layer. Pays on a GPU and in long trainings; needs a C++ compiler on a CPU."""
+
+    def __post_init__(self) -> None:
+        if self.tensor < 1 or self.pipeline < 1:
+            raise ValueError(f"tensor and pipeline must be at least 1, are {self.tensor} and {self.pipeline}")
+        if self.pipeline > 1 and (self.tensor > 1 or self.sharding == "fsdp"):
+            raise ValueError("pipeline does not go together with tensor or with sharding fsdp; leave it or those at default")
+
+
+@block
 class TrainingParams:
     steps: int
     """Optimiser steps."""
@@ -132,6 +163,7 @@ class TrainingParams:
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What a loss or gradient that is infinite or no number does: end the training, or leave out that step."""
     checkpoint: CheckpointParams = CheckpointParams()
+    parallel: ParallelParams = ParallelParams()
 
     def __post_init__(self) -> None:
         for name in ("steps", "bucket_batches", "evaluate_every", "log_every"):

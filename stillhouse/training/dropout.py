@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stillhouse.data.batches import Batch
+from stillhouse.data.batches import AnyBatch
 from stillhouse.data.hashing import mix, salt
 
 # Multipliers of MurmurHash3's finaliser (Appleby 2011) as signed 32-bit numbers.
@@ -17,14 +17,23 @@ _STRIDE = -1640531535
 
 
 class DropoutKeys:
-    """The rows in flight; every KeyedDropout of a model reads the same one."""
+    """The rows in flight; every KeyedDropout of a model reads the same ones."""
 
-    def __init__(self, seed: int):
-        self.seed = seed
-        self.rows = np.zeros(0, dtype=np.uint64)
+    def __init__(self, seed: int, num_modules: int = 0):
+        self.seed, self.num_modules = seed, num_modules
+        self.rows_MB = torch.zeros(0, 0, dtype=torch.int32)
+        """A hash of each row, another one for each module."""
 
-    def set(self, batch: Batch, step: int) -> None:
-        self.rows = mix(batch.keys ^ batch.views.astype(np.uint64), salt("dropout", self.seed, step))
+    def set(self, batch: AnyBatch, step: int) -> None:
+        if self.num_modules:
+            rows = mix(batch.keys ^ batch.views.astype(np.uint64), salt("dropout", self.seed, step))
+            self.take(rows, batch.input_ids.device)
+
+    def take(self, rows: np.ndarray, device: torch.device) -> None:
+        """Hashes uint64 (B,): all modules' in one copy, so that the layers themselves never turn to the host."""
+        hashes = np.stack([mix(rows, salt("module", number)).astype(np.uint32) for number in range(self.num_modules)])
+        rows_MB = torch.from_numpy(hashes.view(np.int32))
+        self.rows_MB = rows_MB if device.type == "cpu" else rows_MB.pin_memory().to(device, non_blocking=True)
 
 
 class KeyedDropout(nn.Module):
@@ -37,8 +46,7 @@ class KeyedDropout(nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
             return values
-        rows = mix(self.keys.rows, salt("module", self.number)).astype(np.uint32).view(np.int32)
-        rows_B1 = torch.from_numpy(rows).to(values.device)[:, None]
+        rows_B1 = self.keys.rows_MB[self.number][:, None]
         elements = torch.arange(values[0].numel(), dtype=torch.int32, device=values.device) * _STRIDE
         # Wrapping 32-bit arithmetic, in place: the mask costs about what torch's own generator does on a CPU.
         hashed = rows_B1 ^ elements[None, :]
@@ -55,10 +63,9 @@ class KeyedDropout(nn.Module):
 def key_dropout(model: nn.Module, seed: int) -> DropoutKeys:
     """Replace every nn.Dropout of `model`; returns the keys to set before each forward pass."""
     keys = DropoutKeys(seed)
-    number = 0
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Dropout):
-                setattr(module, name, KeyedDropout(child.p, keys, number))
-                number += 1
+                setattr(module, name, KeyedDropout(child.p, keys, keys.num_modules))
+                keys.num_modules += 1
     return keys

@@ -5,7 +5,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from stillhouse.training.shards import mesh_of
 
 
 class WeightAverage:
@@ -16,6 +19,10 @@ class WeightAverage:
         self.num_updates = 0
         self.live = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.weights = {name: parameter.detach().clone() for name, parameter in self.live.items()}
+        groups: dict[DeviceMesh | None, list[str]] = {}
+        for name, parameter in self.live.items():
+            groups.setdefault(mesh_of(parameter), []).append(name)
+        self.groups = list(groups.values())
 
     @torch.no_grad()
     def update(self) -> None:
@@ -23,7 +30,9 @@ class WeightAverage:
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         move = get_ema_multi_avg_fn(decay)
-        move(list(self.weights.values()), [parameter.detach() for parameter in self.live.values()], self.num_updates)
+        for names in self.groups:
+            averages, live = [self.weights[name] for name in names], [self.live[name].detach() for name in names]
+            move(averages, live, self.num_updates)
 
     @contextmanager
     @torch.no_grad()

@@ -7,7 +7,7 @@ walks it too, from its last checkpoint.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from stillhouse.core.errors import NonFiniteError, TopologyError
 from stillhouse.core.progress import Progress
@@ -23,9 +22,14 @@ from stillhouse.data.batches import AnyBatch, BatchPlan
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.dropout import key_dropout
+from stillhouse.training.feed import Feed
+from stillhouse.training.flops import flops_per_token, peak_flops
 from stillhouse.training.guards import FiniteGuard, NonFinite, explain_nonfinite, memory_errors
+from stillhouse.training.layout import num_shares
 from stillhouse.training.optimizers import build_optimizer
-from stillhouse.training.resume import Keeper
+from stillhouse.training.parallel import Parallel
+from stillhouse.training.pipeline import Pipeline
+from stillhouse.training.resume import Keeper, identity
 from stillhouse.training.schedules import Schedule
 from stillhouse.training.state import History, TrainState
 from stillhouse.training.watchdog import NOW
@@ -70,9 +74,10 @@ def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
     MemoryShortageError, and StorageError if a checkpoint cannot be written.
     """
     training = Training(model, job, ranks)
-    with Keeper(job, ranks, training.state, training.plan, training.look) as keeper:
+    with Keeper(training.identity, job, ranks, training.state, training.look) as keeper:
         if not keeper.resume():
             training.run(keeper)
+    training.parallel.finish()
     return training.state.history
 
 
@@ -81,17 +86,24 @@ class Training:
 
     def __init__(self, model: nn.Module, job: Job, ranks: Ranks):
         params = self.params = job.params
-        self.model, self.job, self.ranks = model, job, ranks
-        model.to(ranks.device).train()
-        self.dropout_keys = key_dropout(model, job.seed)
-        self.optimizer = build_optimizer(model, params.optimizer)
+        self.job, self.ranks = job, ranks
         self.batch_size = job.num_rows if params.batch_size == "full" else params.batch_size
-        self.num_parts = accumulation(self.batch_size, params, ranks)
+        num_parts = accumulation(self.batch_size, params, ranks)
         # A full batch is one epoch: sorting over several of them would mix them.
         self.plan = job.plan(self.batch_size, 1 if params.batch_size == "full" else params.bucket_batches)
-        self.state = TrainState(model, self.optimizer, Schedule(params.schedule, params.steps), params, job.seed)
+        model.to(ranks.device).train()
+        self.dropout_keys = key_dropout(model, job.seed)
+        self.flops_per_token = flops_per_token(model)
+        self.identity = identity(job, model, self.plan) if ranks.inflight else ""
+        spread = Pipeline if params.parallel.pipeline > 1 else Parallel
+        self.parallel = spread(model, job.objective, params, ranks, (self.dropout_keys,))
+        layout, self.model = self.parallel.layout, self.parallel.model
+        self.parts = np.array_split(np.arange(self.batch_size), num_parts)[layout.share :: layout.num_shares]
+        """This rank's micro-batches, as positions in the global batch."""
+        self.feed = Feed(self.plan, job.collate, self.parts, params.steps, ranks.device)
+        self.optimizer = build_optimizer(self.model, params.optimizer)
+        self.state = TrainState(self.model, self.optimizer, Schedule(params.schedule, params.steps), params, job.seed)
         self.guard = FiniteGuard(params, ranks, self.optimizer)
-        self.learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.doing, self.shape = "", (0, 0)
         """For messages: a phrase; rows and tokens of the micro-batch in work."""
         self.step_loss = torch.zeros((), device=ranks.device)
@@ -100,11 +112,9 @@ class Training:
     def run(self, keeper: Keeper) -> None:
         """From where the state is to the end."""
         params, state, ranks = self.params, self.state, self.ranks
-        objective: nn.Module = LossModule(self.model, self.job.objective)
-        replica = DistributedDataParallel(objective, gradient_as_bucket_view=True) if ranks.world > 1 else objective
         start = time.perf_counter() - state.history.seconds
         bar = Progress(params.steps, self.job.description, "steps", enabled=ranks.is_main, initial=state.step)
-        with bar, memory_errors(ranks, params, lambda: (self.doing, *self.shape)):
+        with bar, memory_errors(ranks, params, lambda: (self.doing, *self.shape)), self.feed:
             try:
                 while True:
                     if self.due(params.evaluate_every) and state.evaluated < state.step:
@@ -115,7 +125,7 @@ class Training:
                     keeper.boundary()
                     NOW.step = state.step
                     self.doing = f"at step {state.step + 1}"
-                    self.take_step(replica)
+                    self.take_step(self.parallel)
                     if self.due(params.log_every):
                         self.log(bar)
                     bar.update()
@@ -124,7 +134,7 @@ class Training:
                 raise self.explain(error.step, keeper.last_kept()) from None
             state.best.restore(self.model)
             state.history.seconds = time.perf_counter() - start
-            state.sum_up(ranks)
+            state.sum_up(ranks, self.flops_per_token, peak_flops(ranks.device, params.precision))
             keeper.finish()
 
     def due(self, every: int) -> bool:
@@ -132,47 +142,36 @@ class Training:
         step = self.state.step
         return step > 0 and (step % every == 0 or step == self.params.steps)
 
-    def parts(self) -> list[np.ndarray]:
-        """This rank's micro-batches, as positions in the global batch."""
-        return np.array_split(np.arange(self.batch_size), self.num_parts)[self.ranks.rank :: self.ranks.world]
-
-    def take_step(self, replica: nn.Module) -> None:
+    def take_step(self, parallel: Parallel) -> None:
         """One optimiser step, over all micro-batches of all ranks."""
-        params, state, ranks = self.params, self.state, self.ranks
-        step, history = state.step, state.history
+        params, state = self.params, self.state
+        step = state.step
         rate = state.schedule.factor(step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_rate"] * rate
-        rows, views = self.plan(step)
+        rows, batches = self.feed.step(step)
         total = self.job.objective.count(rows)
-        step_loss = self.step_loss = torch.zeros((), device=ranks.device)
-        parts = self.parts()
-        for part in parts:
-            asked = time.perf_counter()
-            batch = self.job.collate(rows[part], views[part]).to(ranks.device)
-            history.data_seconds += time.perf_counter() - asked
-            self.shape = (len(part), batch.input_ids.shape[-1])
-            history.tokens += batch.input_ids.numel()
-            state.used_tokens += batch.num_used
-            self.dropout_keys.set(batch, step)
-            hold = replica.no_sync() if ranks.world > 1 and part is not parts[-1] else nullcontext()
-            with hold:
-                with torch.autocast(ranks.device.type, torch.bfloat16, enabled=params.precision == "bf16"):
-                    loss = replica(batch, step / params.steps) / total
-                # DDP averages gradients over ranks; ours are shares of one sum.
-                (loss * ranks.world).backward()
-            step_loss += loss.detach()
-        if params.clip_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.learning, params.clip_norm)
-        else:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.learning if p.grad is not None])
-        if self.guard.allows(step + 1, norm, step_loss):
+        self.step_loss = parallel.accumulate(self.noted(batches, step), len(self.parts), step / params.steps, total)
+        norm = parallel.clip(params.clip_norm)
+        if self.guard.allows(step + 1, norm, self.step_loss):
             self.optimizer.step()
             if state.average:
                 state.average.update()
         self.optimizer.zero_grad(set_to_none=True)
-        state.losses.append(step_loss)
+        state.losses.append(self.step_loss)
         state.step += 1
+
+    def noted(self, batches: Iterator[AnyBatch], step: int) -> Iterator[AnyBatch]:
+        """The same, counted, and with the dropout masks of the one that is worked on."""
+        history, speaks = self.state.history, self.parallel.layout.speaks
+        for batch in batches:
+            history.data_seconds += self.feed.waited()
+            self.shape = (len(batch.rows), batch.input_ids.shape[-1])
+            if speaks:
+                history.tokens += batch.input_ids.numel()
+                self.state.used_tokens += batch.num_used
+            self.dropout_keys.set(batch, step)
+            yield batch
 
     def log(self, bar: Progress) -> None:
         """A point of the learning curve: the mean loss since the last one."""
@@ -195,7 +194,8 @@ class Training:
         state = self.state
         self.doing = f"in the evaluation after step {state.step}"
         with keeper.evaluating(), state.average.in_place() if state.average else nullcontext():
-            scores = self.job.evaluate(self.model, self.ranks)
+            with self.parallel.gathered() as whole:
+                scores = self.job.evaluate(whole, self.ranks)
             better = state.best.offer(scores, state.step, self.model)
         self.model.train()
         state.evaluated = state.step
@@ -212,8 +212,9 @@ class Training:
 
     def explain(self, step: int, kept: str) -> NonFiniteError:
         """What was going on at step number `step`, which all ranks know to be bad. Its rows are computed again."""
+        self.feed.close()
         rows, views = self.plan(step - 1)
-        mine = np.concatenate([self.job.collate(rows[part], views[part]).keys for part in self.parts()])
+        mine = np.concatenate([self.job.collate(rows[part], views[part]).keys for part in self.parts])
         index = step - self.state.step - 1 + len(self.state.losses)
         # One that was not taken is not on record.
         loss = self.step_loss if index == len(self.state.losses) else self.state.losses[index]
@@ -222,33 +223,22 @@ class Training:
 
 
 def accumulation(batch_size: int, params: TrainingParams, ranks: Ranks) -> int:
-    """Parts that a global batch is cut into, a multiple of the ranks. Raises TopologyError if it does not divide."""
+    """Parts that a global batch is cut into, equally many a share. Raises TopologyError if it does not divide."""
+    shares = num_shares(params.parallel, ranks.world)
     if params.batch_size == "full":
-        size = params.micro_batch_size or -(-batch_size // ranks.world)
+        size = params.micro_batch_size or -(-batch_size // shares)
         parts = -(-batch_size // size)
-        return -(-parts // ranks.world) * ranks.world
-    if batch_size % ranks.world:
+        return -(-parts // shares) * shares
+    if batch_size % shares:
         raise TopologyError(
-            f"batch_size {batch_size} does not divide by {ranks.world} ranks; "
-            f"the next sizes that do are {batch_size // ranks.world * ranks.world or ranks.world} and "
-            f"{(batch_size // ranks.world + 1) * ranks.world}"
+            f"batch_size {batch_size} does not divide by {shares} ranks; "
+            f"the next sizes that do are {batch_size // shares * shares or shares} and {(batch_size // shares + 1) * shares}"
         )
-    share = batch_size // ranks.world
+    share = batch_size // shares
     size = params.micro_batch_size or share
     if share % size:
         raise TopologyError(
-            f"batch_size {batch_size} over {ranks.world} ranks is {share} rows each, which does not divide by "
+            f"batch_size {batch_size} over {shares} ranks is {share} rows each, which does not divide by "
             f"micro_batch_size {size}; choose a divisor of {share}"
         )
     return batch_size // size
-
-
-class LossModule(nn.Module):
-    """Model and objective as one module: DDP then sees every use of a parameter, also of a head that the loss applies."""
-
-    def __init__(self, model: nn.Module, objective: Objective):
-        super().__init__()
-        self.model, self.objective = model, objective
-
-    def forward(self, batch: AnyBatch, progress: float) -> torch.Tensor:
-        return self.objective(self.model, batch, progress)

@@ -5,18 +5,29 @@ import re
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
-from stillhouse.core.errors import ParamsError
+from stillhouse.core.errors import ParamsError, TopologyError
 from stillhouse.training.config import OptimizerParams
+from stillhouse.training.shards import mesh_of
 
+FUSED_SHARDED = ("adam", "adamw")
+"""Optimisers whose fused kernel takes sharded weights (torch 2.13)."""
+NEVER_SHARDED = ("adafactor", "rprop")
+"""Optimisers whose steps torch 2.13 cannot take on sharded weights."""
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
 
 
 def build_optimizer(model: nn.Module, params: OptimizerParams) -> "Optimizers":
     """The optimiser over the parameters that require a gradient; each group's `base_rate` is its peak rate.
 
-    Raises ParamsError if the model has nothing that `muon` is for.
+    Raises ParamsError if the model has nothing that `muon` is for, TopologyError if the optimiser takes no sharded weights.
     """
+    if params.name in NEVER_SHARDED and any(mesh_of(parameter) for parameter in model.parameters()):
+        raise TopologyError(
+            f"optimizer '{params.name}' does not take weights of which each rank holds a part: set "
+            "training.parallel.sharding to ddp and tensor to 1, or choose adamw"
+        )
     if params.name != "muon":
         return Optimizers([one_optimizer(params.name, parameter_groups(model, params), params)])
     matrices = inner_matrices(model)
@@ -76,6 +87,8 @@ def one_optimizer(name: str, groups: list[dict], params: OptimizerParams) -> tor
     }
     accepted = inspect.signature(optimizer_class).parameters
     options = {name: value for name, value in wishes.items() if name in accepted}
+    if name not in FUSED_SHARDED and any(mesh_of(parameter) for group in groups for parameter in group["params"]):
+        options.pop("fused", None)
     if name == "rmsprop":
         options.pop("nesterov", None)
     return optimizer_class(groups, lr=params.learning_rate, **options)
@@ -95,7 +108,8 @@ def parameter_groups(model: nn.Module, params: OptimizerParams) -> list[dict]:
     """Groups of equal rate and weight decay. Biases, norms and embeddings are not decayed."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
     depth = 1 + max((int(found[1]) for name, _ in model.named_parameters() if (found := LAYER.search(f".{name}"))), default=-1)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    # One kernel over many parameters takes those that are spread alike.
+    groups: dict[tuple[float, float, DeviceMesh | None], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -103,9 +117,10 @@ def parameter_groups(model: nn.Module, params: OptimizerParams) -> list[dict]:
         decay = 0.0 if is_embedding or parameter.ndim < 2 else params.weight_decay
         rate = params.learning_rate * params.layer_decay ** layers_below_head(name, depth, is_embedding)
         rate *= params.embedding_scale if is_embedding else 1.0
-        groups.setdefault((rate, decay), []).append(parameter)
+        groups.setdefault((rate, decay, mesh_of(parameter)), []).append(parameter)
     return [
-        {"params": members, "lr": rate, "base_rate": rate, "weight_decay": decay} for (rate, decay), members in groups.items()
+        {"params": members, "lr": rate, "base_rate": rate, "weight_decay": decay}
+        for (rate, decay, _), members in groups.items()
     ]
 
 

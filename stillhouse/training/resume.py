@@ -1,6 +1,6 @@
 """Keeps a training's state while it goes on, and finds it again when it is started anew.
 
-    with Keeper(job, ranks, state) as keeper:
+    with Keeper(identity, job, ranks, state, look) as keeper:
         if not keeper.resume():             # the training had finished: the model has its best weights
             while ...:
                 keeper.boundary()           # between two steps: save, or save and leave
@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import nn
 
 from stillhouse.core.artifacts import digest_bytes, digest_json
 from stillhouse.data.batches import BatchPlan
@@ -34,7 +35,7 @@ PROBE_ROWS = 8
 
 
 class Keeper:
-    def __init__(self, job: "Job", ranks: Ranks, state: TrainState, plan: BatchPlan, look: Callable[[], None]):
+    def __init__(self, identity: str, job: "Job", ranks: Ranks, state: TrainState, look: Callable[[], None]):
         """`look` is called before a checkpoint: it raises if the state is not worth keeping."""
         self.job, self.ranks, self.state, self.look = job, ranks, state, look
         self.signals = Signals()
@@ -43,7 +44,7 @@ class Keeper:
         if ranks.inflight is None:
             return
         name = re.sub(r"[^\w]+", "-", job.description).strip("-").lower()
-        checkpoints = Checkpoints(ranks.inflight / name, identity(job, state, plan), ranks)
+        checkpoints = Checkpoints(ranks.inflight / name, identity, ranks)
         if checkpoints.shared():
             self.checkpoints = checkpoints
             self.pace = Pace(job.params.checkpoint, ranks, self.signals)
@@ -144,15 +145,18 @@ class Keeper:
             print(text, file=sys.stderr, flush=True)
 
 
-def identity(job: "Job", state: TrainState, plan: BatchPlan) -> str:
+def identity(job: "Job", model: nn.Module, plan: BatchPlan) -> str:
     """Digest of what makes a training: its parameters, model and starting weights, rows and first batch.
+
+    Not how it is spread over ranks: `model` is the whole one.
 
     The in-flight folder's key says the same of files. But whoever runs stages by hand changes files that `dvc.lock` does
     not know of yet, and whoever uses the library chooses a folder.
     """
     params = asdict(job.params)
-    del params["checkpoint"]
-    config = state.model.config.to_dict() if hasattr(state.model, "config") else {}
+    del params["checkpoint"], params["parallel"]
+    config = getattr(model, "config", None)
+    config = config.to_dict() if config is not None else {}
     rows, views = plan(0)
     batch = job.collate(rows[:PROBE_ROWS], views[:PROBE_ROWS])
     return digest_json(
@@ -164,7 +168,7 @@ def identity(job: "Job", state: TrainState, plan: BatchPlan) -> str:
             "rows": job.num_rows,
             "first": [digest_bytes(np.ascontiguousarray(part).tobytes()) for part in (rows, views, batch.keys)],
             "batch": digest_tensors({"input_ids": batch.input_ids}),
-            "weights": digest_tensors(state.model.state_dict()),
+            "weights": digest_tensors(model.state_dict()),
             "objective": job.fingerprint,
         }
     )

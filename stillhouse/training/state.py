@@ -37,6 +37,10 @@ class History:
     """Of the steps that count: what a killed start did after its last checkpoint is not in it."""
     data_seconds: float = 0.0
     tokens: int = 0
+    flops: float = 0.0
+    """Of the model's matrix products, over tokens that are no padding; see `training.flops`."""
+    peak_flops: float = 0.0
+    """That all devices together could do in a second."""
     skipped: int = 0
     """Steps that were left out because a gradient was infinite or no number."""
 
@@ -46,6 +50,8 @@ class History:
             "train_seconds": round(self.seconds, 3),
             "train_tokens_per_second": round(self.tokens / self.seconds),
             "data_wait_share": round(self.data_seconds / self.seconds, 4),
+            "model_flops_utilisation": round(self.flops / self.seconds / self.peak_flops, 4) if self.peak_flops else 0.0,
+            "padding_share": round(self.padding_share, 4),
         }
 
 
@@ -100,12 +106,13 @@ class TrainState:
         """This rank's share of each step's loss since the last point of the curve."""
         self.used_tokens = 0
 
-    def sum_up(self, ranks: Ranks) -> None:
-        """At the end: the figures of all ranks, on rank 0, and what follows from them."""
+    def sum_up(self, ranks: Ranks, flops_per_token: int, peak_flops: float) -> None:
+        """At the end: the figures of all ranks, on rank 0, and what follows from them. `peak_flops`: of this rank."""
         history = self.history
         history.steps, history.best_step = self.step, self.best.step
         counts = ranks.sum(torch.tensor([history.tokens, self.used_tokens], dtype=torch.int64, device=ranks.device)).tolist()
         history.padding_share = 1 - counts[1] / counts[0]
+        history.flops, history.peak_flops = float(counts[1] * flops_per_token), sum(ranks.gather(peak_flops))
         history.tokens, self.used_tokens = counts if ranks.is_main else (0, 0)
 
     # ---- to be kept ----
@@ -140,6 +147,10 @@ class TrainState:
         counts = torch.tensor([self.history.tokens, self.used_tokens], dtype=torch.int64, device=ranks.device)
         counts = ranks.sum(counts).tolist()
         state = self.optimizer_state()
+        optimizer = {name: {"tensors": sorted(tensors), "plain": plain} for name, (tensors, plain) in state.items()}
+        for others in ranks.gather(optimizer):
+            # In a pipeline each rank knows some of the parameters.
+            optimizer |= others
         return {
             "step": self.step,
             "evaluated": self.evaluated,
@@ -149,7 +160,7 @@ class TrainState:
             "best": {"value": self.best.value, "step": self.best.step, "stalled": self.best.stalled},
             "schedule": {"factor": self.schedule.plateau_factor, "stalled": self.schedule.stalled},
             "averaged": self.average.num_updates if self.average else 0,
-            "optimizer": {name: {"tensors": sorted(tensors), "plain": plain} for name, (tensors, plain) in state.items()},
+            "optimizer": optimizer,
             "random": ranks.gather(random_state(ranks.device)),
         }
 

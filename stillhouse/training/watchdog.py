@@ -71,6 +71,12 @@ def place_of(frame: FrameType | None) -> Place:
             call = "the backward pass, where gradients are summed over the ranks"
         elif call is None and path.endswith("torch/nn/parallel/distributed.py"):
             call = "DistributedDataParallel"
+        elif call is None and "torch/distributed/fsdp/" in path:
+            call = "FSDP2's gathering of weights or summing of gradients"
+        elif call is None and path.endswith("torch/distributed/_functional_collectives.py"):
+            call = "a sum inside a layer (tensor parallel)"
+        elif call is None and path.endswith("torch/distributed/pipelining/schedules.py") and name == "_wait_batch_p2p":
+            call = "the pipeline, for another stage"
         elif call is None and path.endswith("stillhouse/training/pace.py") and name == "agree":
             call = "the agreement on checkpoints"
         elif call is None and path.endswith("stillhouse/training/checkpoint.py") and name == "wait":

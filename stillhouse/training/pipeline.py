@@ -1,0 +1,180 @@
+"""Pipeline parallelism for decoders: each rank has some of the layers, and micro-batches pass through them one after another.
+
+The schedule is torch's 1F1B (Narayanan et al. 2019, SOSP, sec. 3.2): a stage holds the activations of at most as many
+micro-batches as there are stages. Only hidden states travel. What else a layer wants to know of a batch (positions, masks)
+each stage makes itself, because every rank can make every batch; the last one applies the objective as if it had all layers.
+
+Shapes: B blocks of a micro-batch, T positions, H hidden size, M micro-batches.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+
+from stillhouse.core.errors import TopologyError
+from stillhouse.data.batches import AnyBatch
+from stillhouse.models.layers import layer_stack
+from stillhouse.training.config import TrainingParams
+from stillhouse.training.distributed import Ranks
+from stillhouse.training.layout import Layout
+from stillhouse.training.parallel import Objective, Parallel, empty, part_of, patch_layers, sum_gradients, tensors_of
+from stillhouse.training.shards import by_mesh
+
+PLAN = {"embed_tokens", "layers", "norm"}
+"""Parts of a decoder, in the order in which transformers' plan (`base_model_pp_plan`) passes through them."""
+
+
+class Elsewhere(nn.Module):
+    """A part that another stage has."""
+
+    def forward(self, hidden_BTH: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        return hidden_BTH
+
+
+class StageModule(nn.Module):
+    """What this stage does with a micro-batch: token ids or hidden states to hidden states."""
+
+    def __init__(self, body: nn.Module, is_first: bool, precision: str):
+        super().__init__()
+        self.body, self.is_first, self.precision = body, is_first, precision
+        self.batches: list[AnyBatch] = []
+
+    def forward(self, values: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+        """Token ids int64 (B, T) or hidden states (B, T, H), and the micro-batch's number, int64 (1,) on the host."""
+        batch = self.batches[int(number)]
+        given = {"input_ids" if self.is_first else "inputs_embeds": values, "use_cache": False}
+        given |= {"attention_mask": batch.mask, "position_ids": batch.position_ids}  # pyright: ignore[reportAttributeAccessIssue]
+        with torch.autocast(values.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            # Hidden states travel in one type, whatever the last layer ended with.
+            return self.body(**given).last_hidden_state.float()
+
+
+@dataclass(frozen=True)
+class LastHidden:
+    """Stands for the whole model where the objective asks for hidden states and head."""
+
+    hidden_BTH: torch.Tensor
+    head: nn.Module
+
+    def base_model(self, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=self.hidden_BTH)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+
+class Pipeline(Parallel):
+    """Layers shared by stages, and rows by copies of the pipeline."""
+
+    def __init__(self, model: nn.Module, objective: Objective, params: TrainingParams, ranks: Ranks, shared: tuple = ()):
+        self.ranks, self.precision, self.given, self.objective = ranks, params.precision, model, objective
+        self.layout = layout = Layout.of(params.parallel, ranks)
+        self.in_parts = True
+        self.is_first, self.is_last = layout.stage == 0, layout.stage == layout.num_stages - 1
+        self.group = layout.along("stage").get_group()
+        require_decoder(model, layout.num_stages)
+        self.model = part_of(model, shared)
+        self.patched = patch_layers(self.model, params.parallel)
+        keep_stage(self.model, layout)
+        self.module = StageModule(self.model.base_model, self.is_first, params.precision)
+        self.groups = by_mesh(self.model.parameters())
+        holders: list = [None] * layout.num_stages
+        dist.all_gather_object(holders, list(tensors_of(self.model)), group=self.group)
+        self.holder = {name: stage for stage, names in reversed(list(enumerate(holders))) for name in names}
+        """Name of a tensor to the first stage that has it."""
+        self.schedule: Schedule1F1B | None = None
+        empty(model)
+
+    def accumulate(self, batches: Iterable[AnyBatch], count: int, progress: float, total: int) -> torch.Tensor:
+        self.module.batches = list(batches)
+        self.progress, self.total = progress, total
+        schedule = self.schedule = self.schedule or self.build(count)
+        numbers = torch.arange(count)
+        given = (torch.cat([batch.input_ids for batch in self.module.batches]),) if self.is_first else ()
+        losses: list[torch.Tensor] = []
+        schedule.step(
+            *given, number=numbers, target=numbers if self.is_last else None, losses=losses if self.is_last else None,
+            return_outputs=False,
+        )  # fmt: skip
+        if self.layout.num_shares > 1:
+            sum_gradients(self.model, self.layout.along("share").get_group())
+        share = torch.zeros((), device=self.ranks.device)
+        return torch.stack(losses).detach().sum() if losses else share
+
+    def build(self, count: int) -> Schedule1F1B:
+        """The schedule for M = `count` micro-batches of equal shape. Raises TopologyError if they are too few or differ."""
+        layout, ids = self.layout, [batch.input_ids for batch in self.module.batches]
+        if count < layout.num_stages or len({tuple(part.shape) for part in ids}) > 1:
+            raise TopologyError(
+                f"training.parallel.pipeline: {layout.num_stages} stages need at least as many micro-batches, all of one size; "
+                f"there are {count} of {sorted({len(part) for part in ids})} blocks: set micro_batch_size to a divisor of "
+                f"{sum(len(part) for part in ids) // layout.num_stages}"
+            )
+        device = self.ranks.device
+        hidden = torch.empty(*ids[0].shape, self.model.config.hidden_size, device=device)
+        stage = PipelineStage(
+            self.module, layout.stage, layout.num_stages, device, group=self.group,
+            input_args=(ids[0] if self.is_first else hidden.clone().requires_grad_(),), output_args=(hidden.requires_grad_(),),
+        )  # fmt: skip
+        return Schedule1F1B(stage, count, self.loss, scale_grads=False)
+
+    def loss(self, hidden_BTH: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
+        """On the last stage: a micro-batch's share of the loss."""
+        model = LastHidden(hidden_BTH, self.model.get_output_embeddings())
+        with torch.autocast(hidden_BTH.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.objective(model, self.module.batches[int(number)], self.progress) / self.total  # type: ignore
+
+    def norm(self) -> torch.Tensor:
+        square = super().norm().square()
+        dist.all_reduce(square, group=self.group)
+        return square.sqrt()
+
+    @torch.no_grad()
+    def fill(self) -> None:
+        parts = tensors_of(self.model)
+        for name, tensor in tensors_of(self.given).items():
+            # The model that was given is empty: its shapes are only known where a part is.
+            stage = self.holder[name]
+            shape = [tuple(parts[name].shape)] if stage == self.layout.stage else [None]
+            dist.broadcast_object_list(shape, group=self.group, group_src=stage)
+            value = parts[name].detach().clone() if stage == self.layout.stage else tensor.new_empty(shape[0])
+            dist.broadcast(value, group=self.group, group_src=stage)
+            tensor.data = value
+
+
+def require_decoder(model: nn.Module, stages: int) -> None:
+    """Raises TopologyError unless the model is a decoder that can be cut into so many stages."""
+    config = model.config
+    plan = set(getattr(config, "base_model_pp_plan", None) or ())
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    why = ""
+    if plan != PLAN or not isinstance(head, nn.Linear):
+        why = f"transformers has no pipeline plan for {type(model).__name__}; use a decoder such as llama, or set it to 1"
+    elif head.weight is model.get_input_embeddings().weight:
+        why = "first and last stage would share the tied embeddings; set tie_word_embeddings: false in model.config"
+    elif config.num_hidden_layers < stages:
+        why = f"the model has {config.num_hidden_layers} layers; set at most that"
+    if why:
+        raise TopologyError(f"training.parallel.pipeline is {stages}: {why}")
+
+
+def keep_stage(model: nn.Module, layout: Layout) -> None:
+    """Put Elsewhere for the parts of other stages. The first stages have one layer more if they do not divide."""
+    stack = layer_stack(model.base_model)
+    assert stack is not None
+    layers, count = stack[1], len(stack[1])
+    each, more = divmod(count, layout.num_stages)
+    start = layout.stage * each + min(layout.stage, more)
+    for number in range(count):
+        if not start <= number < start + each + (layout.stage < more):
+            layers[number] = Elsewhere()
+    if layout.stage > 0:
+        model.base_model.embed_tokens = Elsewhere()
+    if layout.stage < layout.num_stages - 1:
+        model.base_model.norm = Elsewhere()
+        model.set_output_embeddings(Elsewhere())

@@ -34,8 +34,8 @@ from stillhouse.training.watchdog import NOW
 class Objective(Protocol):
     """What a training minimises."""
 
-    def count(self, rows: np.ndarray) -> int:
-        """Valid targets among these rows of the training table."""
+    def count(self, rows: np.ndarray) -> float:
+        """Valid targets among these rows of the training table, each with its weight."""
         ...
 
     def __call__(self, model: nn.Module, batch: Any, progress: float) -> torch.Tensor:
@@ -61,6 +61,9 @@ class Job:
     seed: int
     fingerprint: str = ""
     """Of what the objective knows beside the rows, such as soft labels: a checkpoint belongs to the same ones only."""
+    hold: Callable[[nn.Module, int], None] | None = None
+    """Called with the model and the number of steps done when the gradients of a step are complete; takes away those of
+    weights that do not learn yet."""
 
 
 def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
@@ -162,6 +165,8 @@ class Training:
                 # DDP averages gradients over ranks; ours are shares of one sum.
                 (loss * ranks.world).backward()
             step_loss += loss.detach()
+        if self.job.hold:
+            self.job.hold(self.model, step)
         if params.clip_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.learning, params.clip_norm)
         else:

@@ -2,8 +2,8 @@
 
 The order of the data is a pure function of seed and step: no state to save, none to lose. The training stream is one
 keyed permutation of the rows after another without a cut at the epoch's end, so every batch has the same size and
-every row is seen equally often, unless a `ClassSampler` says otherwise. Inside a window of `bucket_batches` batches rows of like length stand together, which
-keeps padding low, and the batches of a window come in random order.
+every row is seen equally often, unless a `ClassSampler` says otherwise. Inside a window of `bucket_batches` batches rows of
+like length stand together, which keeps padding low, and the batches of a window come in random order.
 
 Shapes: G rows of a global batch, B rows of a part, T tokens of its longest row.
 """

@@ -33,9 +33,7 @@ def cross_entropy_sum(
     logits_BC: torch.Tensor, labels_B: torch.Tensor, label_smoothing: float = 0.0, weights_C: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Cross-entropy summed over rows whose label is not -1."""
-    return F.cross_entropy(
-        logits_BC, labels_B, weights_C, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing
-    )
+    return F.cross_entropy(logits_BC, labels_B, weights_C, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
 
 
 def focal_sum(logits_BC: torch.Tensor, labels_B: torch.Tensor, gamma: float, weights_C: torch.Tensor | None) -> torch.Tensor:

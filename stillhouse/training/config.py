@@ -202,7 +202,9 @@ class TrainingParams:
                 f"'{self.optimizer.name}' and {self.batch_size!r}"
             )
         if self.batch_size == "full" and self.imbalance.changes_rows:
-            raise ValueError("imbalance.sampling and augmentation choose rows, which batch_size 'full' does not; use class_weights")
+            raise ValueError(
+                "imbalance.sampling and augmentation choose rows, which batch_size 'full' does not; use class_weights"
+            )
         if self.imbalance.focal_gamma and self.label_smoothing:
             raise ValueError(f"imbalance.focal_gamma goes with label_smoothing 0, not with {self.label_smoothing}")
         if not 0 <= self.label_smoothing < 1:

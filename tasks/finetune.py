@@ -67,11 +67,11 @@ class Params:
             raise ValueError("'finetune.examples_per_class' counts classes, which kind causal_lm does not have; use null")
         if self.kind == "causal_lm" and self.finetune.mode in ("frozen", "gradual"):
             raise ValueError(
-                f"'finetune.mode' is {self.finetune.mode}, which is about a new head, and kind causal_lm keeps its own; use full, "
-                "layerwise or lora"
+                f"'finetune.mode' is {self.finetune.mode}, which is about a new head, and kind causal_lm keeps its own; use "
+                "full, layerwise or lora"
             )
         if self.kind == "causal_lm" and self.finetune.training.imbalance.is_on:
-            raise ValueError("'finetune.training.imbalance' is about classes, which kind causal_lm does not have; leave it out")
+            raise ValueError("'finetune.training.imbalance' is about classes, which kind causal_lm has not; leave it out")
 
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:

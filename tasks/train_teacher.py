@@ -36,9 +36,7 @@ class Params:
 
     def __post_init__(self) -> None:
         if self.kind == "causal_lm" and self.train_teacher.training.imbalance.is_on:
-            raise ValueError(
-                "'train_teacher.training.imbalance' is about classes, which kind causal_lm does not have; leave it out"
-            )
+            raise ValueError("'train_teacher.training.imbalance' is about classes, which kind causal_lm has not; leave it out")
 
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:

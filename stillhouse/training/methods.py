@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 
 from stillhouse.core.artifacts import digest_json
 from stillhouse.training.config import LoraParams
-from stillhouse.training.lora import add_lora, merged
 from stillhouse.training.transfer import GradualUnfreezing, Hold, freeze_body
 
 Mode = Literal["full", "frozen", "layerwise", "gradual", "lora"]
@@ -46,9 +45,12 @@ def prepare(
     elif mode == "gradual":
         assert unfreeze_every is not None
         hold = GradualUnfreezing.of(model, unfreeze_every, steps)
-        return Method(hold, fingerprint=digest_json({"groups": hold.groups, "every": unfreeze_every}))
+        return Method(hold, fingerprint=digest_json({"mode": mode, "groups": hold.groups, "every": unfreeze_every}))
     elif mode == "lora":
         assert lora is not None
+        # peft takes three seconds to import, which no other method should pay.
+        from stillhouse.training.lora import add_lora, merged
+
         added = add_lora(model, lora, new_head, seed)
-        return Method(finish=lambda _: merged(added), fingerprint=digest_json(asdict(lora)))
-    return Method()
+        return Method(finish=lambda _: merged(added), fingerprint=digest_json({"mode": mode} | asdict(lora)))
+    return Method(fingerprint="" if mode == "full" else digest_json({"mode": mode}))

@@ -1,4 +1,4 @@
-"""A training that starts from somebody else's weights: a local folder or a hub id, if the same token ids mean the same there."""
+"""A training that starts from a local folder or a hub id, if the same token ids mean the same there."""
 
 import tempfile
 from pathlib import Path
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from stillhouse.core.artifacts import MANIFEST, digest_file, digest_folder, read_json
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.hub import snapshot
-from stillhouse.data.tokenizer import FILES, fetch_pretrained
+from stillhouse.data.tokenizer import fetch_pretrained
 from stillhouse.models.build import WEIGHTS
 from stillhouse.models.config import ModelParams
 
@@ -27,8 +27,8 @@ def start_from(start: str, trainer: Any, task: Any, seed: int) -> tuple[PreTrain
     if found != task.facts.digest:
         raise ArtifactError(
             f"finetune.start '{start}' was trained with tokenizer {found[:12]}, data/preprocess/tokenizer is "
-            f"{task.facts.digest[:12]}: its token ids mean something else; set preprocess.tokenizer.pretrained to its folder, or "
-            "start from a model of this tokenizer"
+            f"{task.facts.digest[:12]}: its token ids mean something else; set preprocess.tokenizer.pretrained to its folder, "
+            "or start from a model of this tokenizer"
         )
     try:
         model = trainer.build(ModelParams(pretrained=str(folder)), task, seed)

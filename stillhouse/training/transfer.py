@@ -94,8 +94,8 @@ class GradualUnfreezing:
             most = (steps - 1) // (len(groups) - 1)
             advice = f"lower it to at most {most}" if most else "take more steps"
             raise ParamsError(
-                f"finetune.unfreeze_every is {every}: of the {len(groups)} layer groups of {type(model).__name__} the lowest begins "
-                f"to learn after step {last}, and training.steps is {steps}; {advice}"
+                f"finetune.unfreeze_every is {every}: the lowest of the {len(groups)} layer groups of {type(model).__name__} "
+                f"begins to learn after step {last}, and training.steps is {steps}; {advice}"
             )
         return cls(groups, every)
 

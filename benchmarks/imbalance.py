@@ -115,9 +115,10 @@ def main() -> None:
         raw = [test_data() / "goemotions" / f"{split}_single.parquet" for split in ("train", "dev", "test")]
         names = {s: f"goemotions_{p.name}" for s, p in zip(("train", "validation", "test"), raw, strict=True)}
         params["ingest"]["source"] = {"kind": "files", **names, "label": "label", "licence": "CC-BY-4.0"}
+        small = params["ingest"]["source"] | {"max_rows": 600, "labels": ["neutral", "admiration", "gratitude", "curiosity"]}
+        params["ingest"]["new"] = small
         if options.quick:
-            params["ingest"]["source"] |= {"max_rows": 600, "labels": ["neutral", "admiration", "gratitude", "curiosity"]}
-        params["ingest"]["new"] = params["ingest"]["source"] | {"max_rows": 600}
+            params["ingest"]["source"] = small
         steps = 4 if options.quick else options.steps
         params["student"]["training"] |= {"steps": steps, "evaluate_every": max(2, steps // 8), "metric": "macro_f1"}
         run_stages(folder, params, raw, ["ingest", "preprocess"])

@@ -1,6 +1,6 @@
 """What helps where one class has 329 times the rows of another: each means against the plain training, by macro-F1.
 
-    python -m benchmarks.imbalance [--seeds 1 2 3] [--steps 1200] [--folder DIR] [--write] [--quick]
+    python -m benchmarks.imbalance [--seeds 1 2 3] [--steps 800] [--folder DIR] [--write] [--quick]
 
 The student's model of `recipes/intents.yaml`, from random weights, on the single-label rows of goemotions (28 classes,
 12,823 : 39), with equal steps. Every training keeps its weights of the best macro-F1 on the published validation split; no
@@ -101,7 +101,7 @@ def measure(folder: Path, params: dict, seeds: list[int], samples: int) -> tuple
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 1 2 3, with --quick: 1 2")
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="keep tasks and results here, and go on from what is there")
     parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")

@@ -161,7 +161,11 @@ def main() -> None:
         say(verdict(rows))
         say("\n".join(table(rows, seeds)))
         if not options.quick:
-            (root / RESULTS).write_text(page(rows, seeds, facts), encoding="utf-8")
+            # What other benchmarks wrote stands below, in sections of their own.
+            others = (
+                (root / RESULTS).read_text(encoding="utf-8").partition("\n## ") if (root / RESULTS).exists() else ("", "", "")
+            )
+            (root / RESULTS).write_text(page(rows, seeds, facts) + "".join(others[1:]), encoding="utf-8")
             say(f"written: {RESULTS}")
     finish(**summarise(rows))
 

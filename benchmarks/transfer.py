@@ -47,10 +47,10 @@ WAYS = {
     "scratch": Way(None, 1e-2),
     "full": Way("full", 1e-2),
     "frozen": Way("frozen", 3e-2),
-    "gradual": Way("gradual", 1e-2),
+    "gradual": Way("gradual", 3e-2),
     "layerwise": Way("layerwise", 1e-2, {"layer_decay": 0.7}),
-    "lora": Way("lora", 1e-2, lora={"rank": 8, "alpha": 16.0}),
-    "lora_tables": Way("lora", 1e-2, lora={"rank": 8, "alpha": 16.0, "targets": TABLES}),
+    "lora": Way("lora", 3e-2, lora={"rank": 8, "alpha": 16.0}),
+    "lora_tables": Way("lora", 3e-2, lora={"rank": 8, "alpha": 16.0, "targets": TABLES}),
 }
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 

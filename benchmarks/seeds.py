@@ -162,10 +162,9 @@ def main() -> None:
         say("\n".join(table(rows, seeds)))
         if not options.quick:
             # What other benchmarks wrote stands below, in sections of their own.
-            others = (
-                (root / RESULTS).read_text(encoding="utf-8").partition("\n## ") if (root / RESULTS).exists() else ("", "", "")
-            )
-            (root / RESULTS).write_text(page(rows, seeds, facts) + "".join(others[1:]), encoding="utf-8")
+            before = (root / RESULTS).read_text(encoding="utf-8") if (root / RESULTS).exists() else ""
+            _, mark, others = before.partition("\n## ")
+            (root / RESULTS).write_text(page(rows, seeds, facts) + mark + others, encoding="utf-8")
             say(f"written: {RESULTS}")
     finish(**summarise(rows))
 

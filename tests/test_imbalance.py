@@ -15,6 +15,7 @@ from stillhouse.core.params import build, read_yaml
 from stillhouse.data.alterations import Alterations, AugmentationParams
 from stillhouse.data.batches import Batch, BatchPlan, Collator
 from stillhouse.data.class_sampling import ClassSampler
+from stillhouse.data.views import ViewParams
 from stillhouse.losses.classification import CrossEntropy
 from stillhouse.training.classifier import Task, fit
 from stillhouse.training.config import ImbalanceParams, TrainingParams
@@ -138,7 +139,9 @@ def test_only_rare_classes_are_altered_and_a_copy_is_a_function_of_seed_row_and_
     rarest = int(np.bincount(rows.labels).argmin())
     # A rare class is one with a chance: here all but certain, to see it in one look.
     alterations = Alterations(params, np.where(rows.labels == rarest, 1.0, 0.0), 3)
-    plain, altered = (Collator(rows, FACTS, VIEWS, 3, which) for which in (None, alterations))
+    # Views that are the whole rows: what differs, differs by alteration.
+    whole = ViewParams(count=2, min_share=1.0)
+    plain, altered = (Collator(rows, FACTS, whole, 3, which) for which in (None, alterations))
     everything, views = np.arange(len(rows)), np.zeros(len(rows), dtype=np.int64)
     before, after, again = plain(everything, views), altered(everything, views), altered(everything[::-1], views)
     assert torch.equal(after.input_ids, again.input_ids.flip(0))

@@ -229,6 +229,12 @@ def test_a_start_with_another_tokenizer_is_refused(folder):
         start_from(str(folder), classifier, task_of("0" * 64), seed=1)
 
 
+def test_a_start_without_weights_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"finetune\.start '.*' holds no model\.safetensors"):
+        start_from(str(folder), classifier, task_of(digest_of(folder)), seed=1)
+
+
 def test_a_start_that_says_nothing_of_its_tokenizer_is_refused(folder):
     wanted = digest_of(folder)
     (folder / "tokenizer.json").unlink()

@@ -23,7 +23,9 @@ def start_from(start: str, trainer: Any, task: Any, seed: int) -> tuple[PreTrain
     folder = Path(start) if Path(start).is_dir() else snapshot(start, ["*.json", "*.txt", "*.safetensors"])
     if not (folder / WEIGHTS).is_file() and (folder / "model" / WEIGHTS).is_file():
         folder = folder / "model"
-    found, weights = tokenizer_of(folder, start), digest_file(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else ""
+    if not (folder / WEIGHTS).is_file():
+        raise ArtifactError(f"finetune.start '{start}' holds no {WEIGHTS}; expected a folder as save_pretrained writes it")
+    found, weights = tokenizer_of(folder, start), digest_file(folder / WEIGHTS)
     if found != task.facts.digest:
         raise ArtifactError(
             f"finetune.start '{start}' was trained with tokenizer {found[:12]}, data/preprocess/tokenizer is "
@@ -44,7 +46,7 @@ def tokenizer_of(folder: Path, start: str) -> str:
     Raises ArtifactError if neither is there.
     """
     manifest = folder.parent / MANIFEST
-    if folder.name == "model" and manifest.is_file() and (folder / WEIGHTS).is_file():
+    if folder.name == "model" and manifest.is_file():
         known = read_json(manifest)
         if known.get("weights") == digest_file(folder / WEIGHTS) and "tokenizer" in known.get("inputs", {}):
             return known["inputs"]["tokenizer"]

@@ -27,6 +27,8 @@ NAMES = (
     "label_step",
     "export_rate",
     "lm_quality",
+    "transfer",
+    "imbalance",
     "kill_export",
     "loss_memory",
     "reproduce",

@@ -161,7 +161,10 @@ def main() -> None:
         say(verdict(rows))
         say("\n".join(table(rows, seeds)))
         if not options.quick:
-            (root / RESULTS).write_text(page(rows, seeds, facts), encoding="utf-8")
+            # What other benchmarks wrote stands below, in sections of their own.
+            before = (root / RESULTS).read_text(encoding="utf-8") if (root / RESULTS).exists() else ""
+            _, mark, others = before.partition("\n## ")
+            (root / RESULTS).write_text(page(rows, seeds, facts) + mark + others, encoding="utf-8")
             say(f"written: {RESULTS}")
     finish(**summarise(rows))
 

@@ -16,6 +16,7 @@ NUMERIC = [
     "onnxruntime",
     "onnxscript",
     "pandas",
+    "peft",
     "polib",
     "pyarrow",
     "safetensors",

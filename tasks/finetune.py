@@ -3,7 +3,8 @@
 In: `data/train_student`, `data/train_teacher`, `data/preprocess/new`. Out: a folder each for `student` (the distilled one
 with a new head), `scratch` (the same model from random weights) and `teacher` (the upper bound), each as `train_teacher`
 writes it, and `rows.json`, the ids of the rows they learned from.
-Layer-wise rates: Howard & Ruder 2018, arXiv:1801.06146, sec. 3.2.
+Layer-wise rates and gradual unfreezing: Howard & Ruder 2018, arXiv:1801.06146, sec. 3.2 and 3.3. LoRA: Hu et al. 2021,
+arXiv:2106.09685; what is written is the merged model. `scratch` has nothing to keep: it is trained in full.
 
     python -m tasks.launch finetune
 """
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from stillhouse.core.artifacts import DATA, MANIFEST, read_json, write_json
 from stillhouse.core.params import Kind, block
 from stillhouse.data.views import ViewParams
-from stillhouse.training.config import StudentParams, TrainingParams
+from stillhouse.training.config import LoraParams, StudentParams, TrainingParams
 
 if TYPE_CHECKING:
     from stillhouse.training.distributed import Ranks
@@ -22,11 +23,19 @@ if TYPE_CHECKING:
 
 @block
 class Finetune:
-    mode: Literal["full", "frozen", "layerwise"]
-    """`full` trains everything at one rate, `frozen` the head alone, `layerwise` lower layers at lower rates."""
+    mode: Literal["full", "frozen", "layerwise", "gradual", "lora"]
+    """`full` trains everything at one rate, `frozen` the head alone, `layerwise` lower layers at lower rates, `gradual` one
+    layer group more every so many steps, `lora` a new head and low-rank additions to the weights of the body."""
     examples_per_class: int | None
     """Training rows of each class that are used, chosen by a keyed hash; null means all."""
     training: TrainingParams
+    start: str | None = None
+    """What becomes `student`: a folder or hub id (`owner/model@commit`) of a transformers model with the pipeline's
+    tokenizer; null: the pipeline's distilled student."""
+    unfreeze_every: int | None = None
+    """Of mode `gradual`: steps until the next layer group learns too."""
+    lora: LoraParams | None = None
+    """Of mode `lora`."""
 
     def __post_init__(self) -> None:
         if self.examples_per_class is not None and self.examples_per_class < 1:
@@ -36,6 +45,12 @@ class Finetune:
                 f"mode 'layerwise' goes with training.optimizer.layer_decay below 1; given '{self.mode}' and "
                 f"{self.training.optimizer.layer_decay}"
             )
+        if (self.mode == "gradual") != (self.unfreeze_every is not None):
+            raise ValueError(f"mode 'gradual' goes with unfreeze_every; given '{self.mode}' and {self.unfreeze_every}")
+        if self.unfreeze_every is not None and self.unfreeze_every < 1:
+            raise ValueError(f"unfreeze_every must be at least 1, is {self.unfreeze_every}")
+        if (self.mode == "lora") != (self.lora is not None):
+            raise ValueError(f"mode 'lora' goes with a block lora, and no other mode does; given '{self.mode}' and {self.lora}")
 
 
 @block
@@ -50,11 +65,19 @@ class Params:
     def __post_init__(self) -> None:
         if self.kind == "causal_lm" and self.finetune.examples_per_class is not None:
             raise ValueError("'finetune.examples_per_class' counts classes, which kind causal_lm does not have; use null")
+        if self.kind == "causal_lm" and self.finetune.mode in ("frozen", "gradual"):
+            raise ValueError(
+                f"'finetune.mode' is {self.finetune.mode}, which is about a new head, and kind causal_lm keeps its own; use "
+                "full, layerwise or lora"
+            )
+        if self.kind == "causal_lm" and self.finetune.training.imbalance.is_on:
+            raise ValueError("'finetune.training.imbalance' is about classes, which kind causal_lm has not; leave it out")
 
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     from stillhouse.training.kinds import trainer_of
-    from stillhouse.training.transfer import freeze_body
+    from stillhouse.training.methods import prepare
+    from stillhouse.training.start import start_from
 
     settings, trainer = params.finetune, trainer_of(params.kind)
     task = trainer.Task.read(DATA / "preprocess" / "new")
@@ -67,14 +90,34 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         inputs = task.inputs()
         if origin is None:
             model = trainer.build(params.student.model, task, params.seed)
+        elif name == "student" and settings.start is not None:
+            model, inputs["start"] = start_from(settings.start, trainer, task, params.seed)
         else:
             model = trainer.adapt(trainer.load(DATA / origin / "model"), task, params.seed)
             inputs["start"] = read_json(DATA / origin / MANIFEST)["weights"]
-            if settings.mode == "frozen":
-                freeze_body(model)
-        history = trainer.fit(
-            model, task, settings.training, params.views, None, params.seed, ranks, f"fine-tune {name}", rows=rows
+        method = prepare(
+            model,
+            settings.mode if origin else "full",
+            new_head=params.kind == "text_classification",
+            unfreeze_every=settings.unfreeze_every,
+            lora=settings.lora,
+            steps=settings.training.steps,
+            seed=params.seed,
         )
+        history = trainer.fit(
+            model,
+            task,
+            settings.training,
+            params.views,
+            None,
+            params.seed,
+            ranks,
+            f"fine-tune {name}",
+            rows=rows,
+            fingerprint=method.fingerprint,
+            hold=method.hold,
+        )
+        model = method.finish(model)
         if ranks.is_main:
             (out / name).mkdir()
             trainer.save_training(model, history, out / name, inputs, task)

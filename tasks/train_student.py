@@ -70,6 +70,11 @@ class Params:
                 "'train_student.distillation.temperature' changes over the training, but sampled soft labels are drawn at one; "
                 "use a number, or teacher: online"
             )
+        if self.student.training.imbalance.is_on:
+            raise ValueError(
+                "'student.training.imbalance' goes by true labels, and the student learns from the teacher's: set "
+                "'train_teacher.training.imbalance', whose soft labels carry it on, or that of 'finetune.training'"
+            )
 
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:

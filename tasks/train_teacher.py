@@ -34,6 +34,10 @@ class Params:
     views: ViewParams
     train_teacher: TrainTeacher
 
+    def __post_init__(self) -> None:
+        if self.kind == "causal_lm" and self.train_teacher.training.imbalance.is_on:
+            raise ValueError("'train_teacher.training.imbalance' is about classes, which kind causal_lm has not; leave it out")
+
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     from stillhouse.training.kinds import trainer_of

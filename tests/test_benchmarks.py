@@ -28,6 +28,16 @@ ALONE = {
     "reproduce": {"stages", "identical"},
     "lm_quality": {"teacher", "ce", "stored", "online", "gap_closed", "gap_closed_low", "gap_closed_high"},
     "kill_export": {"kills", "identical", "twice"},
+    "transfer": {
+        f"{way}_5{end}"
+        for way in ("full", "frozen", "gradual", "layerwise", "lora", "lora_tables", "linear")
+        for end in ("", "_lead", "_lead_low", "_lead_high")
+    },
+    "imbalance": {
+        f"{method}{end}"
+        for method in ("inverse", "effective", "focal", "balanced", "square_root", "augmented", "square_root_augmented")
+        for end in ("", "_gain", "_gain_low", "_gain_high", "_rare_f1")
+    },
     "seeds": {"teacher", "student", "baseline", "gap_closed", "spread"},
     "kill_flow": {"kills", "true_states", "orphans", "identical"},
     "concurrent_runs": {"runs", "right"},

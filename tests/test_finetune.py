@@ -1,18 +1,20 @@
 """Stage `finetune`: new head, few examples, frozen body, layer-wise rates."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from stillhouse.core.errors import ParamsError
-from stillhouse.core.params import build
+from stillhouse.core.params import build, read_yaml
 from stillhouse.models.build import build_model, load_model
 from stillhouse.models.config import ModelParams
 from stillhouse.training.classifier import Task
 from stillhouse.training.transfer import few_examples, freeze_body, head, replace_head
 from tasks.finetune import Finetune
+from tests.test_train_student import launch, one_error_line
 
 TRAINING = {
     "steps": 5,
@@ -46,6 +48,25 @@ def test_the_new_models_speak_the_new_labels(tiny):
 def test_the_student_starts_from_the_distilled_weights(tiny):
     inputs = json.loads((tiny / "data/finetune/student/manifest.json").read_text())["inputs"]
     assert inputs["start"] == json.loads((tiny / "data/train_student/manifest.json").read_text())["weights"]
+
+
+def test_the_stage_writes_merged_models_from_a_start_and_refuses_another_tokenizer(tiny_copy):
+    params = Path("params.yaml")
+    tree = read_yaml(params)
+    tree["finetune"] |= {"mode": "lora", "lora": {"rank": 2, "alpha": 4.0}, "start": "data/train_baseline"}
+    tree["finetune"]["training"]["imbalance"] = {"sampling": "balanced", "class_weights": "effective"}
+    params.write_text(json.dumps(tree))
+    done = launch("finetune")
+    assert done.returncode == 0, done.stderr
+    inputs = json.loads(Path("data/finetune/student/manifest.json").read_text())["inputs"]
+    assert inputs["start"] == json.loads(Path("data/train_baseline/manifest.json").read_text())["weights"]
+    models = {name: load_model(Path("data/finetune") / name / "model") for name in ("student", "scratch", "teacher")}
+    assert not [key for model in models.values() for key in model.state_dict() if "lora" in key]
+    start = load_model(Path("data/train_baseline/model"))
+    assert torch.equal(models["student"].embeddings.tokens.weight, start.embeddings.tokens.weight)
+    manifest = Path("data/train_baseline/manifest.json")
+    manifest.write_text(manifest.read_text().replace(inputs["tokenizer"], "0" * 64))
+    assert "finetune.start 'data/train_baseline' was trained with tokenizer 000000000000" in one_error_line(launch("finetune"))
 
 
 @pytest.mark.parametrize("architecture", ["ngram_encoder", "bert", "modernbert", "distilbert"])

@@ -20,8 +20,8 @@ from stillhouse.losses.schedule import Scheduled, at
 class Loss(Protocol):
     """What the training loop asks of an objective."""
 
-    def count(self, rows: np.ndarray) -> int:
-        """Valid targets among these rows of the training table."""
+    def count(self, rows: np.ndarray) -> float:
+        """Valid targets among these rows of the training table, each with its weight."""
         ...
 
     def __call__(self, logits_BC: torch.Tensor, batch: Batch, progress: float) -> torch.Tensor:
@@ -29,23 +29,49 @@ class Loss(Protocol):
         ...
 
 
-def cross_entropy_sum(logits_BC: torch.Tensor, labels_B: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+def cross_entropy_sum(
+    logits_BC: torch.Tensor, labels_B: torch.Tensor, label_smoothing: float = 0.0, weights_C: torch.Tensor | None = None
+) -> torch.Tensor:
     """Cross-entropy summed over rows whose label is not -1."""
-    return F.cross_entropy(logits_BC, labels_B, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
+    return F.cross_entropy(logits_BC, labels_B, weights_C, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing)
+
+
+def focal_sum(logits_BC: torch.Tensor, labels_B: torch.Tensor, gamma: float, weights_C: torch.Tensor | None) -> torch.Tensor:
+    """-w (1 - p)^gamma log p, p the true label's probability, summed over rows whose label is not -1.
+
+    Lin et al. 2017, arXiv:1708.02002, eq. 5.
+    """
+    log_p_B = -F.cross_entropy(logits_BC, labels_B, ignore_index=-1, reduction="none")
+    # A gamma below 1 has an infinite slope at p = 1.
+    loss_B = -log_p_B * (-torch.expm1(log_p_B)).clamp_min(torch.finfo(log_p_B.dtype).tiny) ** gamma
+    return (loss_B if weights_C is None else loss_B * weights_C[labels_B.clamp_min(0)]).sum()
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Cross-entropy with the true labels; `labels` int (N,) of the training table, -1 where withheld."""
+    """Cross-entropy with the true labels; `labels` int (N,) of the training table, -1 where withheld.
+
+    With weights it is a weighted mean: a row counts as much as its class weighs, in the sum and in the count.
+    """
 
     labels: np.ndarray
     label_smoothing: float = 0.0
+    class_weights: np.ndarray | None = None
+    """float32 (C,), or None: all alike."""
+    focal_gamma: float = 0.0
+    """Above 0: focal loss, in which rows that are right already count less."""
 
-    def count(self, rows: np.ndarray) -> int:
-        return int((self.labels[rows] >= 0).sum())
+    def count(self, rows: np.ndarray) -> float:
+        known = self.labels[rows][self.labels[rows] >= 0]
+        return len(known) if self.class_weights is None else float(self.class_weights[known].sum(dtype=np.float64))
 
     def __call__(self, logits_BC: torch.Tensor, batch: Batch, progress: float) -> torch.Tensor:
-        return cross_entropy_sum(logits_BC, batch.labels, self.label_smoothing)
+        weights_C = None
+        if self.class_weights is not None:
+            weights_C = torch.from_numpy(self.class_weights).to(logits_BC.device, non_blocking=True)
+        if self.focal_gamma:
+            return focal_sum(logits_BC, batch.labels, self.focal_gamma, weights_C)
+        return cross_entropy_sum(logits_BC, batch.labels, self.label_smoothing, weights_C)
 
 
 @dataclass(frozen=True)

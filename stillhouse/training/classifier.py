@@ -17,15 +17,16 @@ from stillhouse.data.batches import Batch, BatchPlan, Collator
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.tokens import TokenTable, read_tokens
 from stillhouse.data.views import ViewParams
-from stillhouse.losses.classification import CrossEntropy, Loss
+from stillhouse.losses.classification import Loss
 from stillhouse.models.build import build_model, count_parameters, load_model, save_model
 from stillhouse.models.config import ModelParams
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
+from stillhouse.training.imbalance import alterations_of, cross_entropy, refuse_imbalance, sampler_of
 from stillhouse.training.loop import History, Job, train
 from stillhouse.training.predict import predict
 from stillhouse.training.scores import score
-from stillhouse.training.transfer import few_examples, replace_head
+from stillhouse.training.transfer import Hold, few_examples, replace_head
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Classification:
 
     loss: Loss
 
-    def count(self, rows: np.ndarray) -> int:
+    def count(self, rows: np.ndarray) -> float:
         return self.loss.count(rows)
 
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> torch.Tensor:
@@ -101,8 +102,9 @@ def job_of(
     rows: TokenTable,
     loss: Loss,
     fingerprint: str = "",
+    hold: Hold | None = None,
 ) -> Job:
-    """A training on `rows`. `num_views`: views cycled through, None a new one every epoch, 0 whole rows.
+    """A training on `rows`. `num_views`: views cycled through, None a new one every time, 0 whole rows.
 
     `fingerprint`: of what `loss` knows beside the rows.
     """
@@ -114,13 +116,16 @@ def job_of(
     return Job(
         description=description,
         num_rows=len(rows),
-        plan=lambda batch_size, bucket_batches: BatchPlan(rows, batch_size, seed, bucket_batches, num_views),
-        collate=Collator(rows, task.facts, views, seed),
+        plan=lambda batch_size, bucket_batches: BatchPlan(
+            rows, batch_size, seed, bucket_batches, num_views, sampler_of(rows, params.imbalance, seed)
+        ),
+        collate=Collator(rows, task.facts, views, seed, alterations_of(rows, params.imbalance, seed)),
         objective=Classification(loss),
         evaluate=evaluate,
         params=params,
         seed=seed,
         fingerprint=fingerprint,
+        hold=hold,
     )
 
 
@@ -136,14 +141,18 @@ def fit(
     rows: TokenTable | None = None,
     loss: Loss | None = None,
     fingerprint: str = "",
+    hold: Hold | None = None,
 ) -> History:
     """Train on `rows` (default: the labelled ones) with `loss` (default: cross-entropy with the true labels).
 
-    `fingerprint`: of what `loss` knows beside the rows, such as soft labels.
+    `fingerprint`: of what `loss` knows beside the rows, such as soft labels, and `hold` beside the step. Raises ParamsError
+    where unequal classes are to be balanced in a training on other labels than the true ones.
     """
     rows = task.labelled() if rows is None else rows
-    loss = loss or CrossEntropy(rows.labels, params.label_smoothing)
-    return train(model, job_of(task, params, views, num_views, seed, description, rows, loss, fingerprint), ranks)
+    if loss is not None or (rows.labels < 0).any():
+        refuse_imbalance(params, "it goes by true labels, which this training has not, or not of all rows")
+    loss = loss or cross_entropy(rows.labels, len(task.labels), params)
+    return train(model, job_of(task, params, views, num_views, seed, description, rows, loss, fingerprint, hold), ranks)
 
 
 def save_training(model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str], task: Task) -> None:

@@ -3,6 +3,8 @@
 from typing import Literal
 
 from stillhouse.core.params import block
+from stillhouse.data.alterations import AugmentationParams
+from stillhouse.data.class_sampling import Sampling
 from stillhouse.models.config import ModelParams
 
 OptimizerName = Literal[
@@ -132,6 +134,58 @@ class ParallelParams:
 
 
 @block
+class ImbalanceParams:
+    """What is done about classes of unequal size, in trainings on true labels. Nothing, unless it is asked for."""
+
+    class_weights: Literal["none", "inverse", "effective"] = "none"
+    """Of the loss: `inverse` to the class's rows, or to their effective number, (1 - beta^n) / (1 - beta) for n of them
+    (Cui et al. 2019, arXiv:1901.05555, eq. 5)."""
+    effective_beta: float = 0.999
+    """0 weighs all classes alike, near 1 it is `inverse`."""
+    focal_gamma: float = 0.0
+    """Above 0: focal loss (Lin et al. 2017, arXiv:1708.02002); 2 is usual."""
+    sampling: Sampling = "natural"
+    """`balanced` shows all classes equally often, `square_root` by the root of their sizes."""
+    augmentation: AugmentationParams | None = None
+    """Altered copies of the rows of rare classes."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.effective_beta < 1:
+            raise ValueError(f"effective_beta must lie in [0, 1), is {self.effective_beta}")
+        if self.focal_gamma < 0:
+            raise ValueError(f"focal_gamma must be at least 0, is {self.focal_gamma}")
+
+    @property
+    def changes_rows(self) -> bool:
+        return self.sampling != "natural" or self.augmentation is not None
+
+    @property
+    def is_on(self) -> bool:
+        return self.changes_rows or self.class_weights != "none" or self.focal_gamma > 0
+
+
+@block
+class LoraParams:
+    """Low-rank additions to the weights of a body that stays as it is (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: int
+    alpha: float
+    """The addition is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """On the additions' input."""
+    targets: list[str] | None = None
+    """Names of linear or embedding modules, whole or their last parts; null: every linear one of the body."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(f"rank must be at least 1 and alpha above 0, are {self.rank} and {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), is {self.dropout}")
+        if self.targets == []:
+            raise ValueError("targets is empty; name modules, or use null for every linear one")
+
+
+@block
 class TrainingParams:
     steps: int
     """Optimiser steps."""
@@ -162,6 +216,7 @@ class TrainingParams:
     after n steps."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What a loss or gradient that is infinite or no number does: end the training, or leave out that step."""
+    imbalance: ImbalanceParams = ImbalanceParams()
     checkpoint: CheckpointParams = CheckpointParams()
     parallel: ParallelParams = ParallelParams()
 
@@ -178,6 +233,12 @@ class TrainingParams:
                 f"full-batch gradient descent is optimizer 'gd' (or 'rprop') with batch_size 'full'; given "
                 f"'{self.optimizer.name}' and {self.batch_size!r}"
             )
+        if self.batch_size == "full" and self.imbalance.changes_rows:
+            raise ValueError(
+                "imbalance.sampling and augmentation choose rows, which batch_size 'full' does not; use class_weights"
+            )
+        if self.imbalance.focal_gamma and self.label_smoothing:
+            raise ValueError(f"imbalance.focal_gamma goes with label_smoothing 0, not with {self.label_smoothing}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), is {self.label_smoothing}")
         if self.clip_norm is not None and self.clip_norm <= 0:

@@ -32,8 +32,10 @@ from stillhouse.models.build import build_language_model, count_parameters, load
 from stillhouse.models.config import ModelParams
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
+from stillhouse.training.imbalance import refuse_imbalance
 from stillhouse.training.language_predict import head_of, hidden_states, next_token_scores
 from stillhouse.training.loop import History, Job, Objective, train
+from stillhouse.training.transfer import Hold
 
 
 @dataclass(frozen=True)
@@ -149,11 +151,13 @@ def fit(
     rows: BlockTable | None = None,
     loss: Objective | None = None,
     fingerprint: str = "",
+    hold: Hold | None = None,
 ) -> History:
     """Train on `rows` (default: all) with `loss` (default: cross-entropy with the next token); blocks have no views.
 
-    `fingerprint`: of what `loss` knows beside the rows, such as soft labels.
+    `fingerprint`: of what `loss` knows beside the rows, such as soft labels, and `hold` beside the step.
     """
+    refuse_imbalance(params, "kind causal_lm has no classes")
     table = task.train if rows is None else rows
     if params.label_smoothing:
         raise ParamsError("training.label_smoothing is not offered for kind causal_lm; set it to 0")
@@ -173,6 +177,7 @@ def fit(
         params=params,
         seed=seed,
         fingerprint=fingerprint,
+        hold=hold,
     )
     return train(model, job, ranks)
 

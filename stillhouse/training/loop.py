@@ -38,8 +38,8 @@ from stillhouse.training.watchdog import NOW
 class Objective(Protocol):
     """What a training minimises."""
 
-    def count(self, rows: np.ndarray) -> int:
-        """Valid targets among these rows of the training table."""
+    def count(self, rows: np.ndarray) -> float:
+        """Valid targets among these rows of the training table, each with its weight."""
         ...
 
     def __call__(self, model: nn.Module, batch: Any, progress: float) -> torch.Tensor:
@@ -65,6 +65,9 @@ class Job:
     seed: int
     fingerprint: str = ""
     """Of what the objective knows beside the rows, such as soft labels: a checkpoint belongs to the same ones only."""
+    hold: Callable[[nn.Module, int], None] | None = None
+    """Called with the model and the number of steps done when the gradients of a step are complete; takes away those of
+    weights that do not learn yet."""
 
 
 def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
@@ -152,6 +155,8 @@ class Training:
         rows, batches = self.feed.step(step)
         total = self.job.objective.count(rows)
         self.step_loss = parallel.accumulate(self.noted(batches, step), len(self.parts), step / params.steps, total)
+        if self.job.hold:
+            self.job.hold(parallel.model, step)
         norm = parallel.clip(params.clip_norm)
         if self.guard.allows(step + 1, norm, self.step_loss):
             self.optimizer.step()

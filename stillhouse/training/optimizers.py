@@ -94,9 +94,18 @@ def one_optimizer(name: str, groups: list[dict], params: OptimizerParams) -> tor
     return optimizer_class(groups, lr=params.learning_rate, **options)
 
 
+def embedding_ids(model: nn.Module) -> set[int]:
+    """Ids of the weights of embedding tables."""
+    return {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
+
+
+def num_layers(model: nn.Module) -> int:
+    return 1 + max((int(found[1]) for name, _ in model.named_parameters() if (found := LAYER.search(f".{name}"))), default=-1)
+
+
 def inner_matrices(model: nn.Module) -> set[int]:
     """Ids of the two-dimensional weights in numbered layers: neither embeddings nor heads."""
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
+    embeddings = embedding_ids(model)
     return {
         id(parameter)
         for name, parameter in model.named_parameters()
@@ -106,8 +115,7 @@ def inner_matrices(model: nn.Module) -> set[int]:
 
 def parameter_groups(model: nn.Module, params: OptimizerParams) -> list[dict]:
     """Groups of equal rate and weight decay. Biases, norms and embeddings are not decayed."""
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
-    depth = 1 + max((int(found[1]) for name, _ in model.named_parameters() if (found := LAYER.search(f".{name}"))), default=-1)
+    embeddings, depth = embedding_ids(model), num_layers(model)
     # One kernel over many parameters takes those that are spread alike.
     groups: dict[tuple[float, float, DeviceMesh | None], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

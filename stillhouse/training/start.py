@@ -1,0 +1,61 @@
+"""A training that starts from a local folder or a hub id, if the same token ids mean the same there."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from stillhouse.core.artifacts import MANIFEST, digest_file, digest_folder, read_json
+from stillhouse.core.errors import ArtifactError, ParamsError
+from stillhouse.core.hub import snapshot
+from stillhouse.data.tokenizer import fetch_pretrained
+from stillhouse.models.build import WEIGHTS
+from stillhouse.models.config import ModelParams
+
+
+def start_from(start: str, trainer: Any, task: Any, seed: int) -> tuple[PreTrainedModel, str]:
+    """The model in a folder or at a hub id (`owner/model@commit`), made for `task`, and the SHA-256 of its weights.
+
+    `trainer`: see `training.kinds`. Raises ParamsError for a model that is not made for the kind, ArtifactError for a folder
+    that is incomplete, damaged, or of another tokenizer, HubError if the hub does not answer.
+    """
+    folder = Path(start) if Path(start).is_dir() else snapshot(start, ["*.json", "*.txt", "*.safetensors"])
+    if not (folder / WEIGHTS).is_file() and (folder / "model" / WEIGHTS).is_file():
+        folder = folder / "model"
+    if not (folder / WEIGHTS).is_file():
+        raise ArtifactError(f"finetune.start '{start}' holds no {WEIGHTS}; expected a folder as save_pretrained writes it")
+    found, weights = tokenizer_of(folder, start), digest_file(folder / WEIGHTS)
+    if found != task.facts.digest:
+        raise ArtifactError(
+            f"finetune.start '{start}' was trained with tokenizer {found[:12]}, data/preprocess/tokenizer is "
+            f"{task.facts.digest[:12]}: its token ids mean something else; set preprocess.tokenizer.pretrained to its folder, "
+            "or start from a model of this tokenizer"
+        )
+    try:
+        model = trainer.build(ModelParams(pretrained=str(folder)), task, seed)
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ParamsError(f"finetune.start '{start}' is no model for this kind of task ({reason})") from None
+    return trainer.adapt(model, task, seed), weights
+
+
+def tokenizer_of(folder: Path, start: str) -> str:
+    """Digest of the tokenizer that a model was trained with: by its stage's manifest, or by the files beside the weights.
+
+    Raises ArtifactError if neither is there.
+    """
+    manifest = folder.parent / MANIFEST
+    if folder.name == "model" and manifest.is_file():
+        known = read_json(manifest)
+        if known.get("weights") == digest_file(folder / WEIGHTS) and "tokenizer" in known.get("inputs", {}):
+            return known["inputs"]["tokenizer"]
+    if not (folder / "tokenizer.json").is_file():
+        raise ArtifactError(
+            f"finetune.start '{start}' says nothing of its tokenizer; expected tokenizer.json beside the weights, or the "
+            f"{MANIFEST} that a training stage writes, with these weights in it"
+        )
+    with tempfile.TemporaryDirectory() as place:
+        # What `preprocess` takes from such a folder, and nothing else that lies there.
+        fetch_pretrained(str(folder), Path(place))
+        return digest_folder(Path(place))

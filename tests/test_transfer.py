@@ -1,0 +1,331 @@
+"""Methods of fine-tuning: gradual unfreezing, LoRA, a start from a folder. `tests/test_finetune.py` is about the stage."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from stillhouse.core.artifacts import digest_file, read_json, write_json
+from stillhouse.core.errors import ArtifactError, ParamsError
+from stillhouse.core.params import build
+from stillhouse.data.tokenizer import TokenizerParams, describe_tokenizer, save_trained, train_bpe
+from stillhouse.models.build import load_model, save_model
+from stillhouse.models.config import ModelParams
+from stillhouse.training import classifier, language_model
+from stillhouse.training.classifier import Task, fit
+from stillhouse.training.config import LoraParams
+from stillhouse.training.distributed import join
+from stillhouse.training.lora import add_lora, merged
+from stillhouse.training.methods import prepare
+from stillhouse.training.start import start_from
+from stillhouse.training.transfer import GradualUnfreezing, head, layer_groups, replace_head
+from tasks.finetune import Finetune
+from tests import test_language_model as lm
+from tests.test_resume import Stop, often, ranks, result, stop_after
+from tests.test_training import ALONE, FACTS, VIEWS, small_model, table, training
+
+LORA = LoraParams(rank=4, alpha=8.0, dropout=0.1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with join(1):
+        yield
+
+
+def task_of(digest: str = "") -> Task:
+    rows = table()
+    return Task(rows, rows, ["a", "b", "c"], replace(FACTS, digest=digest), "")
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+def moved(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+
+
+# ---- gradual unfreezing ----
+
+
+def test_groups_go_from_the_head_down_to_the_embeddings():
+    groups = layer_groups(small_model())
+    above, top, bottom, tables = ({name.rsplit(".", 1)[0] for name in group} for group in groups)
+    assert above == {"classifier", "final_norm"}
+    assert "layers.1.query_key_value" in top
+    assert "layers.0.query_key_value" in bottom
+    assert tables == {"embeddings.tokens", "embeddings.ngrams.0", "embeddings.norm"}
+    assert sorted(name for group in groups for name in group) == sorted(name for name, _ in small_model().named_parameters())
+
+
+@pytest.mark.parametrize(("steps", "learning"), [(3, 1), (4, 2), (6, 2), (7, 3), (10, 4)])
+def test_one_layer_group_more_learns_every_third_step(steps, learning):
+    """What is still frozen stays as it was to the bit: it is not decayed either."""
+    model = small_model()
+    hold = GradualUnfreezing(layer_groups(model), 3)
+    before = weights(model)
+    fit(model, task_of(), training(steps=steps, evaluate_every=steps), VIEWS, None, 3, ALONE, "test", hold=hold)
+    wanted = {name for group in hold.groups[:learning] for name in group}
+    assert moved(model, before) == wanted
+
+
+def test_a_group_that_would_never_learn_is_refused():
+    with pytest.raises(
+        ParamsError,
+        match=r"finetune\.unfreeze_every is 4: the lowest of the 4 layer groups of NgramEncoder\w+ begins to learn after "
+        r"step 12, and training\.steps is 12; lower it to at most 3",
+    ):
+        GradualUnfreezing.of(small_model(), 4, 12)
+    assert GradualUnfreezing.of(small_model(), 3, 10).every == 3
+
+
+@pytest.mark.parametrize("mode", ["gradual", "lora"])
+def test_a_method_killed_and_started_anew_ends_with_the_bytes_of_an_undisturbed_run(mode, tmp_path, monkeypatch):
+    def run(folder: Path | None) -> dict:
+        model = small_model(0.2)
+        method = prepare(model, mode, new_head=True, steps=24, seed=3, unfreeze_every=4, lora=LORA)
+        history = fit(
+            model, task_of(), often(), VIEWS, None, 3, ranks(folder), "test", None, None, method.fingerprint, method.hold
+        )
+        return result(method.finish(model), history)
+
+    wanted = run(None)
+    # Step 10: two of four groups have learned, and checkpoints are of every third step.
+    stop_after(10, monkeypatch)
+    with pytest.raises(Stop):
+        run(tmp_path)
+    monkeypatch.undo()
+    assert run(tmp_path) == wanted
+    # Now finished: its weights are taken as they are, and merged.
+    assert run(tmp_path) == wanted
+
+
+def test_a_checkpoint_of_another_pace_is_not_gone_on_from(tmp_path, capsys, monkeypatch):
+    def run(every: int) -> None:
+        model = small_model()
+        method = prepare(model, "gradual", new_head=True, steps=24, seed=3, unfreeze_every=every)
+        fit(model, task_of(), often(), VIEWS, None, 3, ranks(tmp_path), "test", None, None, method.fingerprint, method.hold)
+
+    stop_after(10, monkeypatch)
+    with pytest.raises(Stop):
+        run(4)
+    monkeypatch.undo()
+    run(5)
+    assert "goes on from" not in capsys.readouterr().err
+
+
+# ---- LoRA ----
+
+
+def lora_run(params: LoraParams = LORA, seed: int = 3):
+    model = replace_head(small_model(0.1), ["x", "y", "z"], seed=1)
+    before = weights(model)
+    added = add_lora(model, params, new_head=True, seed=seed)
+    fit(model, task_of(), training(), VIEWS, None, 3, ALONE, "test")
+    return model, added, before
+
+
+def test_the_merged_model_is_a_plain_one_and_says_the_same(tmp_path):
+    model, added, before = lora_run()
+    ids = torch.randint(1, 40, (5, 7))
+    model.eval()
+    wanted = model(input_ids=ids).logits
+    plain = merged(added)
+    assert type(plain) is type(small_model())
+    torch.testing.assert_close(plain(input_ids=ids).logits, wanted, rtol=1e-4, atol=1e-5)
+    linear = {f"layers.{i}.{name}.weight" for i in (0, 1) for name in (
+        "query_key_value", "attention_out", "feed_forward_in", "feed_forward_out")}  # fmt: skip
+    assert moved(plain, before) == linear | {"classifier.weight", "classifier.bias"}
+    save_model(plain, tmp_path)
+    torch.testing.assert_close(load_model(tmp_path)(input_ids=ids).logits, plain(input_ids=ids).logits, rtol=0, atol=0)
+
+
+def test_only_additions_and_the_new_head_learn():
+    model = small_model()
+    add_lora(model, LoraParams(rank=2, alpha=2.0, targets=["query_key_value", "tokens"]), new_head=True, seed=1)
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name in learning if "lora_" not in name} == {"classifier.weight", "classifier.bias"}
+    assert {name.split(".lora_")[0] for name in learning if "lora_" in name} == {
+        "embeddings.tokens",
+        "layers.0.query_key_value",
+        "layers.1.query_key_value",
+    }
+    # 2 per layer and the table, of rank 2.
+    assert all(2 in parameter.shape for name, parameter in model.named_parameters() if "lora_" in name)
+
+
+def test_additions_are_drawn_from_the_seed():
+    first, second, other = (weights(lora_run(seed=seed)[0]) for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first if "lora_A" in name)
+
+
+def test_a_target_that_the_model_does_not_have_is_refused():
+    with pytest.raises(
+        ParamsError, match=r"lora\.targets: .* 'query_key_valu' below its head; did you mean 'query_key_value'\?"
+    ):
+        add_lora(small_model(), LoraParams(rank=2, alpha=2.0, targets=["query_key_valu"]), new_head=True, seed=1)
+    with pytest.raises(ParamsError, match=r"lora\.targets: .* 'classifier' below its head"):
+        add_lora(small_model(), LoraParams(rank=2, alpha=2.0, targets=["classifier"]), new_head=True, seed=1)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_language_model_learns_by_additions_and_keeps_its_tables(tied, tmp_path):
+    task = lm.make_task(tmp_path)
+    model = lm.small_model(task, tie_word_embeddings=tied)
+    before = weights(model)
+    method = prepare(model, "lora", new_head=False, steps=10, seed=3, lora=LORA)
+    history = language_model.fit(
+        model, task, lm.training(), None, 0, 3, ALONE, "test", None, None, method.fingerprint, method.hold
+    )
+    plain = method.finish(model)
+    assert history.points[-1]["loss"] < history.points[0]["loss"]
+    changed = moved(plain, before)
+    assert changed
+    assert all(name.endswith("proj.weight") for name in changed)
+    for target in ("lm_head", "embed_tokens"):
+        with pytest.raises(ParamsError, match=f"'{target}' below its head .tables of tokens and the output layer"):
+            add_lora(lm.small_model(task), LoraParams(rank=2, alpha=2.0, targets=[target]), new_head=False, seed=1)
+
+
+# ---- a start from a folder ----
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A model with its tokenizer beside it, as `save_pretrained` leaves them."""
+    tokenizer = train_bpe(["one two three", "four five six"], TokenizerParams(vocab_size=261))
+    save_trained(tokenizer, tmp_path / "model")
+    save_model(small_model(seed=7), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def digest_of(folder: Path) -> str:
+    """As `preprocess` has it: of the tokenizer's files alone."""
+    place = folder.parent / "tokenizer"
+    place.mkdir(exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(folder / name, place / name)
+    return describe_tokenizer(place).digest
+
+
+def test_a_start_has_the_body_of_the_folder_and_a_new_head(folder):
+    model, digest = start_from(str(folder), classifier, task_of(digest_of(folder)), seed=1)
+    theirs = load_model(folder)
+    assert torch.equal(model.embeddings.tokens.weight, theirs.embeddings.tokens.weight)
+    assert not torch.equal(head(model)[1].weight, head(theirs)[1].weight)
+    again, _ = start_from(str(folder), classifier, task_of(digest_of(folder)), seed=1)
+    assert torch.equal(head(model)[1].weight, head(again)[1].weight)
+    assert len(digest) == 64
+
+
+def test_a_start_with_another_tokenizer_is_refused(folder):
+    with pytest.raises(
+        ArtifactError, match=r"finetune\.start '.*' was trained with tokenizer \w{12}, data/preprocess/tokenizer is 0000"
+    ):
+        start_from(str(folder), classifier, task_of("0" * 64), seed=1)
+
+
+def test_a_start_without_weights_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"finetune\.start '.*' holds no model\.safetensors"):
+        start_from(str(folder), classifier, task_of(digest_of(folder)), seed=1)
+
+
+def test_a_start_that_says_nothing_of_its_tokenizer_is_refused(folder):
+    wanted = digest_of(folder)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ArtifactError, match=r"says nothing of its tokenizer; expected tokenizer\.json beside the weights"):
+        start_from(str(folder), classifier, task_of(wanted), seed=1)
+
+
+def test_the_manifest_of_a_stage_says_which_tokenizer_and_only_of_its_own_weights(folder):
+    (folder / "tokenizer.json").unlink()
+    manifest = folder.parent / "manifest.json"
+    write_json(manifest, {"inputs": {"tokenizer": "t" * 64}, "weights": digest_file(folder / "model.safetensors")})
+    # Both the stage's folder and the model in it may be named.
+    for name in (folder, folder.parent):
+        model, _ = start_from(str(name), classifier, task_of("t" * 64), seed=1)
+        assert model.config.num_labels == 3
+    write_json(manifest, read_json(manifest) | {"weights": "0" * 64})
+    with pytest.raises(ArtifactError, match="says nothing of its tokenizer"):
+        start_from(str(folder), classifier, task_of("t" * 64), seed=1)
+
+
+def test_a_start_that_cannot_do_the_task_is_refused(folder, tmp_path):
+    task = replace(lm.make_task(tmp_path), facts=replace(lm.FACTS, digest=digest_of(folder)))
+    with pytest.raises(ParamsError, match=r"finetune\.start '.*' is no model for this kind of task"):
+        start_from(str(folder), language_model, task, seed=1)
+
+
+def test_a_language_model_starts_from_a_folder_too(tmp_path):
+    task = lm.make_task(tmp_path)
+    save_trained(train_bpe(["one two"], TokenizerParams(vocab_size=261), documents=True), tmp_path / "model")
+    theirs = lm.small_model(task, seed=9)
+    save_model(theirs, tmp_path / "model")
+    task = replace(task, facts=replace(task.facts, digest=digest_of(tmp_path / "model")))
+    model, _ = start_from(str(tmp_path / "model"), language_model, task, seed=1)
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_hub_id_needs_its_commit():
+    with pytest.raises(ParamsError, match="'bert-base-uncased' is no local folder, and a hub id needs its commit"):
+        start_from("bert-base-uncased", classifier, task_of(), seed=1)
+
+
+# ---- parameters ----
+
+TREE = {
+    "mode": "full",
+    "examples_per_class": None,
+    "training": {
+        "steps": 5,
+        "batch_size": 16,
+        "optimizer": {"name": "adamw", "learning_rate": 0.01},
+        "schedule": {"name": "constant"},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "gradual"}, r"mode 'gradual' goes with unfreeze_every; given 'gradual' and None"),
+        ({"unfreeze_every": 3}, r"mode 'gradual' goes with unfreeze_every; given 'full' and 3"),
+        ({"mode": "gradual", "unfreeze_every": 0}, r"unfreeze_every must be at least 1, is 0"),
+        ({"mode": "lora"}, r"mode 'lora' goes with a block lora"),
+        ({"lora": {"rank": 4, "alpha": 8.0}}, r"mode 'lora' goes with a block lora"),
+        ({"mode": "lora", "lora": {"rank": 0, "alpha": 8.0}}, r"'lora': rank must be at least 1 and alpha above 0, are 0"),
+        ({"mode": "lora", "lora": {"rank": 1, "alpha": 8.0, "dropout": 1.0}}, r"dropout must lie in \[0, 1\), is 1\.0"),
+        ({"mode": "lora", "lora": {"rank": 1, "alpha": 8.0, "targets": []}}, r"targets is empty"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(changes, message):
+    build(Finetune, TREE, "test")
+    with pytest.raises(ParamsError, match=message):
+        build(Finetune, TREE | changes, "test")
+
+
+@pytest.mark.parametrize("mode", [{"mode": "frozen"}, {"mode": "gradual", "unfreeze_every": 3}])
+def test_methods_about_a_new_head_are_refused_for_language_models(mode):
+    from stillhouse.core.params import read_yaml
+    from tasks.finetune import Params
+
+    tree = read_yaml(lm.ROOT / "recipes" / "tiny_lm.yaml")
+    tree = {name: tree[name] for name in ("kind", "seed", "threads", "views", "student", "finetune")}
+    build(Params, tree, "params.yaml")
+    with pytest.raises(
+        ParamsError, match=r"'finetune\.mode' is \w+, which is about a new head, and kind causal_lm keeps its own"
+    ):
+        build(Params, tree | {"finetune": tree["finetune"] | mode}, "params.yaml")
+
+
+def test_a_model_without_linear_layers_below_its_head_needs_targets():
+    model = classifier.build(
+        ModelParams(architecture="ngram_encoder", config={"hidden_size": 8, "num_hidden_layers": 0}), task_of(), seed=1
+    )
+    with pytest.raises(ParamsError, match="has no linear module below its head; name its targets"):
+        add_lora(model, LORA, new_head=True, seed=1)

@@ -1,9 +1,13 @@
 """Methods of fine-tuning: gradual unfreezing, LoRA, a start from a folder. `tests/test_finetune.py` is about the stage."""
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +20,7 @@ from stillhouse.models.config import ModelParams
 from stillhouse.training import classifier, language_model
 from stillhouse.training.classifier import Task, fit
 from stillhouse.training.config import LoraParams
-from stillhouse.training.distributed import join
+from stillhouse.training.distributed import Ranks, join
 from stillhouse.training.lora import add_lora, merged
 from stillhouse.training.methods import prepare
 from stillhouse.training.start import start_from
@@ -24,7 +28,7 @@ from stillhouse.training.transfer import GradualUnfreezing, head, layer_groups, 
 from tasks.finetune import Finetune
 from tests import test_language_model as lm
 from tests.test_resume import Stop, often, ranks, result, stop_after
-from tests.test_training import ALONE, FACTS, VIEWS, small_model, table, training
+from tests.test_training import ALONE, FACTS, VIEWS, losses, small_model, table, training
 
 LORA = LoraParams(rank=4, alpha=8.0, dropout=0.1)
 
@@ -101,6 +105,30 @@ def test_a_method_killed_and_started_anew_ends_with_the_bytes_of_an_undisturbed_
     assert run(tmp_path) == wanted
     # Now finished: its weights are taken as they are, and merged.
     assert run(tmp_path) == wanted
+
+
+def method_losses(mode: str, which: Ranks) -> np.ndarray:
+    """Of a short training by a method, on the ranks given."""
+    model = small_model(0.1)
+    method = prepare(model, mode, new_head=True, steps=12, seed=3, unfreeze_every=3, lora=LORA)
+    history = fit(model, task_of(), training(), VIEWS, None, 3, which, "test", hold=method.hold)
+    return losses(history)
+
+
+@pytest.mark.parametrize("mode", ["gradual", "lora"])
+def test_two_ranks_walk_the_trajectory_of_one(mode, tmp_path):
+    """Two real processes under torchrun with gloo: frozen weights, and those that thaw, are the same on both."""
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import numpy as np\nfrom tests.test_training import join\nfrom tests.test_transfer import method_losses\n"
+        f"with join(2) as ranks:\n    found = method_losses('{mode}', ranks)\n"
+        f"    if ranks.is_main: np.save(r'{tmp_path / 'losses.npy'}', found)\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(lm.ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "losses.npy"), method_losses(mode, ALONE), rtol=1e-4)
 
 
 def test_a_checkpoint_of_another_pace_is_not_gone_on_from(tmp_path, capsys, monkeypatch):

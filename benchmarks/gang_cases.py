@@ -5,8 +5,8 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import psutil
@@ -74,11 +74,16 @@ class Launch:
             os.kill(pid, signal.SIGKILL)
         return time.time()
 
-    def freeze(self) -> subprocess.Popen:
-        """Stop a worker before it can take a run: what is asked of it has to wait."""
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """A worker that is stopped before it can take a run: what is asked of it has to wait."""
         worker = self.workers[self.chance.choice(sorted(self.workers))]
         os.kill(worker.pid, signal.SIGSTOP)
-        return worker
+        try:
+            yield
+        finally:
+            # Whatever happens: a stopped worker would spoil the launches after this one.
+            os.kill(worker.pid, signal.SIGCONT)
 
 
 @dataclass(frozen=True)
@@ -95,11 +100,10 @@ class Expected:
 
 
 def late(launch: Launch) -> Expected:
-    worker = launch.freeze()
-    launch.start()
-    launch.gang()
-    time.sleep(launch.chance.uniform(4.0, 10.0))
-    os.kill(worker.pid, signal.SIGCONT)
+    with launch.frozen():
+        launch.start()
+        launch.gang()
+        time.sleep(launch.chance.uniform(4.0, 10.0))
     result = launch.probe.folder / "data" / STAGE / "sum.json"
     wait_until(result.exists, HANG_SECONDS, "there is a result")
     return Expected(time.time(), "executed")
@@ -165,11 +169,10 @@ def killed(what: str, node: int) -> Callable[[Launch], Expected]:
 
 
 def killed_at_meeting(launch: Launch) -> Expected:
-    worker = launch.freeze()
-    launch.start()
-    place = wait_until(launch.present, HANG_SECONDS, "a member has come")[-1]
-    event = launch.kill(launch.pids(place, "engine"))
-    os.kill(worker.pid, signal.SIGCONT)
+    with launch.frozen():
+        launch.start()
+        place = wait_until(launch.present, HANG_SECONDS, "a member has come")[-1]
+        event = launch.kill(launch.pids(place, "engine"))
     return Expected(event, "lost", (f"node {place} of {launch.size}",))
 
 

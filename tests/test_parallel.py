@@ -14,11 +14,15 @@ from stillhouse.core.errors import ParamsError, TopologyError
 from stillhouse.core.params import build
 from stillhouse.data.batches import BatchPlan, Collator
 from stillhouse.training.config import ParallelParams
+from stillhouse.training.dropout import DropoutKeys, KeyedDropout
 from stillhouse.training.feed import Feed
 from stillhouse.training.layout import num_shares
 from stillhouse.training.optimizers import NEVER_SHARDED
 from stillhouse.training.parallel import patch_layers
+from stillhouse.training.pipeline import require_decoder
 from tests.parallel_ranks import run_case
+from tests.test_language_model import make_task
+from tests.test_language_model import small_model as language_model
 from tests.test_resume import EVERY, often
 from tests.test_training import ALONE, FACTS, VIEWS, one_thread, run, small_model, table, training  # noqa: F401
 from tests.tiny_run import ROOT, environment
@@ -188,6 +192,17 @@ def test_checkpointed_layers_run_again_and_give_the_same_bytes():
     kept, again = run(training(), 0.1), run(training(parallel={"activation_checkpointing": True}), 0.1)
     assert kept[1].points == again[1].points
     assert "forward" not in vars(again[0].get_submodule("layers.0")), "the model that comes back is a plain one"
+
+
+def test_a_pipeline_refuses_what_it_cannot_cut(tmp_path):
+    task = make_task(tmp_path)
+    require_decoder(language_model(task), 2)
+    with pytest.raises(TopologyError, match="the model has 2 layers; set at most that"):
+        require_decoder(language_model(task), 3)
+    dropping = language_model(task)
+    dropping.model.layers[0].drop = KeyedDropout(0.1, DropoutKeys(1), 0)  # type: ignore
+    with pytest.raises(TopologyError, match="dropout masks are keyed by the rows of one; set dropout to 0"):
+        require_decoder(dropping, 2)
 
 
 def test_pipelines_are_not_combined_with_what_they_do_not_know():

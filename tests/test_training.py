@@ -294,9 +294,10 @@ def test_layerwise_rates_fall_from_head_to_embeddings():
 
 
 def test_keyed_dropout_drops_its_share_and_keeps_the_mean():
-    keys = DropoutKeys(seed=1, num_modules=1)
+    keys = DropoutKeys(seed=1)
+    dropout = KeyedDropout(0.3, keys, number=0)
     keys.take(np.arange(400, dtype=np.uint64), torch.device("cpu"))
-    dropped = KeyedDropout(0.3, keys, number=0)(torch.ones(400, 7, 16))
+    dropped = dropout(torch.ones(400, 7, 16))
     assert (dropped == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
     assert dropped.mean().item() == pytest.approx(1, abs=0.015)
     # No row, position or feature is dropped as a whole.
@@ -306,11 +307,12 @@ def test_keyed_dropout_drops_its_share_and_keeps_the_mean():
 
 
 def test_keyed_dropout_masks_differ_between_modules_steps_and_rows():
-    keys = DropoutKeys(seed=1, num_modules=2)
+    keys = DropoutKeys(seed=1)
+    one, other = KeyedDropout(0.5, keys, 0), KeyedDropout(0.5, keys, 1)
     keys.take(np.arange(2, dtype=np.uint64), torch.device("cpu"))
     ones = torch.ones(2, 4, 64)
-    first, second = KeyedDropout(0.5, keys, 0)(ones), KeyedDropout(0.5, keys, 1)(ones)
+    first, second = one(ones), other(ones)
     assert not torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
     # A wider batch (more padding) does not move a row's mask.
-    assert torch.equal(KeyedDropout(0.5, keys, 0)(torch.ones(2, 9, 64))[:, :4], first)
+    assert torch.equal(one(torch.ones(2, 9, 64))[:, :4], first)

@@ -19,19 +19,21 @@ _STRIDE = -1640531535
 class DropoutKeys:
     """The rows in flight; every KeyedDropout of a model reads the same ones."""
 
-    def __init__(self, seed: int, num_modules: int = 0):
-        self.seed, self.num_modules = seed, num_modules
+    def __init__(self, seed: int):
+        self.seed = seed
+        self.numbers: list[int] = []
+        """Of the modules that drop anything."""
         self.rows_MB = torch.zeros(0, 0, dtype=torch.int32)
         """A hash of each row, another one for each module."""
 
     def set(self, batch: AnyBatch, step: int) -> None:
-        if self.num_modules:
+        if self.numbers:
             rows = mix(batch.keys ^ batch.views.astype(np.uint64), salt("dropout", self.seed, step))
             self.take(rows, batch.input_ids.device)
 
     def take(self, rows: np.ndarray, device: torch.device) -> None:
         """Hashes uint64 (B,): all modules' in one copy, so that the layers themselves never turn to the host."""
-        hashes = np.stack([mix(rows, salt("module", number)).astype(np.uint32) for number in range(self.num_modules)])
+        hashes = np.stack([mix(rows, salt("module", number)).astype(np.uint32) for number in self.numbers])
         rows_MB = torch.from_numpy(hashes.view(np.int32))
         self.rows_MB = rows_MB if device.type == "cpu" else rows_MB.pin_memory().to(device, non_blocking=True)
 
@@ -40,13 +42,16 @@ class KeyedDropout(nn.Module):
     """Drops elements of (B, ..., H) with probability `p` during training and scales the rest by 1 / (1 - p)."""
 
     def __init__(self, p: float, keys: DropoutKeys, number: int):
+        """`number`: of the module in its model."""
         super().__init__()
-        self.p, self.keys, self.number = p, keys, number
+        self.p, self.keys, self.index = p, keys, len(keys.numbers)
+        if p > 0:
+            keys.numbers.append(number)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
             return values
-        rows_B1 = self.keys.rows_MB[self.number][:, None]
+        rows_B1 = self.keys.rows_MB[self.index][:, None]
         elements = torch.arange(values[0].numel(), dtype=torch.int32, device=values.device) * _STRIDE
         # Wrapping 32-bit arithmetic, in place: the mask costs about what torch's own generator does on a CPU.
         hashed = rows_B1 ^ elements[None, :]
@@ -63,9 +68,10 @@ class KeyedDropout(nn.Module):
 def key_dropout(model: nn.Module, seed: int) -> DropoutKeys:
     """Replace every nn.Dropout of `model`; returns the keys to set before each forward pass."""
     keys = DropoutKeys(seed)
+    number = 0
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Dropout):
-                setattr(module, name, KeyedDropout(child.p, keys, keys.num_modules))
-                keys.num_modules += 1
+                setattr(module, name, KeyedDropout(child.p, keys, number))
+                number += 1
     return keys

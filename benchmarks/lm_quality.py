@@ -1,6 +1,6 @@
 """What stored soft labels are worth to a language model, beside an online teacher and beside no teacher.
 
-    python -m benchmarks.lm_quality [--data sample|novels] [--seeds 1 2 3] [--folder DIR] [--quick]
+    python -m benchmarks.lm_quality [--data sample|novels] [--seeds 1 2 3] [--folder DIR] [--no-curve] [--write] [--quick]
 
 Trains the teacher of `recipes/lm.yaml` on the sample's Python code or on the Victorian novels of the test data, then the
 student, with equal steps, batches and starting weights, by cross-entropy (`ce`), from an online teacher's full distribution
@@ -8,6 +8,7 @@ student, with equal steps, batches and starting weights, by cross-entropy (`ce`)
 draws, from other N, from the paper's multinomial draws, and from top-k. Figures are mean nats per token on test
 documents. `gap_closed`: the stored student's lead over cross-entropy, over the online one's; `gap_closed_low`, `..._high`: its
 95 % interval, by bootstrap over test blocks and seeds together. Results already in the folder are not computed again.
+`--no-curve` leaves out the students of the first seed alone; `--write` puts the table into `docs/results.md`.
 """
 
 import json
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from benchmarks.common import arguments, commit, finish, machine, say
+from benchmarks.text_setting import write_section
 from flows.workspace import environment, repository_root
 from stillhouse.core.artifacts import DATA, MANIFEST, read_json
 from stillhouse.core.errors import DataError
@@ -102,7 +105,7 @@ def prepare(folder: Path, data: str, quick: bool, threads: int) -> Bench:
     return Bench(folder, params)
 
 
-def measure(bench: Bench, seeds: list[int], quick: bool) -> dict[str, float]:
+def measure(bench: Bench, seeds: list[int], curve: list[tuple[str, int]]) -> dict[str, float]:
     """Every student; returns the figures."""
     import torch
     import transformers
@@ -165,11 +168,16 @@ def measure(bench: Bench, seeds: list[int], quick: bool) -> dict[str, float]:
         figures = {"teacher": teacher_nats} | {
             name: float(np.mean([nats.sum() for nats in of])) / tokens for name, of in by_seed.items()
         }
+        figures |= {
+            f"{name}_{seed}": float(nats.sum()) / tokens
+            for name, of in by_seed.items()
+            for seed, nats in zip(seeds, of, strict=True)
+        }
         figures |= gap(by_seed)
-        for method, samples in CURVE[: 1 if quick else None]:
+        for method, samples in curve:
             name = f"{method}_{samples}"
             nats = train(name, seeds[0], lambda m=method, n=samples: distilled(store(m, n, seeds[0])))
-            figures[name] = float(nats.sum()) / tokens
+            figures[f"{name}_{seeds[0]}"] = float(nats.sum()) / tokens
         torch.set_num_threads(1)
     return figures
 
@@ -192,12 +200,43 @@ def gap(by_seed: dict[str, list[np.ndarray]]) -> dict[str, float]:
     return {"gap_closed": share(everything), "gap_closed_low": float(low), "gap_closed_high": float(high)}
 
 
+def table(figures: dict[str, float], data: str, seeds: list[int]) -> list[str]:
+    """The section of `docs/results.md`."""
+    columns = [str(seed) for seed in seeds]
+    names = list(dict.fromkeys(name.rpartition("_")[0] for name in figures if name.rpartition("_")[2] in columns))
+
+    def cell(value: float | None) -> str:
+        return "" if value is None else f"{value:.4f}"
+
+    rows = [
+        f"| {name.replace('_', ' ')} | {' | '.join(cell(figures.get(f'{name}_{seed}')) for seed in seeds)} |" for name in names
+    ]
+    closed, low, high = (100 * figures[name] for name in ("gap_closed", "gap_closed_low", "gap_closed_high"))
+    return [
+        f"Written by `python -m benchmarks.lm_quality --data {data} --write`, whose docstring says what is measured: nats per",
+        f"token on test documents, of the student of `recipes/lm.yaml`; its teacher has {figures['teacher']:.4f}.",
+        "",
+        f"Stored samples (threshold, N = 50) close {closed:.1f} % (95 % interval {low:.1f} to {high:.1f}) of the gap that the",
+        "online teacher closes over cross-entropy, with equal steps.",
+        "",
+        f"| labels | {' | '.join(f'seed {seed}' for seed in seeds)} |",
+        f"|---|{'---|' * len(seeds)}",
+        *rows,
+        "",
+        f"* machine: {machine()}",
+        f"* commit: {commit(repository_root())}",
+        f"* date: {date.today()}",
+    ]
+
+
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--data", choices=("sample", "novels"), default="sample")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--folder", type=Path, help="keep teacher, stores and results here, and go on from what is there")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-curve", action="store_true", help="only the students that every seed has")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     options = parser.parse_args()
     with one_line_errors("lm_quality"), tempfile.TemporaryDirectory() as scratch:
         folder = (options.folder or Path(scratch)).resolve()
@@ -205,9 +244,12 @@ def main() -> None:
         say(f"machine: {machine()}")
         say(f"commit: {commit(repository_root())}; recipe lm, data {options.data}, seeds {options.seeds}")
         bench = prepare(folder, options.data, options.quick, options.threads)
-        figures = measure(bench, options.seeds[:1] if options.quick else options.seeds, options.quick)
+        seeds = options.seeds[:1] if options.quick else options.seeds
+        figures = measure(bench, seeds, CURVE[:1] if options.quick else [] if options.no_curve else CURVE)
     for name, value in figures.items():
         say(f"{name:20} {value:.5f}")
+        if options.write and not options.quick:
+            write_section(f"Language model, {options.data}", table(figures, options.data, seeds))
     finish(**figures)
 
 

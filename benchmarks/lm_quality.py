@@ -213,8 +213,9 @@ def table(figures: dict[str, float], data: str, seeds: list[int]) -> list[str]:
     ]
     closed, low, high = (100 * figures[name] for name in ("gap_closed", "gap_closed_low", "gap_closed_high"))
     return [
-        f"Written by `python -m benchmarks.lm_quality --data {data} --write`, whose docstring says what is measured: nats per",
-        f"token on test documents, of the student of `recipes/lm.yaml`; its teacher has {figures['teacher']:.4f}.",
+        f"Written by `python -m benchmarks.lm_quality --data {data} --seeds {' '.join(columns)} --write`,",
+        "whose docstring says what is measured: nats per token on test documents, of the student of `recipes/lm.yaml`; its",
+        f"teacher has {figures['teacher']:.4f}.",
         "",
         f"Stored samples (threshold, N = 50) close {closed:.1f} % (95 % interval {low:.1f} to {high:.1f}) of the gap that the",
         "online teacher closes over cross-entropy, with equal steps.",

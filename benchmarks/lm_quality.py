@@ -247,8 +247,8 @@ def main() -> None:
         bench = prepare(folder, options.data, options.quick, options.threads)
         seeds = options.seeds[:1] if options.quick else options.seeds
         figures = measure(bench, seeds, CURVE[:1] if options.quick else [] if options.no_curve else CURVE)
-    for name, value in figures.items():
-        say(f"{name:20} {value:.5f}")
+        for name, value in figures.items():
+            say(f"{name:20} {value:.5f}")
         if options.write and not options.quick:
             write_section(f"Language model, {options.data}", table(figures, options.data, seeds))
     finish(**figures)

@@ -1,12 +1,15 @@
 """What a distilled student is worth on a new task with few examples, and by which method of fine-tuning.
 
-    python -m benchmarks.transfer [--seeds 1 2 3] [--examples 5 10 30] [--folder DIR] [--write] [--tune] [--quick]
+    python -m benchmarks.transfer [--source cloze] [--seeds 1 2 3] [--examples 5 10 30] [--folder DIR] [--write] [--tune]
+                                  [--quick]
 
-The pipeline of `recipes/intents.yaml` up to the student distilled on hwu64, once per seed; then banking77 (77 intents) with
-few examples per class, by every method, from the distilled student, and from random weights (`scratch`). `linear`: character
-n-grams and a linear SVM on the same rows. `<method>_<n>` is the mean accuracy over seeds on the published test split with n
-examples per class, `..._lead` that less scratch, `..._low` and `..._high` the 95 % interval of that, by bootstrap over test
-rows and seeds together. A seed decides about teacher, student, the rows that are chosen, and the new head.
+The pipeline up to the distilled student, once per seed; then banking77 (77 intents) with few examples per class, by every
+method, from the distilled student, and from random weights (`scratch`). The student's source, with the recipe of that name:
+`cloze`, the words that were taken out of texts of banking77 and hwu64 (training rows, without a label), or `intents`, the
+labels of hwu64. `linear`: character n-grams and a linear SVM on the same rows. `<method>_<n>` is the mean accuracy over seeds
+on the published test split with n examples per class, `..._lead` that less scratch, `..._low` and `..._high` the 95 %
+interval of that, by bootstrap over test rows and seeds together. A seed decides about teacher, student, the rows that are
+chosen, and the new head.
 
 Weights are those of the best accuracy on the validation split (a tenth of the published training rows: more labels than the
 few examples, for all methods alike). Each method has the learning rate that was best there with 10 examples and seed 11;
@@ -43,7 +46,7 @@ class Way:
 
 TABLES = ["query_key_value", "attention_out", "feed_forward_in", "feed_forward_out", "tokens", "0"]
 """Every linear module of the student, its table of tokens, and that of its only n-gram size."""
-WAYS = {
+METHODS = {
     "scratch": Way(None, 1e-2),
     "full": Way("full", 1e-2),
     "frozen": Way("frozen", 3e-2),
@@ -53,6 +56,14 @@ WAYS = {
     "lora_tables": Way("lora", 3e-2, lora={"rank": 8, "alpha": 16.0, "targets": TABLES}),
 }
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+TUNED: dict[str, dict[str, float]] = {"intents": {}, "cloze": {}}
+"""Learning rates that differ from those above."""
+TITLES = {"cloze": "Transfer with few examples, from unlabelled texts", "intents": "Transfer with few examples"}
+
+
+def ways(source: str) -> dict[str, Way]:
+    """The methods with their learning rates for a student of that source."""
+    return {name: replace(way, rate=TUNED[source].get(name, way.rate)) for name, way in METHODS.items()}
 
 
 @dataclass(frozen=True)
@@ -60,8 +71,13 @@ class Bench:
     """What fine-tuning needs, in a folder where the stages have run."""
 
     folder: Path
+    source: str
     params: dict[str, Any]
     steps: int
+
+    @property
+    def where(self) -> str:
+        return f"recipes/{self.source}.yaml"
 
     def finetune(self, way: Way, examples: int, seed: int, ranks: Any) -> tuple[Any, Any, Any]:
         """Model, task and history of one fine-tuning, as the stage `finetune` does it."""
@@ -76,9 +92,9 @@ class Bench:
         tree = self.params["finetune"]["training"]
         tree = tree | {"steps": self.steps, "evaluate_every": max(1, self.steps // 6), "metric": "accuracy"}
         tree = tree | {"optimizer": tree["optimizer"] | {"learning_rate": way.rate} | way.optimizer}
-        training = build(TrainingParams, tree, "recipes/intents.yaml")
+        training = build(TrainingParams, tree, self.where)
         if way.mode is None:
-            model = classifier.build(build(ModelParams, self.params["student"]["model"], "recipes/intents.yaml"), task, seed)
+            model = classifier.build(build(ModelParams, self.params["student"]["model"], self.where), task, seed)
         else:
             model = classifier.adapt(classifier.load(self.folder / DATA / "train_student" / "model"), task, seed)
         method = prepare(
@@ -90,7 +106,7 @@ class Bench:
             unfreeze_every=max(1, self.steps // 6),
             lora=way.lora and build(LoraParams, way.lora, "lora"),
         )
-        views = build(ViewParams, self.params["views"], "recipes/intents.yaml")
+        views = build(ViewParams, self.params["views"], self.where)
         history = classifier.fit(
             model, task, training, views, None, seed, ranks, "fine-tune", rows, None, method.fingerprint, method.hold
         )
@@ -99,7 +115,7 @@ class Bench:
 
 def tune(bench: Bench, ranks: Any) -> None:
     """Print the validation accuracy of every method at every rate."""
-    for name, way in WAYS.items():
+    for name, way in ways(bench.source).items():
         found = {}
         for rate in RATES:
             _, _, history = bench.finetune(replace(way, rate=rate), 10, TUNING_SEED, ranks)
@@ -117,7 +133,7 @@ def predict_all(bench: Bench, examples: list[int], seed: int, ranks: Any) -> Non
     new = bench.folder / DATA / "preprocess" / "new"
     test = read_tokens(new / "test.arrow")
     for number in examples:
-        for name, way in WAYS.items():
+        for name, way in ways(bench.source).items():
 
             def run(name: str = name, way: Way = way, number: int = number) -> np.ndarray:
                 model, task, history = bench.finetune(way, number, seed, ranks)
@@ -146,13 +162,13 @@ def summarise(folders: list[Path], examples: list[int], samples: int) -> tuple[d
     labels = read_tokens(folders[0] / DATA / "preprocess" / "new" / "test.arrow").labels
     right = {
         (name, number): np.stack([np.load(result(folder, name, number)) == labels for folder in folders])
-        for name in [*WAYS, "linear"]
+        for name in [*METHODS, "linear"]
         for number in examples
     }
     figures: dict[str, float] = {}
     table = ["| method | " + " | ".join(f"{number} per class | lead over scratch" for number in examples) + " |"]
     table.append("|---" * (1 + 2 * len(examples)) + "|")
-    for name in [*WAYS, "linear"]:
+    for name in [*METHODS, "linear"]:
         cells = []
         for number in examples:
             per_seed = right[name, number].mean(1)
@@ -181,6 +197,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep students and results here, and go on from what is there")
     parser.add_argument("--tune", action="store_true", help="show the choice of learning rates, on validation rows alone")
     parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
+    parser.add_argument("--source", choices=list(TUNED), default="cloze", help="what teacher and student learn from")
     options = parser.parse_args()
     seeds = options.seeds or ([1, 2] if options.quick else [1, 2, 3])
     examples = options.examples or ([5] if options.quick else [5, 10, 30])
@@ -189,21 +206,25 @@ def main() -> None:
         root = repository_root()
         facts = [f"machine: {machine()}, {options.threads} threads", f"commit: {commit(root)}", f"seeds: {seeds}"]
         say("\n".join(["Transfer to banking77", *facts]))
-        params = recipe("intents", options.threads)
+        params = recipe(options.source, options.threads)
         raw = [test_data() / name / f"{split}.csv" for name in ("hwu64", "banking77") for split in ("train", "test")]
-        for task, name in (("source", "hwu64"), ("new", "banking77")):
-            params["ingest"][task] |= {"train": f"{name}_train.csv", "test": f"{name}_test.csv"}
+        params["ingest"]["new"] |= {"train": "banking77_train.csv", "test": "banking77_test.csv"}
+        if options.source == "cloze":
+            params["ingest"]["source"] |= {"files": ["banking77_train.csv", "hwu64_train.csv"]}
+        else:
+            params["ingest"]["source"] |= {"train": "hwu64_train.csv", "test": "hwu64_test.csv"}
         if options.quick:
             quickly(params)
         folders = []
         for seed in seeds:
             folders.append(folder / f"seed-{seed}")
             run_stages(folders[-1], params | {"seed": seed}, raw, STAGES)
-            measure(Bench(folders[-1], params, steps), examples, seed, options)
+            measure(Bench(folders[-1], options.source, params, steps), examples, seed, options)
         figures, table = summarise(folders, examples, 20 if options.quick else 1000)
         say("\n".join(table))
         if options.write and not options.quick:
-            command = f"--seeds {' '.join(map(str, seeds))} --examples {' '.join(map(str, examples))} --steps {steps} --write"
+            words = ["--source", options.source, "--seeds", *seeds, "--examples", *examples, "--steps", steps, "--write"]
+            command = " ".join(map(str, words))
             lines = [
                 f"Written by `python -m benchmarks.transfer {command}`,",
                 "whose docstring says what is measured: accuracy on banking77's test split in per cent, mean (over seeds).",
@@ -212,7 +233,7 @@ def main() -> None:
                 "",
                 *(f"* {fact}" for fact in [*facts, f"date: {datetime.datetime.now(datetime.UTC).date()}"]),
             ]
-            write_section("Transfer with few examples", lines)
+            write_section(TITLES[options.source], lines)
     finish(**figures)
 
 
@@ -230,12 +251,13 @@ def measure(bench: Bench, examples: list[int], seed: int, options: Any) -> None:
 
 def quickly(params: dict[str, Any]) -> None:
     """Few rows, classes and steps."""
-    kept = {
-        "source": ["alarm_query", "alarm_set", "audio_volume_mute"],
-        "new": ["activate_my_card", "age_limit", "card_arrival", "cash_withdrawal_charge"],
-    }
-    for task, labels in kept.items():
-        params["ingest"][task] |= {"labels": labels}
+    few = (
+        {"words": 20, "max_rows": 1000}
+        if params["ingest"]["source"]["kind"] == "cloze"
+        else {"labels": ["alarm_query", "alarm_set", "audio_volume_mute"]}
+    )
+    params["ingest"]["source"] |= few
+    params["ingest"]["new"] |= {"labels": ["activate_my_card", "age_limit", "card_arrival", "cash_withdrawal_charge"]}
     for block in (params["train_teacher"], params["student"]):
         block["training"] |= {"steps": 2, "evaluate_every": 2}
     params["train_teacher"]["model"]["config"] |= {"hidden_size": 32, "ngram_buckets": 256, "intermediate_size": 32}

@@ -1,8 +1,8 @@
 """Stage `ingest`: read the source task and the new task into canonical tables.
 
-In: the embedded sample, files in `data/raw`, or a hub data set. Out: `source.parquet`, `new.parquet` (columns `id`,
-`text`, `label`, `split`; the label of a causal language model's documents is empty) and `manifest.json` (rows, classes,
-balance, digests, licence).
+In: the embedded sample, files in `data/raw`, or a hub data set; also texts without labels, as a cloze test. Out:
+`source.parquet`, `new.parquet` (columns `id`, `text`, `label`, `split`; the label of a causal language model's documents is
+empty) and `manifest.json` (rows, classes, balance, digests, licence).
 
     python -m tasks.ingest
 """
@@ -16,12 +16,13 @@ from pydantic import Field
 from stillhouse.core.artifacts import MANIFEST, write_json
 from stillhouse.core.params import Kind, block
 from stillhouse.core.stage import run_stage
+from stillhouse.sources.cloze import ClozeSource, read_cloze
 from stillhouse.sources.files import FilesSource, read_files
 from stillhouse.sources.hub import HubSource, read_hub
 from stillhouse.sources.sample import SampleSource, read_sample
 from stillhouse.sources.tables import describe, write_table
 
-Source = Annotated[SampleSource | FilesSource | HubSource, Field(discriminator="kind")]
+Source = Annotated[SampleSource | FilesSource | HubSource | ClozeSource, Field(discriminator="kind")]
 
 
 @block
@@ -40,13 +41,17 @@ class Params:
     def __post_init__(self) -> None:
         for name in ("source", "new"):
             source = getattr(self.ingest, name)
+            if self.kind == "causal_lm" and source.kind == "cloze":
+                raise ValueError(
+                    f"'ingest.{name}' is a cloze test, which has classes; kind causal_lm reads documents (kind: files)"
+                )
             if self.kind == "causal_lm" and source.labels is not None:
                 raise ValueError(f"'ingest.{name}.labels' chooses classes, which documents (kind causal_lm) do not have")
             if self.kind != "causal_lm" and getattr(source, "document", None) is not None:
                 raise ValueError(f"'ingest.{name}.document' joins rows to documents, which kind {self.kind} does not read")
 
 
-def read(source: SampleSource | FilesSource | HubSource, labelled: bool) -> tuple[pd.DataFrame, dict]:
+def read(source: SampleSource | FilesSource | HubSource | ClozeSource, labelled: bool) -> tuple[pd.DataFrame, dict]:
     """Canonical table and origin of one task."""
     match source:
         case SampleSource():
@@ -55,6 +60,8 @@ def read(source: SampleSource | FilesSource | HubSource, labelled: bool) -> tupl
             return read_files(source, labelled=labelled)
         case HubSource():
             return read_hub(source, labelled)
+        case ClozeSource():
+            return read_cloze(source)
 
 
 def run(params: Params, out: Path) -> None:

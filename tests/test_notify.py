@@ -18,6 +18,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Crashed, Failed, Running, State
 
+from flows.guard import sweep
 from flows.notify import FAILED, LOST, NotificationError, ensure_notification, main, remove_notification
 from tests.served import START_SECONDS, Served, wait_until
 
@@ -228,6 +229,8 @@ def test_runs_whose_process_is_killed_are_marked_and_told(notified, receiver):
         wait_until(lambda run=run: notified.events("prefect.flow-run.heartbeat", run), 60, "a heartbeat")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        # The flow's own process is in another session, and would outlive the tests.
+        assert sweep("PREFECT__FLOW_RUN_ID", str(run)) == 1
     for run in runs:
         state = wait_until(lambda run=run: (s := notified.state(run)).is_crashed() and s, 60, "the run is marked")
         assert state.name == "Silent"

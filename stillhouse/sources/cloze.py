@@ -1,0 +1,116 @@
+"""Unlabelled texts as a source: which word was taken out? (Cloze; Taylor 1953, "Cloze procedure".)
+
+Every row is a text of own files without one of its words, and the class is that word. Teacher and student learn what goes
+with what in these texts, as masked language models do (Devlin et al. 2019, arXiv:1810.04805), by the stages of any text
+classification; fine-tuned on few labelled rows, such a student starts ahead of random weights.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from stillhouse.core.artifacts import digest_file
+from stillhouse.core.errors import DataError
+from stillhouse.core.params import block
+from stillhouse.data.hashing import salt, text_keys, uniform
+from stillhouse.sources.files import FORMATS, RAW, FilesSource, locate, read_file
+from stillhouse.sources.tables import RowLimit, canonical
+
+WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+"""Letters, also with an apostrophe inside; in scripts that write no blanks between words this finds whole clauses."""
+HELD_OUT_SHARE = 0.1
+
+
+@block
+class ClozeSource:
+    """Files in `data/raw` of which only the texts are read; a tenth each of the texts is validation and test."""
+
+    kind: Literal["cloze"]
+    files: list[str]
+    """File names below data/raw; a text file holds a text a line."""
+    text: str = "text"
+    """Name of the column with the text, in all of them."""
+    words: Annotated[int, Field(ge=2)] = 400
+    """So many words are classes: the most frequent ones after those that `skip` leaves out."""
+    skip: Annotated[int, Field(ge=0)] = 30
+    """So many of the most frequent words are no classes; they hardly say what a text is about."""
+    per_text: Annotated[int, Field(ge=1)] = 6
+    """At most so many rows of one text, those of its rarest words."""
+    encoding: str = "utf-8"
+    delimiter: str = ","
+    licence: str = "not stated"
+    labels: list[str] | None = None
+    """Only these words."""
+    max_rows: RowLimit | None = None
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise ValueError("files must name at least one file below data/raw")
+        if len(self.delimiter) != 1:
+            raise ValueError(f"delimiter must be one character, is {self.delimiter!r}")
+
+
+def read_cloze(source: ClozeSource) -> tuple[pd.DataFrame, dict]:
+    """Canonical table and origin. Raises DataError naming file and column or row, or if the texts have too few words."""
+    texts: list[str] = []
+    digests = []
+    for name in source.files:
+        path = locate(name, RAW)
+        columns = FilesSource(
+            kind="files", train=name, text=source.text, encoding=source.encoding, delimiter=source.delimiter
+        )  # fmt: skip
+        texts += lines_of(read_file(path, columns, labelled=False)["text"].astype(str).tolist(), path)
+        digests.append({"file": name, "sha256": digest_file(path)})
+    # A text that stands there twice would count twice, and say no more.
+    texts = sorted(set(texts))
+    where = ", ".join(f"{RAW}/{name}" for name in source.files)
+    table = pd.DataFrame(rows_of(texts, source, where), columns=["text", "label", "whole"])
+    # All rows of a text on one side, by a hash of it: with another word left out, the answer would stand in the training rows.
+    chance = uniform(text_keys(table["whole"]), salt("cloze"))
+    split = np.select([chance < HELD_OUT_SHARE, chance < 2 * HELD_OUT_SHARE], ["test", "validation"], "train")
+    table = table.assign(split=split).drop(columns="whole")
+    return canonical(table, where, source.labels, source.max_rows), {
+        "kind": "cloze", "files": digests, "licence": source.licence
+    }  # fmt: skip
+
+
+def lines_of(texts: list[str], path: Path) -> list[str]:
+    """The texts; of a text file, which is read as one, its lines."""
+    if FORMATS[path.suffix] != "text":
+        return texts
+    return [line for text in texts for line in text.splitlines() if line.strip()]
+
+
+def rows_of(texts: list[str], source: ClozeSource, where: str) -> list[tuple[str, str, str]]:
+    """(text without the word, the word, whole text) for the words of each text that are classes. Raises DataError."""
+    found = [[(match.group().lower(), match.span()) for match in WORD.finditer(text)] for text in texts]
+    counts = Counter(word for words in found for word in {word for word, _ in words})
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    if len(ranked) < source.skip + source.words:
+        raise DataError(
+            f"{where}: {len(ranked):,} different words, fewer than 'skip' ({source.skip}) and 'words' ({source.words}) "
+            "together; lower them or add texts"
+        )
+    classes = set(ranked[source.skip : source.skip + source.words])
+    rows = []
+    for text, words in zip(texts, found, strict=True):
+        present = sorted({word for word, _ in words} & classes, key=lambda word: (counts[word], word))
+        for chosen in present[: source.per_text]:
+            rest = without(text, [span for word, span in words if word == chosen])
+            if rest:
+                rows.append((rest, chosen, text))
+    return rows
+
+
+def without(text: str, spans: list[tuple[int, int]]) -> str:
+    """The text with those spans cut out and white space made single."""
+    pieces, position = [], 0
+    for start, end in spans:
+        pieces.append(text[position:start])
+        position = end
+    return " ".join(" ".join([*pieces, text[position:]]).split())

@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.common import arguments, finish, machine, say
 from benchmarks.label_teachers import ZipfTeacher, read_teacher
+from stillhouse.core.hashing import text_keys
 from stillhouse.core.stage import one_line_errors
-from stillhouse.data.hashing import text_keys
 from stillhouse.soft_labels.bases import Bases, fit_bases
 from stillhouse.soft_labels.manifest import Binding, Layout
 from stillhouse.soft_labels.sampler import Sampler

@@ -26,8 +26,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.common import arguments, finish, machine, say
 from benchmarks.label_teachers import ZipfTeacher, read_teacher
+from stillhouse.core.hashing import text_keys
 from stillhouse.core.stage import one_line_errors
-from stillhouse.data.hashing import text_keys
 from stillhouse.soft_labels.bases import Bases, fit_bases
 from stillhouse.soft_labels.records import Coding, Entries, decode, encode
 from stillhouse.soft_labels.sampler import Sampler

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from stillhouse.data.hashing import text_keys
+from stillhouse.core.hashing import text_keys
 from stillhouse.soft_labels.bases import Bases, fit_bases
 from stillhouse.soft_labels.manifest import Binding, Layout
 from stillhouse.soft_labels.sampler import Sampler

@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from stillhouse.core.artifacts import digest_folder, read_json, write_json
 from stillhouse.core.errors import ArtifactError, DataError
-from stillhouse.data.hashing import text_keys
+from stillhouse.core.hashing import text_keys
 from stillhouse.soft_labels.alignment import check_alignment
 from stillhouse.soft_labels.bits import WIDEST, pack, unpack
 from stillhouse.soft_labels.dataset import SoftLabelsDataset, collate, to_datasets

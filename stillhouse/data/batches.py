@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from stillhouse.core.hashing import mix, salt
 from stillhouse.data.alterations import Alterations
 from stillhouse.data.class_sampling import ClassSampler
-from stillhouse.data.hashing import mix, salt
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.tokens import TokenTable
 from stillhouse.data.views import ViewParams, view_spans

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from stillhouse.data.hashing import mix, salt
+from stillhouse.core.hashing import mix, salt
 
 Sampling = Literal["natural", "balanced", "square_root"]
 POWER = {"natural": 1.0, "square_root": 0.5, "balanced": 0.0}

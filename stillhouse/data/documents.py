@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from stillhouse.core.artifacts import MANIFEST, digest_file, write_json
 from stillhouse.core.errors import DataError
+from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.data.blocks import write_blocks
-from stillhouse.data.hashing import salt, text_keys, uniform
 from stillhouse.data.packing import cut, pack
 from stillhouse.data.text import SplitParams
 from stillhouse.data.tokenizer import TokenizerFacts

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from stillhouse.core.errors import DataError
+from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.core.params import block
-from stillhouse.data.hashing import salt, text_keys, uniform
 
 
 @block

@@ -7,8 +7,8 @@ teaching").
 
 import numpy as np
 
+from stillhouse.core.hashing import mix, salt, uniform
 from stillhouse.core.params import block
-from stillhouse.data.hashing import mix, salt, uniform
 
 
 @block

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stillhouse.core.artifacts import DATA
-from stillhouse.data.hashing import salt
+from stillhouse.core.hashing import salt
 
 PACKAGE = DATA / "export_model" / "package"
 TASK = DATA / "preprocess" / "new"

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from stillhouse.core.hashing import salt
 from stillhouse.data.block_batches import IGNORED
 from stillhouse.data.blocks import BlockTable
-from stillhouse.data.hashing import salt
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.language_predict import CHUNK_POSITIONS, evaluation_batches, head_of, hidden_states
 

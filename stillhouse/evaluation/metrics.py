@@ -8,7 +8,7 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
-from stillhouse.data.hashing import salt
+from stillhouse.core.hashing import salt
 from stillhouse.training.scores import log_softmax, per_class_f1
 
 

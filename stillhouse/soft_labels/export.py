@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from stillhouse.core.hashing import mix, salt
 from stillhouse.core.progress import Progress
-from stillhouse.data.hashing import mix, salt
 from stillhouse.soft_labels.writer import SoftLabelsWriter
 from stillhouse.training.distributed import Ranks
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stillhouse.core.errors import ArtifactError
-from stillhouse.data.hashing import mix, salt, uniform
+from stillhouse.core.hashing import mix, salt, uniform
 from stillhouse.soft_labels.bits import WIDEST, pack, packed_bytes, unpack
 from stillhouse.soft_labels.values import TAIL_ONE, Grid
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from stillhouse.core.errors import DataError
-from stillhouse.data.hashing import mix, salt, uniform
+from stillhouse.core.hashing import mix, salt, uniform
 from stillhouse.soft_labels.bases import Bases
 from stillhouse.soft_labels.sampler import Sampler
 

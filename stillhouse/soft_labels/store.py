@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from stillhouse.core.artifacts import MANIFEST, digest_file, read_json
 from stillhouse.core.errors import ArtifactError, DataError
-from stillhouse.data.hashing import text_keys
+from stillhouse.core.hashing import text_keys
 from stillhouse.soft_labels.manifest import EXPORT, Binding, Layout, shard_name, store_key
 from stillhouse.soft_labels.records import Entries, checksum, decode
 from stillhouse.soft_labels.shards import RESTORE, map_shard

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from stillhouse.core.artifacts import MANIFEST, digest_bytes, digest_file, write_json
 from stillhouse.core.errors import ArtifactError, DataError
-from stillhouse.data.hashing import text_keys
+from stillhouse.core.hashing import text_keys
 from stillhouse.soft_labels.manifest import FORMAT, Binding, Layout, shard_name, store_key
 from stillhouse.soft_labels.records import Entries, checksum, encode
 from stillhouse.soft_labels.shards import is_whole, sync_folder, write_shard

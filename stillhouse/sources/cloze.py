@@ -16,8 +16,8 @@ from pydantic import Field
 
 from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import DataError
+from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.core.params import block
-from stillhouse.data.hashing import salt, text_keys, uniform
 from stillhouse.sources.files import FORMATS, RAW, FilesSource, locate, read_file
 from stillhouse.sources.tables import RowLimit, canonical
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from stillhouse.core.hashing import mix, salt
 from stillhouse.data.batches import AnyBatch
-from stillhouse.data.hashing import mix, salt
 
 # Multipliers of MurmurHash3's finaliser (Appleby 2011) as signed 32-bit numbers.
 _FIRST, _SECOND = -2048144789, -1028477387

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from stillhouse.core.errors import ArtifactError, ParamsError
-from stillhouse.data.hashing import mix, salt
+from stillhouse.core.hashing import mix, salt
 from stillhouse.data.tokens import TokenTable
 from stillhouse.training.optimizers import embedding_ids, layers_below_head, num_layers
 

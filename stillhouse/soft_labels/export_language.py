@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from stillhouse.core.errors import ArtifactError
 from stillhouse.data.block_batches import IGNORED, BlockCollator
@@ -21,8 +22,8 @@ from stillhouse.training.distributed import Ranks
 from stillhouse.training.language_model import Task
 from stillhouse.training.language_predict import head_of, hidden_states
 
-CHUNK_ELEMENTS = 2**22
-"""Logits that exist at a time: 16 MiB of float32."""
+CHUNK_ELEMENTS = 2**24
+"""Logits of a teacher that exist at a time: 64 MiB of float32. With fewer, a large head is read from memory too often."""
 SAME_IDS = 0.999
 FEW_IDS = 4
 COUNTED_ROWS = 256
@@ -52,6 +53,10 @@ def export_language(
     collate = BlockCollator(table, task.facts.pad_id)
     clock = Clock()
 
+    # Kept from batch to batch: fresh memory for every chunk of logits costs a tenth of their arithmetic.
+    chunk = min(max(1, CHUNK_ELEMENTS // vocab), batch_size * table.block_tokens)
+    buffers = [torch.empty(chunk, head_of(model)[0].shape[0], device=ranks.device) for model in teachers.models]
+
     def said(chosen: np.ndarray) -> tuple[Draws, np.ndarray]:
         """What is drawn at the positions of these blocks, and their next tokens, int (B, T), -1 where there is none."""
         with clock(), teachers.autocast(ranks.device):
@@ -61,15 +66,14 @@ def export_language(
         valid_P = (targets_P != IGNORED).cpu().numpy()
         keys_P = np.repeat(batch.keys, table.block_tokens)
         chances = uniforms(keys_P, np.tile(np.arange(table.block_tokens), len(chosen)), sampler)
-        chunk = max(1, CHUNK_ELEMENTS // vocab)
         found = []
         for begin in range(0, len(targets_P), chunk):
             part = slice(begin, begin + chunk)
             with clock(), teachers.autocast(ranks.device):
                 # A padded vocabulary's last ids mean nothing.
                 logits = [
-                    F.linear(states[part], *head_of(model))[:, :vocab]
-                    for states, model in zip(hidden, teachers.models, strict=True)
+                    scores(states[part], model, buffer)[:, :vocab]
+                    for states, model, buffer in zip(hidden, teachers.models, buffers, strict=True)
                 ]
             found.append(draw(logits, sampler, chances[part], valid_P[part], teachers.shares, bases))
         next_tokens = np.where(valid_P, targets_P.cpu().numpy(), -1).reshape(len(chosen), -1)
@@ -97,6 +101,17 @@ def export_language(
     for begin in range(0, len(chosen), batch_size):
         audit_batch(store, chosen[begin : begin + batch_size], said)
     return quality_of(store, table), timing
+
+
+def scores(hidden_PH: torch.Tensor, model: PreTrainedModel, buffer_CV: torch.Tensor) -> torch.Tensor:
+    """Logits (P, V), in the buffer where the head's arithmetic is that of the buffer's type."""
+    weight_VH, bias_V = head_of(model)
+    if torch.is_autocast_enabled(hidden_PH.device.type) or {hidden_PH.dtype, weight_VH.dtype} != {buffer_CV.dtype}:
+        return F.linear(hidden_PH, weight_VH, bias_V)
+    out_PV = buffer_CV[: len(hidden_PH)]
+    if bias_V is None:
+        return torch.mm(hidden_PH, weight_VH.t(), out=out_PV)
+    return torch.addmm(bias_V, hidden_PH, weight_VH.t(), out=out_PV)
 
 
 @torch.no_grad()

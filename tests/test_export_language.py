@@ -1,5 +1,7 @@
 """Export of sampled labels by a language model: what the bytes depend on, mixtures, the audit."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from stillhouse.data.block_batches import IGNORED, BlockCollator
 from stillhouse.soft_labels import export_language as module
 from stillhouse.soft_labels.binding import language_binding
 from stillhouse.soft_labels.export import Teachers
-from stillhouse.soft_labels.export_language import export_language
+from stillhouse.soft_labels.export_language import export_language, scores
 from stillhouse.soft_labels.sampler import Sampler
 from stillhouse.soft_labels.store import SoftLabels
 from tests.test_language_model import ALONE, VOCAB, make_task, small_model, task  # noqa: F401
@@ -94,3 +96,16 @@ def test_the_audit_refuses_a_store_that_its_teacher_does_not_confirm(task, tmp_p
     teacher.lm_head.weight.data.mul_(60)
     with pytest.raises(ArtifactError, match=r"the audit asked the teacher again and found \d+ of \d+ ids that differ"):
         store(task, Teachers([teacher], [1.0]), tmp_path / "store")
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_logits_in_the_kept_buffer_are_those_of_the_head(bias):
+    head = torch.nn.Linear(8, 40, bias=bias)
+    model = SimpleNamespace(get_output_embeddings=lambda: head)
+    buffer = torch.empty(16, 40)
+    with torch.no_grad():
+        for size in (16, 5):
+            hidden = torch.randn(size, 8)
+            found = scores(hidden, model, buffer)  # pyright: ignore[reportArgumentType]
+            assert found.data_ptr() == buffer.data_ptr()
+            torch.testing.assert_close(found, head(hidden))

@@ -156,6 +156,16 @@ def test_the_memory_of_a_gpu_is_named():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
+@pytest.mark.parametrize("words", ["could not create a primitive", "could not execute a primitive"])
+def test_onednn_without_memory_is_understood(words):
+    """Real in the test above, now and then: whether torch's allocator or oneDNN is refused first is up to the heap."""
+    with (
+        pytest.raises(MemoryShortageError, match=rf"set micro_batch_size to 2 or less .*\({words}; oneDNN gives no reason: if"),
+        memory_errors(ALONE, training(), lambda: ("at step 3", 4, 9)),
+    ):
+        raise RuntimeError(words)
+
+
 def test_other_errors_keep_their_traceback():
     with pytest.raises(RuntimeError, match="shapes"), memory_errors(ALONE, training(), lambda: ("", 1, 1)):
         raise RuntimeError("shapes do not match")

@@ -13,6 +13,8 @@ from stillhouse.training.optimizers import Optimizers
 
 NAMED_ROWS = 8
 CPU_ALLOCATORS = ("can't allocate memory", "not enough memory", "cannot allocate memory", "std::bad_alloc")
+# oneDNN's words when it gets no memory for the code or the scratch space of an operation; it has the same for other causes.
+ONEDNN = ("could not create a primitive", "could not execute a primitive", "could not create a memory object")
 
 
 class FiniteGuard:
@@ -96,9 +98,9 @@ def memory_errors(ranks: Ranks, params: TrainingParams, where: Callable[[], tupl
         yield
     except (RuntimeError, MemoryError) as error:
         text = " ".join(str(error).split())
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and not any(
-            word in text.lower() for word in CPU_ALLOCATORS
-        ):
+        guessed = any(words in text.lower() for words in ONEDNN)
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in text.lower() for words in CPU_ALLOCATORS)
+        if not known and not guessed:
             raise
         phrase, rows, tokens = where()
         now = "null: a rank's whole share" if params.micro_batch_size is None else str(params.micro_batch_size)
@@ -111,5 +113,5 @@ def memory_errors(ranks: Ranks, params: TrainingParams, where: Callable[[], tupl
         kind = "of the GPU " if isinstance(error, torch.OutOfMemoryError) else ""
         raise MemoryShortageError(
             f"memory {kind}ran out on rank {ranks.rank} {phrase}, with {rows} rows x {tokens} tokens at once; {advice} "
-            f"({text[:160]})"
+            f"({text[:160]}{'; oneDNN gives no reason: if memory is free, ONEDNN_VERBOSE=all shows it' * guessed})"
         ) from None

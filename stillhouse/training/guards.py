@@ -99,7 +99,8 @@ def memory_errors(ranks: Ranks, params: TrainingParams, where: Callable[[], tupl
     except (RuntimeError, MemoryError) as error:
         text = " ".join(str(error).split())
         guessed = any(words in text.lower() for words in ONEDNN)
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in text.lower() for words in CPU_ALLOCATORS)
+        said = any(words in text.lower() for words in CPU_ALLOCATORS)
+        known = said or isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not known and not guessed:
             raise
         phrase, rows, tokens = where()

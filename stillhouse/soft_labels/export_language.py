@@ -22,8 +22,9 @@ from stillhouse.training.distributed import Ranks
 from stillhouse.training.language_model import Task
 from stillhouse.training.language_predict import head_of, hidden_states
 
-CHUNK_ELEMENTS = 2**24
-"""Logits of a teacher that exist at a time: 64 MiB of float32. With fewer, a large head is read from memory too often."""
+CHUNK_ELEMENTS = 2**27
+"""Logits of a teacher that exist at a time: at most 512 MiB of float32. With fewer, a large head is read from memory too often:
+at 50,257 ids its arithmetic took a fifth longer with 64 MiB."""
 SAME_IDS = 0.999
 FEW_IDS = 4
 COUNTED_ROWS = 256

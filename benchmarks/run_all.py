@@ -30,6 +30,7 @@ NAMES = (
     "transfer",
     "imbalance",
     "kill_export",
+    "kill_training",
     "loss_memory",
     "reproduce",
     "seeds",

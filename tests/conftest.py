@@ -55,3 +55,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return Project(folder)
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A store of soft labels of each sampler. Shared: look, do not touch."""
+    from tests.label_stores import SAMPLERS, write_store  # torch, which most tests do not need
+
+    folders = {}
+    for method, sampler in SAMPLERS.items():
+        folders[method] = tmp_path_factory.mktemp(method) / "soft_labels"
+        write_store(folders[method], sampler)
+    return folders

@@ -12,6 +12,9 @@ import logging
 import os
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stillhouse.core.environment import check_environment
@@ -48,7 +51,8 @@ def main() -> None:
     from torch.distributed.elastic.rendezvous.api import RendezvousError
 
     try:
-        torch.distributed.run.main(["-m", f"tasks.{stage}"])
+        with log_folder() as words:
+            torch.distributed.run.main([*words, "-m", f"tasks.{stage}"])
     except ChildFailedError as error:
         kind, message, facts = explain(error)
         write_failure(kind, message, **facts)
@@ -61,6 +65,16 @@ def main() -> None:
         sys.exit(1)
     except SignalException as error:
         sys.exit(128 + int(error.sigval))
+
+
+@contextmanager
+def log_folder() -> Iterator[list[str]]:
+    """torchrun's words for where the ranks write why they failed: its own default is a folder that nobody ever removes."""
+    if os.environ.get("PET_LOG_DIR"):
+        yield []
+        return
+    with tempfile.TemporaryDirectory(prefix="stillhouse-ranks-", ignore_cleanup_errors=True) as folder:
+        yield ["--log-dir", folder]
 
 
 def explain(error) -> tuple[str, str, dict]:

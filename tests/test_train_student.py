@@ -58,6 +58,16 @@ def test_student_refuses_labels_of_another_class_order(tiny_copy):
     assert "label names count in their order" in line
 
 
+@pytest.mark.parametrize("variable", [{}, {"PET_LOG_DIR": "ranks"}])
+def test_the_launcher_leaves_nothing_in_the_temporary_folder(tiny_copy, tmp_path, variable):
+    (tmp_path / "t").mkdir()
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("min_share: 0.5", "min_share: 0.6"))
+    assert "made with views" in one_error_line(launch("train_student", TMPDIR=str(tmp_path / "t"), **variable))
+    assert [path.name for path in (tmp_path / "t").iterdir() if not path.name.startswith("torchinductor")] == []
+    assert Path("ranks").exists() == bool(variable)
+
+
 def test_a_global_batch_that_does_not_divide_is_one_line(tiny_copy):
     params = Path("params.yaml")
     params.write_text(params.read_text().replace("threads: 2", "threads: 3"))

@@ -24,7 +24,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 from flows.dispatch import check_pool
 from flows.dispatch import dispatch as run_on_worker
@@ -281,7 +281,12 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     if not sign:
         raise ParamsError(f"--override '{text}' has no '='; expected, for example, train_student.distillation.temperature=4")
-    return key, YAML(typ="safe", pure=True).load(value)
+    try:
+        return key, YAML(typ="safe", pure=True).load(value)
+    except YAMLError:
+        raise ParamsError(
+            f"--override '{text}': '{value}' is not YAML; expected a number, a word, or, for example, [1, 2]"
+        ) from None
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ the checkout, the tip of a branch, a tag, an experiment or a workspace that is k
 """
 
 import os
-import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from stat import S_ISDIR
 
+from flows.experiments import experiment_refs, name_of
 from flows.in_use import LOCK, dvc_at_work, is_held, lock_of, processes, user_of
 from flows.workspace import RUNS, CommandError, cache_folder, command, shared_folder
 from stillhouse.core.errors import ParamsError, StillhouseError
@@ -67,9 +67,7 @@ class Clone:
         self.shared = shared_folder(self.root)
         self.now = time.time()
         self.processes = list(processes())
-        refs = command("git", "for-each-ref", "--format=%(refname)", "refs/exps", cwd=self.root).split()
-        # refs/exps/XX/REST-OF-BASELINE/NAME; others are DVC's own.
-        self.experiments = [ref for ref in refs if re.match(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38,}/", ref)]
+        self.experiments = experiment_refs(self.root)
         self.in_use: dict[Path, str] = {}
         """Workspace to who uses it."""
         self.kept: list[Path] = []
@@ -212,10 +210,6 @@ class Clone:
             gone = [path for path in records if not has_results(cache, path)]
             # An empty folder would end 'dvc repro' of that stage with a TypeError.
             yield from [key] if len(gone) == len(records) else gone
-
-
-def name_of(ref: str) -> str:
-    return ref.split("/", 4)[4]
 
 
 def has_results(cache: Path, record: Path) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from flows.experiments import free_name
 from flows.pipeline import Pipeline, is_within, read_pipeline
 from flows.recipe import recipe_file
 from flows.repro import Verdict, core_slot, cores_for, in_run_cache, lease, repro
@@ -112,14 +113,16 @@ class Run:
         return verdict
 
     def save(self) -> str | None:
-        """Save the finished run as a DVC experiment under its name; None if it may not be saved.
+        """Save the finished run as a DVC experiment; returns its name, or None if it may not be saved.
 
         `dvc exp save` commits whatever lies there, so only a pipeline that is wholly done may be saved (decision 4).
         """
         # Where DVC was given nothing to do, it has just said that all is up to date.
         if self.request.targets or ((self.ran or self.stale) and not up_to_date(self.folder)):
             return None
-        command("dvc", "exp", "save", "--force", "--name", self.name, cwd=self.folder)
+        # Another run of this name may have ended meanwhile.
+        self.name = free_name(self.root, self.name)
+        command("dvc", "exp", "save", "--name", self.name, cwd=self.folder)
         return self.name
 
     def keep_report(self) -> Path | None:
@@ -140,6 +143,7 @@ def open_run(root: Path, name: str, request: Request) -> Run:
     """Check the request and make the workspace. Raises StillhouseError, with nothing left behind, if it cannot run."""
     if request.recipe:
         recipe_file(root, request.recipe)
+    name = free_name(root, name)
     checkout = read_pipeline(root)
     if request.rev is None:
         check_stages(checkout, request)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.distill import parse_override
 from flows.pipeline import read_pipeline
 from flows.repro import in_run_cache
 from flows.run import Request, open_run, override
@@ -126,6 +127,30 @@ def test_bad_requests_are_refused_and_leave_nothing(tiny_copy):
             open_run(tiny_copy, "bad", request)
         assert not list((tiny_copy / ".runs").glob("*")), message
     assert len(shell("git", "worktree", "list", folder=tiny_copy).stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["a b", "a/b", "../a", ".a", "a..b", "a.lock", "", "-a", "a" * 101, "ä", "a\nb", "a~1"])
+def test_a_name_that_git_or_the_disk_would_not_take_is_refused(tiny_copy, name):
+    with pytest.raises(ParamsError, match="cannot name its experiment; use at most 100 letters"):
+        open_run(tiny_copy, name, Request())
+    assert not (tiny_copy / ".runs").exists()
+
+
+def test_runs_of_the_same_name_keep_an_experiment_each(tiny_copy):
+    for number in (1, 2, 3):
+        done = distill("--name", "same", "--override", f"report.title=Number {number}", folder=tiny_copy)
+        name = "same" if number == 1 else f"same-{number}"
+        assert f"experiment {name}; executed: report" in done.stdout
+    for number, name in enumerate(("same", "same-2", "same-3"), 1):
+        assert (tiny_copy / "reports" / f"{name}.html").is_file()
+        shell("dvc", "exp", "apply", name, folder=tiny_copy)
+        assert f"title: Number {number}" in (tiny_copy / "params.yaml").read_text()
+
+
+@pytest.mark.parametrize("text", ["seed=[1", "seed={", "seed=a: b: c", "seed=@"])
+def test_an_override_that_is_not_yaml_is_one_line(text):
+    with pytest.raises(ParamsError, match=rf"^--override '{re.escape(text)}': .* is not YAML; expected a number"):
+        parse_override(text)
 
 
 def test_a_bad_request_is_one_line_and_no_traceback(tiny_copy):

@@ -12,7 +12,7 @@ to `timing.json`.
 from pathlib import Path
 
 from stillhouse.core.artifacts import DATA
-from stillhouse.core.params import Kind, block
+from stillhouse.core.params import Kind, Threads, block
 from stillhouse.core.stage import run_stage
 
 MODELS = {
@@ -51,7 +51,7 @@ class Evaluate:
 @block
 class Params:
     kind: Kind
-    threads: int
+    threads: Threads
     evaluate: Evaluate
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, read_json, write_json
 from stillhouse.core.errors import ArtifactError
-from stillhouse.core.params import Kind, block
+from stillhouse.core.params import Kind, Threads, block
 from stillhouse.core.stage import run_stage
 
 
@@ -31,7 +31,7 @@ class ExportModel:
 @block
 class Params:
     kind: Kind
-    threads: int
+    threads: Threads
     export_model: ExportModel
 
 

@@ -9,12 +9,11 @@ finished shards stay.
     python -m tasks.launch export_soft_labels
 """
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, link_folder, read_json, write_json
-from stillhouse.core.params import Kind, block
+from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 
 if TYPE_CHECKING:
@@ -38,8 +37,8 @@ class SamplerParams:
             raise ValueError(f"residual draws need bases from 2 to 65536, other methods 0; bases is {self.bases}")
         if not 1 <= self.samples <= 65536:
             raise ValueError(f"samples must lie in [1, 65536], is {self.samples}")
-        if not 0 < self.sampling_temperature < math.inf:
-            raise ValueError(f"sampling_temperature must be above 0, is {self.sampling_temperature}")
+        if not 0.01 <= self.sampling_temperature <= 100:
+            raise ValueError(f"sampling_temperature must lie in [0.01, 100], is {self.sampling_temperature}")
 
 
 @block
@@ -52,7 +51,7 @@ class MoreTeacher:
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
             raise ValueError(f"share must lie in (0, 1), is {self.share}")
-        if not self.model.startswith("data/raw/"):
+        if not self.model.startswith("data/raw/") or ".." in self.model.split("/"):
             raise ValueError(f"model must be a folder below data/raw, where DVC sees it change; is {self.model!r}")
 
 
@@ -79,8 +78,8 @@ class ExportSoftLabels:
 @block
 class Params:
     kind: Kind
-    seed: int
-    threads: int
+    seed: Seed
+    threads: Threads
     views: ViewParams
     export_soft_labels: ExportSoftLabels
 
@@ -97,19 +96,19 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     from stillhouse.soft_labels.export_classifier import export_classifier
     from stillhouse.soft_labels.export_language import export_language
     from stillhouse.soft_labels.manifest import mixture
+    from stillhouse.soft_labels.more_teachers import load_another
     from stillhouse.soft_labels.sampler import Sampler
     from stillhouse.training.kinds import trainer_of
 
     settings, trainer = params.export_soft_labels, trainer_of(params.kind)
     task = trainer.Task.read(DATA / "preprocess" / "source")
     more = settings.mixture or []
+    others = [load_another(Path(teacher.model), trainer, task, params.seed) for teacher in more]
     own = 1 - sum(teacher.share for teacher in more)
     digests = [(read_json(DATA / "train_teacher" / MANIFEST)["weights"], own)]
     digests += [(digest_file(Path(teacher.model) / WEIGHTS), teacher.share) for teacher in more]
-    folders = [DATA / "train_teacher" / "model", *(Path(teacher.model) for teacher in more)]
-    teachers = Teachers(
-        [trainer.load(folder).to(ranks.device) for folder in folders], [share for _, share in digests], settings.precision
-    )
+    models = [trainer.load(DATA / "train_teacher" / "model"), *others]
+    teachers = Teachers([model.to(ranks.device) for model in models], [share for _, share in digests], settings.precision)
     # Finished shards outlive a kill where a stage's state does; what stands there is of the same teacher and data.
     folder = (ranks.inflight or out) / "soft_labels"
     common = {"folder": folder, "batch_size": settings.batch_size, "part_rows": settings.part_rows, "ranks": ranks}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stillhouse.core.artifacts import DATA, MANIFEST, read_json, write_json
-from stillhouse.core.params import Kind, block
+from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 from stillhouse.training.config import LoraParams, StudentParams, TrainingParams
 
@@ -56,8 +56,8 @@ class Finetune:
 @block
 class Params:
     kind: Kind
-    seed: int
-    threads: int
+    seed: Seed
+    threads: Threads
     views: ViewParams
     student: StudentParams
     finetune: Finetune

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillhouse.core.artifacts import DATA
-from stillhouse.core.params import Kind, block
+from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 from stillhouse.training.config import StudentParams
 
@@ -31,8 +31,8 @@ class TrainBaseline:
 @block
 class Params:
     kind: Kind
-    seed: int
-    threads: int
+    seed: Seed
+    threads: Threads
     views: ViewParams
     student: StudentParams
     train_baseline: TrainBaseline

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, read_json
-from stillhouse.core.params import Kind, block
+from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 from stillhouse.losses.schedule import Scheduled, extremes
 from stillhouse.training.config import StudentParams
@@ -38,8 +38,9 @@ class DistillationParams:
     """`store` reads soft labels, `online` asks the teacher in every step."""
 
     def __post_init__(self) -> None:
-        if extremes(self.temperature)[0] <= 0:
-            raise ValueError(f"temperature must be above 0, is {self.temperature}")
+        coldest, hottest = extremes(self.temperature)
+        if not 0.01 <= coldest <= hottest <= 100:
+            raise ValueError(f"temperature must lie in [0.01, 100], is {self.temperature}")
         low, high = extremes(self.weight)
         if low < 0 or high > 1:
             raise ValueError(f"weight must lie in [0, 1], is {self.weight}")
@@ -57,8 +58,8 @@ class TrainStudent:
 @block
 class Params:
     kind: Kind
-    seed: int
-    threads: int
+    seed: Seed
+    threads: Threads
     views: ViewParams
     student: StudentParams
     train_student: TrainStudent

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillhouse.core.artifacts import DATA
-from stillhouse.core.params import Kind, block
+from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 from stillhouse.models.config import ModelParams
 from stillhouse.training.config import TrainingParams
@@ -29,8 +29,8 @@ class TrainTeacher:
 @block
 class Params:
     kind: Kind
-    seed: int
-    threads: int
+    seed: Seed
+    threads: Threads
     views: ViewParams
     train_teacher: TrainTeacher
 

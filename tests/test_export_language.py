@@ -1,5 +1,6 @@
 """Export of sampled labels by a language model: what the bytes depend on, mixtures, the audit."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,14 +8,19 @@ import pytest
 import torch
 
 from stillhouse.core.artifacts import digest_folder
-from stillhouse.core.errors import ArtifactError
+from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.data.block_batches import IGNORED, BlockCollator
+from stillhouse.data.tokenizer import TokenizerParams, save_trained, train_bpe
+from stillhouse.models.build import save_model
 from stillhouse.soft_labels import export_language as module
 from stillhouse.soft_labels.binding import language_binding
 from stillhouse.soft_labels.export import Teachers
 from stillhouse.soft_labels.export_language import export_language, scores
+from stillhouse.soft_labels.more_teachers import load_another
 from stillhouse.soft_labels.sampler import Sampler
 from stillhouse.soft_labels.store import SoftLabels
+from stillhouse.training import classifier, language_model
+from stillhouse.training.start import tokenizer_of
 from tests.test_language_model import ALONE, VOCAB, make_task, small_model, task  # noqa: F401
 
 SAMPLER = Sampler("threshold", 12, 1)
@@ -96,6 +102,38 @@ def test_the_audit_refuses_a_store_that_its_teacher_does_not_confirm(task, tmp_p
     teacher.lm_head.weight.data.mul_(60)
     with pytest.raises(ArtifactError, match=r"the audit asked the teacher again and found \d+ of \d+ ids that differ"):
         store(task, Teachers([teacher], [1.0]), tmp_path / "store")
+    # Its shards are whole: kept, they would fail every further try.
+    assert not list((tmp_path / "store").glob("view-*"))
+    store(task, Teachers([teacher.eval()], [1.0]), tmp_path / "store")
+
+
+@pytest.fixture
+def another(task, tmp_path):  # noqa: F811
+    """A second teacher with its tokenizer beside it, and the task of that tokenizer."""
+    folder = tmp_path / "another"
+    save_trained(train_bpe(["one two"], TokenizerParams(vocab_size=261), documents=True), folder)
+    save_model(small_model(task, seed=9), folder)
+    return folder, replace(task, facts=replace(task.facts, digest=tokenizer_of(folder, "another")))
+
+
+def test_another_teacher_of_a_mixture_must_fit(another, tmp_path):
+    folder, fitting = another
+    assert not load_another(folder, language_model, fitting, 1).training
+    with pytest.raises(
+        ArtifactError, match=r"^the teacher .*/none of export_soft_labels.mixture holds no model.safetensors; put"
+    ):
+        load_another(tmp_path / "none", language_model, fitting, 1)
+    with pytest.raises(
+        ArtifactError, match=r"was trained with tokenizer \w{12}, data/preprocess/tokenizer is 0{12}: its token"
+    ):
+        load_another(folder, language_model, replace(fitting, facts=replace(fitting.facts, digest="0" * 64)), 1)
+    with pytest.raises(ParamsError, match=rf"its vocabulary has {VOCAB} entries, the tokenizer's {VOCAB + 1}"):
+        load_another(folder, language_model, replace(fitting, facts=replace(fitting.facts, vocab_size=VOCAB + 1)), 1)
+    with pytest.raises(ArtifactError, match=r"does not fit the config\.json beside it: 1 of the model's \d+ tensors"):
+        load_another(folder, classifier, SimpleNamespace(facts=fitting.facts, labels=["a", "b"]), 1)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ArtifactError, match=r"of export_soft_labels\.mixture says nothing of its tokenizer"):
+        load_another(folder, language_model, fitting, 1)
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -95,12 +95,12 @@ def test_what_has_changed_since_is_said_and_starts_afresh(tiny_copy):
     params = Path("params.yaml")
     good = params.read_text()
     params.write_text(good.replace("learning_rate: 1.0e-2", "learning_rate: 2.0e-2"))
-    said = end_at(start(), afresh.format(STAGE, "student"))
+    said = end_at(start(), afresh.format(STAGE, "student.training.optimizer.learning_rate"))
     assert "goes on" not in said
     params.write_text(good)
     with Path("stillhouse/training/scores.py").open("a") as file:
         file.write("# changed\n")
-    end_at(start(), afresh.format(STAGE, "student, stillhouse/training"))
+    end_at(start(), afresh.format(STAGE, "student.training.optimizer.learning_rate, stillhouse/training"))
     assert len(list((Path(IN_FLIGHT) / STAGE).iterdir())) == 3
     # What was there before is still gone on from.
     shell("git", "checkout", "--quiet", "stillhouse", folder=tiny_copy)

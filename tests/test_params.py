@@ -9,7 +9,7 @@ from importlib import import_module
 import pytest
 
 from stillhouse.core.errors import ParamsError
-from stillhouse.core.params import STAGES, build, load
+from stillhouse.core.params import STAGES, build, load, read_yaml
 from tasks.ingest import Ingest
 from tasks.ingest import Params as IngestParams
 from tasks.preprocess import Params as PreprocessParams
@@ -202,3 +202,23 @@ def test_check_refuses_a_bad_file_in_one_line_without_traceback(project):
     done = project.command("tasks.check")
     assert done.returncode == 1
     assert done.stderr == ("error: check: params.yaml: unknown parameter 'preprocess.max_token'; did you mean 'max_tokens'?\n")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        ("tiny_lm", {"divergence": "reverse_kl"}, "is reverse_kl, which needs the teacher wherever the student has mass, but"),
+        ("tiny_lm", {"temperature": 2.0}, "'train_student.distillation.temperature' is 2.0, but 'export_soft_labels.sampler"),
+        ("tiny", {"teacher": "online"}, "is online, which asks the pipeline's own teacher alone, but 'export_soft_labels.mix"),
+    ],
+)
+def test_blocks_that_do_not_go_together_are_refused_before_the_teacher_is_trained(project, recipe, changes, message):
+    tree = read_yaml(ROOT / "recipes" / f"{recipe}.yaml")
+    tree["train_student"]["distillation"] |= changes
+    if recipe == "tiny":
+        tree["export_soft_labels"]["mixture"] = [{"model": "data/raw/more", "share": 0.5}]
+    project.write_params(**tree)
+    done = project.command("tasks.check")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -237,7 +237,7 @@ def test_residuals_vary_less_than_threshold_draws_where_tails_are_alike():
     [
         ({"method": "top-k"}, "method must be one of threshold"),
         ({"samples": 0}, r"samples must lie in \[1, 65536\], is 0"),
-        ({"sampling_temperature": 0.0}, "sampling_temperature must be above 0"),
+        ({"sampling_temperature": 0.0}, r"sampling_temperature must lie in \[0.01, 100\], is 0.0"),
         ({"bases": 4}, "residual draws need bases"),
         ({"method": "residual"}, "residual draws need bases"),
     ],
@@ -245,3 +245,23 @@ def test_residuals_vary_less_than_threshold_draws_where_tails_are_alike():
 def test_a_sampler_out_of_range_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Sampler(**settings)
+
+
+def test_residual_draws_are_unbiased_where_a_distribution_is_far_from_its_base():
+    """The difference of two distributions may weigh up to 2: points that end at 1 never reach the last ids."""
+    base, probs = np.zeros(1000), np.zeros(1000)
+    base[:256], base[256:600] = 0.6 / 256, 0.4 / 344
+    probs[:256], probs[600:] = 0.18 / 256, 0.82 / 400
+    sampler = Sampler("residual", 20, seed=1, bases=2)
+    bases = Bases(np.stack([np.zeros(1000), base]).astype(np.float16), 1 / 20)
+    rows = 4000
+    chance = uniforms(np.arange(rows, dtype=np.uint64), np.zeros(rows, dtype=np.int64), sampler)
+    with np.errstate(divide="ignore"):
+        logits = torch.from_numpy(np.log(probs).astype(np.float32)).expand(rows, -1)
+    draws = draw(logits, sampler, chance, bases=bases)
+    assert (draws.codes == 1).all()
+    left = probs - bases.values_KV[1].astype(np.float64)
+    assert np.abs(left).sum() > 1.5
+    mean = np.bincount(draws.ids, weights=draws.values, minlength=1000) / rows
+    deviation = np.sqrt(np.abs(left) * 20 * (1 - np.abs(left) * 20)) / 20 / np.sqrt(rows)
+    assert np.abs((mean - left) / deviation).max() < 5

@@ -132,7 +132,7 @@ def test_shuffled_rows_are_refused(copy):
             2.0,
             r"made with sampling_temperature \(1.0\), but .* \(2.0\); a sampled store is drawn at one",
         ),
-        ("code", "x", "made with code .stillhouse-soft-labels/2, draws 1., but"),
+        ("code", "x", "made with code .stillhouse-soft-labels/2, draws 2., but"),
     ],
 )
 def test_labels_of_something_else_are_refused_by_name(stores, field, other, message):
@@ -209,6 +209,28 @@ def test_a_changed_manifest_is_refused(copy, change):
     write_json(copy / "manifest.json", read_json(copy / "manifest.json") | change)
     with pytest.raises(ArtifactError, match=r"manifest of .* (was changed|is damaged)|does not match|should not have"):
         SoftLabels.open(copy)
+
+
+@pytest.mark.parametrize("lacking", ["ids", "bases", "shards", "binding", "sampler"])
+@pytest.mark.parametrize("value", [None, [], "x"])
+def test_a_manifest_with_holes_is_refused_in_one_line(copy, lacking, value):
+    write_json(copy / "manifest.json", read_json(copy / "manifest.json") | {lacking: value})
+    with pytest.raises(ArtifactError):
+        SoftLabels.open(copy)
+    manifest = read_json(copy / "manifest.json")
+    del manifest[lacking]
+    write_json(copy / "manifest.json", manifest)
+    with pytest.raises(ArtifactError):
+        SoftLabels.open(copy)
+
+
+def test_what_is_no_store_at_all_is_refused_in_one_line(copy, tmp_path):
+    write_json(copy / "manifest.json", [])
+    with pytest.raises(ArtifactError, match="holds no soft labels, or its manifest is damaged"):
+        SoftLabels.open(copy)
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError, match="holds no soft labels, or its manifest is damaged"):
+        SoftLabels.open(tmp_path / "file")
 
 
 def test_residuals_are_refused_where_their_base_would_be_lost(stores):

@@ -23,9 +23,11 @@ from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks, join
 from stillhouse.training.dropout import DropoutKeys, KeyedDropout
 from stillhouse.training.loop import History, accumulation
-from stillhouse.training.optimizers import build_optimizer, parameter_groups
+from stillhouse.training.optimizers import build_optimizer, inner_matrices, num_layers, parameter_groups
 from stillhouse.training.schedules import Schedule
 from stillhouse.training.scores import score
+from stillhouse.training.state import Best
+from stillhouse.training.transfer import layer_groups
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
 FACTS = TokenizerFacts(vocab_size=40, pad_id=0, prefix=[], suffix=[], digest="")
@@ -176,6 +178,33 @@ def test_best_weights_are_kept_and_early_stopping_ends():
     assert history.best_step == 1 + int(np.argmin(validation))
 
 
+def test_an_early_end_between_two_points_of_the_curve_keeps_the_losses_of_the_last_steps():
+    stalled = {"name": "sgd", "learning_rate": 1e-9}
+    settings = {"steps": 60, "evaluate_every": 1, "early_stopping": {"patience": 2}, "optimizer": stalled, "log_every": 50}
+    _, history = run(training(**settings, metric="accuracy", schedule={"name": "constant"}))
+    assert [p["step"] for p in history.points if p["split"] == "train"] == [3] == [history.steps]
+
+
+def test_scores_that_are_no_numbers_stop_early_too():
+    best, model = Best(training(early_stopping={"patience": 2})), torch.nn.Linear(1, 1)
+    scores = [float("nan"), float("nan"), 2.0, float("nan"), 1.0, 3.0, float("nan")]
+    assert [best.offer({"loss": loss}, step, model) for step, loss in enumerate(scores, 1)] == [
+        True, False, True, False, True, False, False
+    ]  # fmt: skip
+    assert best.exhausted
+    assert best.step == 5
+
+
+def test_layers_that_share_their_weights_count_as_layers():
+    config = {"hidden_size": 16, "embedding_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
+    model = build_model(ModelParams(architecture="albert", config=config), 40, 0, ["a", "b"], 1)
+    assert num_layers(model) == 1
+    assert inner_matrices(model)
+    groups = layer_groups(model)
+    assert any("albert_layers.0" in name for name in groups[1])
+    assert not any("albert_layers" in name for name in groups[0])
+
+
 def test_restored_weights_are_those_of_the_best_evaluation():
     rows = table()
     optimizer = {"name": "sgd", "learning_rate": 3.0}
@@ -196,8 +225,8 @@ def test_batch_size_must_divide_by_ranks_and_micro_batch():
     pair = Ranks(0, 3, 0, 3, torch.device("cpu"))
     with pytest.raises(TopologyError, match=r"batch_size 16 does not divide by 3 ranks; the next sizes that do are 15 and 18"):
         accumulation(16, training(), pair)
-    with pytest.raises(TopologyError, match=r"is 16 rows each, which does not divide by micro_batch_size 5"):
-        accumulation(16, training(micro_batch_size=5), ALONE)
+    with pytest.raises(TopologyError, match=r"is 8 rows each, which does not divide by micro_batch_size 16"):
+        accumulation(16, training(micro_batch_size=16), Ranks(0, 2, 0, 2, torch.device("cpu")))
 
 
 def test_threads_must_be_shared_evenly(monkeypatch):
@@ -261,7 +290,7 @@ def test_padding_does_not_change_what_a_row_says():
     ],
 )
 def test_schedules_at_the_start_the_middle_and_the_last_step(schedule, expected):
-    schedule = Schedule(training(schedule=schedule).schedule, steps=100)
+    schedule = Schedule(training(schedule=schedule, steps=100).schedule, steps=100)
     assert [schedule.factor(step) for step in (0, 50, 99)] == pytest.approx(expected, abs=1e-5)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from stillhouse.core.artifacts import digest_file, read_json, write_json
 from stillhouse.core.errors import ArtifactError, ParamsError
@@ -261,6 +262,45 @@ def test_a_start_without_weights_is_refused(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(ArtifactError, match=r"finetune\.start '.*' holds no model\.safetensors"):
         start_from(str(folder), classifier, task_of(digest_of(folder)), seed=1)
+
+
+def renamed(folder: Path) -> None:
+    """As a training under DDP saves what it wraps."""
+    weights = load_file(folder / "model.safetensors")
+    save_file({f"module.{name}": value for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+def of_another_size(folder: Path) -> None:
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", config | {"intermediate_size": 2 * config["intermediate_size"]})
+
+
+def without_a_layer(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not name.startswith("layers.1.")}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("spoil", [renamed, of_another_size, without_a_layer])
+def test_a_start_whose_weights_do_not_fit_its_config_is_refused_and_not_drawn_anew(folder, spoil):
+    spoil(folder)
+    with pytest.raises(
+        ArtifactError, match=r"does not fit the config\.json beside it: \d+ of the model's \d+ tensors are missing"
+    ):
+        start_from(str(folder), classifier, task_of(digest_of(folder)), seed=1)
+
+
+def test_a_finished_model_without_its_head_is_refused_where_it_is_used(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: w for name, w in weights.items() if "classifier" not in name}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(
+        ArtifactError, match=r"2 of the model's \d+ tensors are missing or of another shape, the first classifier"
+    ):
+        load_model(folder)
+    # A new task brings a head of its own.
+    start_from(str(folder), classifier, task_of(digest_of(folder)), seed=1)
 
 
 def test_a_start_that_says_nothing_of_its_tokenizer_is_refused(folder):

@@ -5,10 +5,12 @@ same bytes. Wall-clock figures go to `timing.json`, which only `report` reads.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,19 @@ from stillhouse.core.errors import ArtifactError, StorageError
 DATA = Path("data")
 MANIFEST = "manifest.json"
 TIMING = "timing.json"
+REFUSALS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+}
+"""What a disk says that takes no more."""
+DYING_SECONDS = 5.0
+"""A process that was killed may take so long to be gone."""
+FORBIDDEN = {
+    errno.EACCES: "permission was denied",
+    errno.EPERM: "permission was denied",
+    errno.ENOTDIR: "a file stands where a folder should be",
+}
 
 
 def digest_bytes(data: bytes) -> str:
@@ -69,14 +84,15 @@ def read_json(path: Path) -> Any:
 def published(folder: Path) -> Iterator[Path]:
     """A scratch folder beside `folder` that takes its place when the block ends well, and is removed when it does not.
 
-    What stood in `folder` is untouched until then. Raises StorageError if the disk is full.
+    What stood in `folder` is untouched until then. Raises StorageError if the disk is full or refuses, ArtifactError if
+    another process is at it.
     """
     scratch = folder.with_name(f".{folder.name}.partial")
     replaced = folder.with_name(f".{folder.name}.replaced")
-    shutil.rmtree(scratch, ignore_errors=True)
+    with storage_errors(folder):
+        held = claim(scratch, folder)
     try:
         with storage_errors(folder):
-            scratch.mkdir(parents=True)
             yield scratch
             shutil.rmtree(replaced, ignore_errors=True)
             if folder.exists():
@@ -87,6 +103,41 @@ def published(folder: Path) -> Iterator[Path]:
         if replaced.exists() and not folder.exists():
             replaced.rename(folder)
         shutil.rmtree(replaced, ignore_errors=True)
+        os.close(held)
+
+
+def claim(scratch: Path, folder: Path) -> int:
+    """Make `scratch`, empty, as its only writer; the descriptor's lock ends with this process, however that ends.
+
+    Raises ArtifactError if another process writes there: the two would publish each other's files.
+    """
+    deadline = time.monotonic() + DYING_SECONDS
+    while True:
+        scratch.mkdir(parents=True, exist_ok=True)
+        held = os.open(scratch, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(held)
+            if time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            raise ArtifactError(f"another process is writing {folder}; wait until it has ended, and repeat") from None
+        # Whoever had the lock until now may have renamed or removed what was opened.
+        if scratch.is_dir() and os.path.samestat(os.fstat(held), scratch.stat()):
+            break
+        os.close(held)
+    for path in scratch.iterdir():
+        remove(path)
+    return held
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def link_folder(folder: Path, target: Path) -> None:
@@ -103,19 +154,19 @@ def link_folder(folder: Path, target: Path) -> None:
 
 @contextmanager
 def storage_errors(target: Path) -> Iterator[None]:
-    """Turn "no space", "quota" and "read-only" into one line about `target`."""
+    """Turn "no space", "quota", "read-only" and "no permission" into one line about `target`."""
     try:
         yield
     except OSError as error:
-        refused = {
-            errno.ENOSPC: "the disk is full",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.EROFS: "the disk is read-only",
-        }
-        if error.errno not in refused:
+        if error.errno in FORBIDDEN:
+            raise StorageError(
+                f"{FORBIDDEN[error.errno]} while writing {target} ({error.filename}); nothing was published: give this user "
+                "the right to it, and repeat"
+            ) from error
+        if error.errno not in REFUSALS:
             raise
         raise StorageError(
-            f"{refused[error.errno]} while writing {target} ({free_megabytes(target)} MB free); "
+            f"{REFUSALS[error.errno]} while writing {target} ({free_megabytes(target)} MB free); "
             "nothing was published: free space ('dvc gc --workspace' removes old cache) and repeat"
         ) from error
     except Exception as error:

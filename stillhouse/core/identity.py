@@ -25,7 +25,18 @@ def ingredients(folder: Path, command: str, params: Mapping[str, Any], deps: Ite
     for dep in deps:
         below = {path: md5 for path, md5 in recorded.items() if is_within(path, dep)}
         inputs[dep] = below or digest_path(folder / dep)
-    return {"command": command, "params": dict(params), "inputs": inputs}
+    return {"command": command, "params": without_pace(dict(params)), "inputs": inputs}
+
+
+def without_pace(tree: Any) -> Any:
+    """Parameters without `training.checkpoint`: how often a training is kept does not change it."""
+    if not isinstance(tree, Mapping):
+        return tree
+    return {
+        name: {key: value for key, value in without_pace(inner).items() if key != "checkpoint"}
+        if name == "training" and isinstance(inner, Mapping) else without_pace(inner)
+        for name, inner in tree.items()
+    }  # fmt: skip
 
 
 def key(ingredients: Mapping[str, Any]) -> str:
@@ -46,12 +57,21 @@ def of_stage(folder: Path, stage: str) -> dict[str, Any] | None:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Names of parameters and inputs that are not the same in two sets of ingredients; `command` if that differs."""
+    """Dotted names of parameters, and inputs, that are not the same in two sets of ingredients; `command` if that differs."""
     changed = ["command"] if old.get("command") != new["command"] else []
-    for kind in ("params", "inputs"):
-        before, after = old.get(kind) or {}, new[kind]
-        changed += [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
-    return changed
+    before, after = old.get("params") or {}, new["params"]
+    for name in sorted(before.keys() | after.keys()):
+        changed += differing_keys(before.get(name), after.get(name), name)
+    before, after = old.get("inputs") or {}, new["inputs"]
+    return changed + [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+
+
+def differing_keys(before: Any, after: Any, name: str) -> list[str]:
+    """Dotted names of what differs in two trees of mappings."""
+    if not (isinstance(before, Mapping) and isinstance(after, Mapping)):
+        return [] if before == after else [name]
+    keys = sorted(before.keys() | after.keys())
+    return [found for key in keys for found in differing_keys(before.get(key), after.get(key), f"{name}.{key}")]
 
 
 def recorded_outputs(folder: Path) -> dict[str, str]:

@@ -8,9 +8,9 @@ and `no` is a word (Norwegian).
 import json
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -36,6 +36,11 @@ FLOW_BLOCKS = ("gate",)
 
 Kind = Literal["text_classification", "causal_lm"]
 """What the pipeline's models are; the parameter `kind`."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""What torch and numpy both take."""
+Threads = Annotated[int, Field(ge=1, le=4096)]
+"""Of torch, over all ranks of a host."""
 
 T = TypeVar("T")
 

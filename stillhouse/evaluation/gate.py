@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from stillhouse.core.artifacts import DATA, write_json
 from stillhouse.core.environment import check_environment
-from stillhouse.core.params import PARAMS_FILE, Kind, block, kind_of, load, read_yaml
+from stillhouse.core.params import PARAMS_FILE, Kind, Threads, block, kind_of, load, read_yaml
 from stillhouse.core.stage import one_line_errors
 
 PACKAGE = DATA / "export_model" / "package"
@@ -89,7 +89,7 @@ class Gate:
 @block
 class Params:
     kind: Kind
-    threads: int
+    threads: Threads
     gate: Gate
 
     def __post_init__(self) -> None:

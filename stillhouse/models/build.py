@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -17,6 +18,7 @@ from stillhouse.core.errors import ArtifactError, ParamsError, nearest
 from stillhouse.core.hub import snapshot
 from stillhouse.models import ngram_encoder  # noqa: F401  registers the architecture
 from stillhouse.models.config import ModelParams
+from stillhouse.models.layers import body_weights
 
 WEIGHTS = "model.safetensors"
 
@@ -32,7 +34,10 @@ def build_model(params: ModelParams, vocab_size: int, pad_id: int, labels: list[
     }
     torch.manual_seed(seed)
     if params.pretrained is not None:
-        return load_model(pretrained_folder(params), ignore_mismatched_sizes=True, num_labels=len(labels), **label_maps)
+        folder = pretrained_folder(params)
+        model = load(AutoModelForSequenceClassification, folder, new_head=True, num_labels=len(labels), **label_maps)
+        require_vocabulary(model, vocab_size)
+        return model
     config = build_config(params, {"vocab_size": vocab_size, "pad_token_id": pad_id}, **label_maps)
     return from_config(AutoModelForSequenceClassification, config, "classify sequences")
 
@@ -51,11 +56,7 @@ def build_language_model(
         known = {"vocab_size": vocab_size, "pad_token_id": pad_id, "bos_token_id": eos_id, "eos_token_id": eos_id}
         config = build_config(params, known)
         model = from_config(AutoModelForCausalLM, config, "predict the next token")
-    if model.config.vocab_size < vocab_size:
-        raise ParamsError(
-            f"model: its vocabulary has {model.config.vocab_size} entries, the tokenizer's {vocab_size}; set vocab_size to at "
-            "least that (a multiple of 64 may be faster), or give preprocess.tokenizer the model's own tokenizer"
-        )
+    require_vocabulary(model, vocab_size)
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and positions < block_tokens:
         raise ParamsError(
@@ -63,6 +64,15 @@ def build_language_model(
             "max_position_embeddings or lower block_tokens"
         )
     return model
+
+
+def require_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:
+    """Raises ParamsError if the tokenizer has ids that the model does not know."""
+    if model.config.vocab_size < vocab_size:
+        raise ParamsError(
+            f"model: its vocabulary has {model.config.vocab_size} entries, the tokenizer's {vocab_size}; set vocab_size to at "
+            "least that (a multiple of 64 may be faster), or give preprocess.tokenizer the model's own tokenizer"
+        )
 
 
 def pretrained_folder(params: ModelParams) -> Path:
@@ -83,7 +93,10 @@ def build_config(params: ModelParams, known: dict[str, Any], **more: Any) -> Pre
         if not hasattr(default, key):
             keys = [k for k in vars(default) if not k.startswith("_")]
             raise ParamsError(f"model.config: {params.architecture} has no option '{key}'{nearest(key, keys)}")
-    config = AutoConfig.for_model(params.architecture, **{**known, **params.config}, **more)
+    try:
+        config = AutoConfig.for_model(params.architecture, **{**known, **params.config}, **more)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ParamsError(f"model.config: {' '.join(str(error).split())[:200]}") from None
     for token in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
         # Defaults of the published model may lie outside this vocabulary.
         if (getattr(config, token, None) or 0) >= config.vocab_size:
@@ -106,9 +119,9 @@ def save_model(model: PreTrainedModel, folder: Path) -> str:
     return digest_file(folder / WEIGHTS)
 
 
-def load_model(folder: Path, **overrides: Any) -> PreTrainedModel:
+def load_model(folder: Path) -> PreTrainedModel:
     """The classifier in `folder`, in evaluation mode. Raises ArtifactError if it is missing or damaged; never unpickles."""
-    return load(AutoModelForSequenceClassification, folder, **overrides)
+    return load(AutoModelForSequenceClassification, folder)
 
 
 def load_language_model(folder: Path) -> PreTrainedModel:
@@ -116,17 +129,31 @@ def load_language_model(folder: Path) -> PreTrainedModel:
     return load(AutoModelForCausalLM, folder)
 
 
-def load(auto_class: Any, folder: Path, **overrides: Any) -> PreTrainedModel:
+def load(auto_class: Any, folder: Path, new_head: bool = False, **overrides: Any) -> PreTrainedModel:
     for name in ("config.json", WEIGHTS):
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder / name} is missing; 'dvc repro' or 'dvc checkout' brings it back")
     try:
-        model = auto_class.from_pretrained(folder, local_files_only=True, use_safetensors=True, **overrides)
+        model, found = auto_class.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
+            **overrides,
+        )  # fmt: skip
+    except StrictDataclassError as error:
+        raise ArtifactError(f"{folder / 'config.json'} is not valid: {' '.join(str(error).split())[:200]}") from None
     except (SafetensorError, json.JSONDecodeError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ArtifactError(
             f"{folder / WEIGHTS} is damaged or cut off ({reason}); 'dvc checkout --force' restores it"
         ) from None
+    # transformers draws what it does not find, and says so in a log at most.
+    drawn = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    lacking = sorted(drawn & body_weights(model) if new_head else drawn)
+    if lacking:
+        raise ArtifactError(
+            f"{folder / WEIGHTS} does not fit the config.json beside it: {len(lacking)} of the model's "
+            f"{len(model.state_dict())} tensors are missing or of another shape, the first {lacking[0]}; expected a folder as "
+            "save_pretrained writes it"
+        )
     return model.eval()
 
 

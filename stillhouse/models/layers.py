@@ -17,6 +17,14 @@ def layer_stack(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
     return max(stacks, key=lambda stack: len(stack[1]), default=None)
 
 
+def body_weights(model: nn.Module) -> set[str]:
+    """Names of the tensors in embeddings and layers; a head, a pooler and what stands between are not among them."""
+    stack = layer_stack(model)
+    inside = [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    inside += [stack[0]] if stack else []
+    return {name for name in model.state_dict() if any(name.startswith(f"{place}.") for place in inside)}
+
+
 def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The same. Raises ParamsError if there is none."""
     stack = layer_stack(model)

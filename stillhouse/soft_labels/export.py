@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from stillhouse.core.artifacts import MANIFEST
+from stillhouse.core.errors import ArtifactError
 from stillhouse.core.hashing import mix, salt
 from stillhouse.core.progress import Progress
 from stillhouse.soft_labels.writer import SoftLabelsWriter
@@ -88,10 +90,22 @@ def audited_rows(num_rows: int, seed: int, ranks: Ranks) -> np.ndarray:
     return np.sort(order[: max(1, round(AUDITED_SHARE * num_rows))])[ranks.rank :: ranks.world]
 
 
+@contextmanager
+def audit(folder: Path) -> Iterator[None]:
+    """The store goes if it fails in this block: another try would keep its shards, and fail for ever."""
+    try:
+        yield
+    except ArtifactError:
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for path in folder.glob("view-*"):
+            path.unlink(missing_ok=True)
+        raise
+
+
 def audit_failed(what: str, row: str) -> str:
     return (
         f"the audit asked the teacher again and found {what}, in row {row} or those after it; the teacher is not "
-        "deterministic here, or a shard is of another one: run 'dvc repro --force export_soft_labels'"
+        "deterministic here, or a shard was of another one; the store is removed: run 'dvc repro' again"
     )
 
 

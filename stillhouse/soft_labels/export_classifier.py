@@ -9,7 +9,7 @@ from stillhouse.core.errors import ArtifactError
 from stillhouse.data.batches import Collator
 from stillhouse.data.tokens import TokenTable
 from stillhouse.data.views import ViewParams, view_spans
-from stillhouse.soft_labels.export import Clock, Teachers, audit_failed, audited_rows, export_shards, megabytes
+from stillhouse.soft_labels.export import Clock, Teachers, audit, audit_failed, audited_rows, export_shards, megabytes
 from stillhouse.soft_labels.manifest import Binding, Layout
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.soft_labels.writer import SoftLabelsWriter
@@ -65,11 +65,13 @@ def export_classifier(
     )
     store = SoftLabels.open(folder, verify=False)
     chosen = audited_rows(len(rows), seed, ranks)
-    for view in range(views.count) if len(chosen) else ():
-        stored, again = store(chosen, np.full(len(chosen), view)), said(chosen, view)
-        difference = float(np.abs(stored - again)[again > -10].max(initial=0))
-        if not difference <= FULL_DIFFERENCE:
-            raise ArtifactError(audit_failed(f"log-probabilities that differ by {difference:.3f}", rows.ids[int(chosen[0])]))
+    with audit(folder):
+        for view in range(views.count) if len(chosen) else ():
+            stored, again = store(chosen, np.full(len(chosen), view)), said(chosen, view)
+            difference = float(np.abs(stored - again)[again > -10].max(initial=0))
+            if not difference <= FULL_DIFFERENCE:
+                words = f"log-probabilities that differ by {difference:.3f}"
+                raise ArtifactError(audit_failed(words, rows.ids[int(chosen[0])]))
     return quality_of(store, rows), timing
 
 

@@ -12,7 +12,7 @@ from stillhouse.core.errors import ArtifactError
 from stillhouse.data.block_batches import IGNORED, BlockCollator
 from stillhouse.data.blocks import BlockTable
 from stillhouse.soft_labels.bases import Bases, fit_bases, fit_positions
-from stillhouse.soft_labels.export import Clock, Teachers, audit_failed, audited_rows, export_shards, megabytes
+from stillhouse.soft_labels.export import Clock, Teachers, audit, audit_failed, audited_rows, export_shards, megabytes
 from stillhouse.soft_labels.manifest import Binding, Layout
 from stillhouse.soft_labels.sampler import Sampler
 from stillhouse.soft_labels.sampling import Draws, draw, uniforms
@@ -99,8 +99,9 @@ def export_language(
     )
     store = SoftLabels.open(folder, verify=False)
     chosen = audited_rows(len(table), sampler.seed, ranks)
-    for begin in range(0, len(chosen), batch_size):
-        audit_batch(store, chosen[begin : begin + batch_size], said)
+    with audit(folder):
+        for begin in range(0, len(chosen), batch_size):
+            audit_batch(store, chosen[begin : begin + batch_size], said)
     return quality_of(store, table), timing
 
 
@@ -186,4 +187,4 @@ def audit_batch(store: SoftLabels, rows: np.ndarray, said: Callable[[np.ndarray]
     drawn = np.repeat(np.arange(len(again.offsets) - 1), np.diff(again.offsets)) * store.layout.vocab + again.ids
     differ = len(np.setxor1d(stored, drawn, assume_unique=True))
     if differ > max(FEW_IDS, (1 - SAME_IDS) * 2 * len(stored)):
-        raise ArtifactError(audit_failed(f"{differ} of {len(stored)} ids that differ", store.ids[int(rows[0])]))
+        raise ArtifactError(audit_failed(f"{differ} of {len(stored) + len(drawn)} ids that differ", store.ids[int(rows[0])]))

@@ -1,6 +1,5 @@
 """How a sparse store is drawn: the settings that its manifest and binding carry. Torch-free; `sampling` draws."""
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -8,7 +7,7 @@ Form = Literal["full", "sampled", "residual", "topk", "topk_tail"]
 Method = Literal["threshold", "systematic", "multinomial", "residual", "topk", "topk_tail"]
 METHODS: tuple[Method, ...] = ("threshold", "systematic", "multinomial", "residual", "topk", "topk_tail")
 
-VERSION = 1
+VERSION = 2
 """Of the draws: raise it when `sampling` or the rounding of values comes to give other bytes for the same teacher."""
 
 
@@ -30,8 +29,8 @@ class Sampler:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, is {self.method!r}")
         if not 1 <= self.samples <= 65536:
             raise ValueError(f"samples must lie in [1, 65536], is {self.samples}")
-        if not 0 < self.sampling_temperature < math.inf:
-            raise ValueError(f"sampling_temperature must be above 0, is {self.sampling_temperature}")
+        if not 0.01 <= self.sampling_temperature <= 100:
+            raise ValueError(f"sampling_temperature must lie in [0.01, 100], is {self.sampling_temperature}")
 
         if (self.method == "residual") != (self.bases > 0) or self.bases == 1 or self.bases > 65536:
             raise ValueError(f"residual draws need bases from 2 to 65536, other methods 0; bases is {self.bases}")

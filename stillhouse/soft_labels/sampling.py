@@ -94,7 +94,7 @@ def draw(
     device = teachers[0].device
     valid = np.ones(num_positions, dtype=bool) if valid_P is None else valid_P
     # Two buffers that stay in the cache of a processor: fresh memory for every chunk cost more than the arithmetic.
-    chunk = max(1, min(num_positions, max(20, (2**19 if device.type == "cpu" else 2**27) // vocab)))
+    chunk = max(1, min(num_positions, max(20, (2**19 if device.type == "cpu" else 2**27) // max(vocab, sampler.samples))))
     probs_CV = torch.empty(chunk, vocab, device=device)
     padded_CB = torch.zeros(chunk, -(-vocab // BLOCK) * BLOCK, device=device)
     counts, ids, values, tails, codes = [], [], [], [], []
@@ -188,7 +188,9 @@ def _sample(probs_PV: torch.Tensor, padded_PW: torch.Tensor, sampler: Sampler, u
     ends_PB = blocks_PBK.sum(-1).double().cumsum(-1)
     totals_P1 = ends_PB[:, -1:].contiguous()
     chance = torch.from_numpy(uniforms_P).to(device)
-    steps = torch.arange(samples + 1, device=device, dtype=torch.float64)
+    # What is left of a distribution far from its base may weigh more than 1: up to 2, by the triangle inequality.
+    reach = int(totals_P1.nan_to_num(0).max().ceil().clamp(min=1)) if sampler.method == "residual" else 1
+    steps = torch.arange(samples * reach + 1, device=device, dtype=torch.float64)
     if spaced:
         points_PN = (chance[:, None] + steps) / samples
     elif sampler.method == "systematic":

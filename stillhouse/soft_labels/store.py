@@ -83,6 +83,14 @@ class SoftLabels:
         `verify` also compares every shard with its SHA-256. Records of the sparse forms are checked again when they are read.
         """
         folder = Path(folder)
+        try:
+            return cls._open(folder, verify)
+        except (KeyError, TypeError, AttributeError, pa.ArrowInvalid, NotADirectoryError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+            raise ArtifactError(f"{folder} holds no soft labels, or its manifest is damaged ({reason}); {RESTORE}") from None
+
+    @classmethod
+    def _open(cls, folder: Path, verify: bool) -> "SoftLabels":
         manifest = read_json(folder / MANIFEST)
         layout, binding = Layout.read(manifest, folder), Binding.read(manifest.get("binding", {}), folder)
         if digest_file(folder / IDS) != manifest["ids"]:

@@ -8,7 +8,6 @@ A checkpoint is written under another name, brought to the disk, and renamed; th
 left aside with a warning. Nothing here is pickled.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -33,7 +32,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future as TorchFuture
 
-from stillhouse.core.artifacts import digest_file, digest_json, free_megabytes
+from stillhouse.core.artifacts import FORBIDDEN, REFUSALS, digest_file, digest_json, free_megabytes, remove
 from stillhouse.core.errors import StorageError
 from stillhouse.training.distributed import Ranks
 
@@ -41,11 +40,6 @@ MANIFEST = "checkpoint.json"
 PARTIAL = ".partial"
 FINISHED = "finished"
 KEPT = 2
-REFUSALS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the disk is read-only",
-}
 
 
 class Writer(HuggingFaceStorageWriter):
@@ -73,7 +67,7 @@ class Writer(HuggingFaceStorageWriter):
             file.flush()
             os.fsync(file.fileno())
         sync_folder(partial)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
         partial.rename(self.folder)
         sync_folder(self.folder.parent)
 
@@ -177,6 +171,11 @@ class Checkpoints:
         """What the rank that could not write says, in one line."""
         rank, failure = min((rank, wrapped[0]) for rank, wrapped in error.failures.items())
         number = failure.errno if isinstance(failure, OSError) else None
+        if number in FORBIDDEN:
+            return StorageError(
+                f"{FORBIDDEN[number]} while writing the checkpoint of step {step} in {self.folder}; give this user the right "
+                "to write there, and start again"
+            )
         if number not in REFUSALS:
             failure.add_note(f"while rank {rank} wrote the checkpoint of step {step} in {self.folder}")
             return failure if isinstance(failure, Exception) else RuntimeError(str(failure))

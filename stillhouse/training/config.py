@@ -45,6 +45,8 @@ class OptimizerParams:
             raise ValueError("rprop knows no weight_decay")
         if self.momentum and self.name not in ("sgd", "rmsprop", "muon"):
             raise ValueError(f"momentum goes with sgd, rmsprop and muon, not with {self.name}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), is {self.momentum}")
         if self.name == "muon" and not 0 < self.momentum < 1:
             raise ValueError(f"muon needs a momentum in (0, 1), such as 0.95; it is {self.momentum}")
         if self.nesterov and (self.name not in ("sgd", "muon") or not self.momentum):
@@ -88,7 +90,7 @@ class EarlyStopping:
 
 @block
 class CheckpointParams:
-    """How much work a killed training may lose. Neither changes the result."""
+    """How much work a killed training may lose. Neither changes the result, so a killed training goes on under others."""
 
     every_steps: int | None = None
     """Steps between checkpoints; null: only the clock decides."""
@@ -105,9 +107,10 @@ class CheckpointParams:
 @block
 class ParallelParams:
     """How a training is spread over its ranks, of which the work pool says how many there are. Whatever is chosen, batches,
-    losses and weights are the same within rounding, and a checkpoint of one choice is gone on from under another.
+        losses and weights are the same within rounding, and a checkpoint of one choice can be gone on from under another. The
+    pipeline starts afresh after a change here, because the same bytes are not promised; another number of ranks goes on.
 
-    Ranks that `tensor` and `pipeline` do not use share the rows of each batch: world / (tensor * pipeline) of them.
+        Ranks that `tensor` and `pipeline` do not use share the rows of each batch: world / (tensor * pipeline) of them.
     """
 
     sharding: Literal["ddp", "fsdp"] = "ddp"
@@ -228,6 +231,13 @@ class TrainingParams:
             raise ValueError(f"batch_size must be at least 1, is {self.batch_size}")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size must be at least 1, is {self.micro_batch_size}")
+        if self.micro_batch_size and self.batch_size != "full" and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"batch_size {self.batch_size} does not divide by micro_batch_size {self.micro_batch_size}")
+        if self.schedule.warmup_steps > self.steps:
+            raise ValueError(
+                f"schedule.warmup_steps is {self.schedule.warmup_steps}, but there are {self.steps} steps: the learning rate "
+                "would never be reached"
+            )
         if (self.optimizer.name in FULL_BATCH) != (self.batch_size == "full"):
             raise ValueError(
                 f"full-batch gradient descent is optimizer 'gd' (or 'rprop') with batch_size 'full'; given "

@@ -132,6 +132,9 @@ class Training:
                     if self.due(params.log_every):
                         self.log(bar)
                     bar.update()
+                if state.losses:
+                    # An early end may lie between two points of the curve.
+                    self.log(bar)
                 self.look()
             except NonFinite as error:
                 raise self.explain(error.step, keeper.last_kept()) from None

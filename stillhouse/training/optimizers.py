@@ -15,7 +15,7 @@ FUSED_SHARDED = ("adam", "adamw")
 """Optimisers whose fused kernel takes sharded weights (torch 2.13)."""
 NEVER_SHARDED = ("adafactor", "rprop")
 """Optimisers whose steps torch 2.13 cannot take on sharded weights."""
-LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
+LAYER = re.compile(r"\.(?:(?:\w+_)?layers?|h|blocks?)\.(\d+)\.")
 
 
 def build_optimizer(model: nn.Module, params: OptimizerParams) -> "Optimizers":

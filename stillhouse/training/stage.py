@@ -23,7 +23,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from stillhouse.core.artifacts import DATA, TIMING, published, storage_errors, write_json
 from stillhouse.core.environment import check_environment
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.inflight import InFlight, locate
+from stillhouse.core.inflight import IN_FLIGHT, InFlight, locate
 from stillhouse.core.params import load
 from stillhouse.core.processes import join_death_pact
 from stillhouse.core.stage import report_error
@@ -45,7 +45,8 @@ def run_ranked_stage(stage: str, params_type: type, run: Callable[[Any, Path, Ra
         start = time.monotonic()
         with join(params.threads) as ranks:
             folder = DATA / stage
-            ranks, flight = take_up(stage, ranks)
+            with storage_errors(Path(IN_FLIGHT)):
+                ranks, flight = take_up(stage, ranks)
             with published(folder) if ranks.is_main else nullcontext(folder.with_name(f".{stage}.partial")) as out:
                 ranks.barrier()
                 figures = run(params, out, ranks) or {}

@@ -25,7 +25,8 @@ def start_from(start: str, trainer: Any, task: Any, seed: int) -> tuple[PreTrain
         folder = folder / "model"
     if not (folder / WEIGHTS).is_file():
         raise ArtifactError(f"finetune.start '{start}' holds no {WEIGHTS}; expected a folder as save_pretrained writes it")
-    found, weights = tokenizer_of(folder, start), digest_file(folder / WEIGHTS)
+    named = f"finetune.start '{start}'"
+    found, weights = tokenizer_of(folder, named), digest_file(folder / WEIGHTS)
     if found != task.facts.digest:
         raise ArtifactError(
             f"finetune.start '{start}' was trained with tokenizer {found[:12]}, data/preprocess/tokenizer is "
@@ -40,10 +41,10 @@ def start_from(start: str, trainer: Any, task: Any, seed: int) -> tuple[PreTrain
     return trainer.adapt(model, task, seed), weights
 
 
-def tokenizer_of(folder: Path, start: str) -> str:
+def tokenizer_of(folder: Path, named: str) -> str:
     """Digest of the tokenizer that a model was trained with: by its stage's manifest, or by the files beside the weights.
 
-    Raises ArtifactError if neither is there.
+    Raises ArtifactError, about what is `named`, if neither is there.
     """
     manifest = folder.parent / MANIFEST
     if folder.name == "model" and manifest.is_file():
@@ -52,7 +53,7 @@ def tokenizer_of(folder: Path, start: str) -> str:
             return known["inputs"]["tokenizer"]
     if not (folder / "tokenizer.json").is_file():
         raise ArtifactError(
-            f"finetune.start '{start}' says nothing of its tokenizer; expected tokenizer.json beside the weights, or the "
+            f"{named} says nothing of its tokenizer; expected tokenizer.json beside the weights, or the "
             f"{MANIFEST} that a training stage writes, with these weights in it"
         )
     with tempfile.TemporaryDirectory() as place:

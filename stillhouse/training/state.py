@@ -74,7 +74,8 @@ class Best:
     def offer(self, scores: dict[str, float], step: int, model: nn.Module) -> bool:
         value = scores[self.metric] * (-1 if self.metric == "loss" else 1)
         # NaN is better than nothing and worse than everything else.
-        if self.value is not None and not (value > self.value or math.isnan(self.value)):
+        better = self.value is None or value > self.value or (math.isnan(self.value) and not math.isnan(value))
+        if not better:
             self.stalled += 1
             return False
         self.value, self.step, self.stalled = value, step, 0

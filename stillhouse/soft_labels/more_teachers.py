@@ -1,0 +1,44 @@
+"""The other teachers of a mixture: models in folders of the user's, which must mean the same by ids and classes."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from stillhouse.core.errors import ArtifactError, ParamsError
+from stillhouse.models.build import WEIGHTS, require_vocabulary
+from stillhouse.models.config import ModelParams
+from stillhouse.training.start import tokenizer_of
+
+
+def load_another(folder: Path, trainer: ModuleType, task: Any, seed: int) -> PreTrainedModel:
+    """The model in `folder`, in evaluation mode. `trainer`: see `training.kinds`.
+
+    Raises ArtifactError if there is none, or one of another tokenizer or other classes; ParamsError if it is not made for the
+    kind, or has fewer ids or positions than the data.
+    """
+    named = f"the teacher {folder} of export_soft_labels.mixture"
+    if not (folder / WEIGHTS).is_file():
+        raise ArtifactError(f"{named} holds no {WEIGHTS}; put a folder there as save_pretrained writes it")
+    found = tokenizer_of(folder, named)
+    if found != task.facts.digest:
+        raise ArtifactError(
+            f"{named} was trained with tokenizer {found[:12]}, data/preprocess/tokenizer is {task.facts.digest[:12]}: its "
+            "token ids mean something else; take one of this tokenizer, or set preprocess.tokenizer.pretrained to its folder"
+        )
+    labels = getattr(task, "labels", None)
+    try:
+        if labels is None:
+            return trainer.build(ModelParams(pretrained=str(folder)), task, seed).eval()
+        model = trainer.load(folder)
+    except ValueError as error:
+        raise ParamsError(f"{named} is no model for this kind of task ({' '.join(str(error).split())[:200]})") from None
+    require_vocabulary(model, task.facts.vocab_size)
+    theirs = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    if theirs != list(labels):
+        raise ArtifactError(
+            f"{named} has other classes, or another order of them: {', '.join(theirs[:4])} ... ({len(theirs)}), the task has "
+            f"{', '.join(labels[:4])} ... ({len(labels)}); id2label in its config.json says which"
+        )
+    return model

@@ -1,0 +1,52 @@
+"""Settings of a training that could not work, or would do nothing, are refused before anything starts."""
+
+import pytest
+
+from stillhouse.core.errors import ParamsError
+from stillhouse.core.params import build, read_yaml
+from stillhouse.models.build import build_config
+from stillhouse.models.config import ModelParams
+from tasks.train_student import Params
+from tests.conftest import ROOT
+
+SGD = {"name": "sgd", "learning_rate": 0.1}
+
+
+def params(training: dict | None = None, **blocks) -> Params:
+    tree = read_yaml(ROOT / "recipes" / "tiny.yaml") | blocks
+    tree["student"]["training"] |= training or {}
+    return build(Params, {name: tree[name] for name in ("kind", "seed", "threads", "views", "student", "train_student")}, "p")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ({"threads": 0}, r"^p: 'threads' is 0 \(int\), expected greater than or equal to 1$"),
+        ({"threads": -3}, "'threads' is -3"),
+        ({"seed": -1}, r"'seed' is -1 \(int\), expected greater than or equal to 0"),
+        ({"seed": 2**70}, "'seed' is 1180591620717411303424 .*, expected less than 9223372036854775808"),
+        ({"training": {"optimizer": SGD | {"momentum": -0.5}}}, r"momentum must lie in \[0, 1\), is -0\.5"),
+        ({"training": {"optimizer": SGD | {"momentum": 1.5}}}, r"momentum must lie in \[0, 1\), is 1\.5"),
+        ({"training": {"micro_batch_size": 64}}, "batch_size 32 does not divide by micro_batch_size 64"),
+        ({"training": {"schedule": {"name": "linear", "warmup_steps": 10**6}}}, "schedule.warmup_steps is 1000000, but there"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(blocks, message):
+    assert params().threads == 2
+    with pytest.raises(ParamsError, match=message):
+        params(**blocks)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "message"),
+    [
+        ("ngram_encoder", {"hidden_size": "32"}, "^model.config: hidden_size must be a whole number of at least 1, is '32'$"),
+        ("ngram_encoder", {"num_hidden_layers": -1}, "num_hidden_layers must be a whole number of at least 0, is -1"),
+        ("ngram_encoder", {"hidden_size": 32, "num_attention_heads": 3}, "hidden_size 32 must divide by num_attention_heads 3"),
+        ("bert", {"hidden_size": "32"}, "^model.config: .*'hidden_size' expected int, got str"),
+        ("llama", {"hidden_size": 30, "num_attention_heads": 4}, r"^model.config: .*hidden size \(30\) is not a multiple"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(architecture, config, message):
+    with pytest.raises(ParamsError, match=message):
+        build_config(ModelParams(architecture=architecture, config=config), {"vocab_size": 100, "pad_token_id": 0})

@@ -71,6 +71,11 @@ def distill(
         recipe=recipe, overrides=overrides or {}, targets=targets or [], force=force or [], rev=rev
     )  # fmt: skip
     try:
+        if request.targets and (promote or once_a_night):
+            raise ParamsError(
+                "targets: a run of some stages is not saved, so it can neither be promoted nor be a night's run; leave out "
+                "targets, or set promote to false and once_a_night to null"
+            )
         with tonight(once_a_night) as night:
             if night.taken_by:
                 return Completed(name="Skipped", message=f"{night.date} has had its run: {night.taken_by}")
@@ -199,7 +204,13 @@ def finish(run: Run, log: Log, show: Callable[[Run, Path | None], None], promote
     state = Completed(message=f"experiment {experiment}; executed: {ran}")
     log(f"{state.message}   (dvc exp show; dvc exp apply {experiment})")
     if promote:
-        state = promotion(run, experiment)
+        try:
+            state = promotion(run, experiment)
+        except StillhouseError as error:
+            run.close()
+            raise StillhouseError(
+                f"{error}; the run itself is saved: when that is mended, 'python -m flows.promote --commit {experiment}'"
+            ) from None
         log(state.message or "")
     run.close()
     return state

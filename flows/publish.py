@@ -59,18 +59,24 @@ def figure(value: float | None) -> str:
 
 def against_promoted(run: Run) -> list[str]:
     """Lines with the student's metrics beside those of the last promoted version."""
-    tags = command("git", "tag", "--list", "student@v*", "--sort=-version:refname", cwd=run.root).split()
-    if not tags:
+    if not command("git", "tag", "--list", "student@v*", cwd=run.root):
         return ["No model has been promoted yet."]
+    # The registry's own modules take a second to import. It knows which versions were taken back.
+    from flows.promote import promoted as promoted_version
+
+    version = promoted_version(run.root)
+    if version is None:
+        return ["No model is promoted: every version was taken back."]
+    tag = version.tag
     try:
-        promoted = YAML(typ="safe", pure=True).load(command("git", "show", f"{tags[0]}:params.yaml", cwd=run.root))
+        promoted = YAML(typ="safe", pure=True).load(command("git", "show", f"{tag}:params.yaml", cwd=run.root))
         old, new = kind_of(promoted), kind_of(read_yaml(run.folder / PARAMS_FILE))
         if old != new:
-            return [f"Not compared with {tags[0]}, the last promoted version: it is of kind {old}, this run of {new}."]
-        diff = json.loads(command("dvc", "metrics", "diff", "--json", "--all", tags[0], cwd=run.folder))
+            return [f"Not compared with {tag}, the last promoted version: it is of kind {old}, this run of {new}."]
+        diff = json.loads(command("dvc", "metrics", "diff", "--json", "--all", tag, cwd=run.folder))
     except CommandError as error:
-        return [f"Not compared with {tags[0]}: {error}"]
-    return changes_table(tags[0], diff.get("diff", {}).get("data/evaluate/metrics.json", {}))
+        return [f"Not compared with {tag}: {error}"]
+    return changes_table(tag, diff.get("diff", {}).get("data/evaluate/metrics.json", {}))
 
 
 def changes_table(tag: str, changes: dict[str, dict[str, float]]) -> list[str]:

@@ -16,9 +16,9 @@ from stillhouse.core.stage import one_line_errors
 def recipe_file(root: Path, name: str) -> Path:
     """`recipes/NAME.yaml`. Raises ParamsError with the nearest name if there is none."""
     path = root / "recipes" / f"{name}.yaml"
-    if not path.is_file():
+    if not path.is_file() or path.parent.resolve() != (root / "recipes").resolve():
         known = [p.stem for p in (root / "recipes").glob("*.yaml")]
-        raise ParamsError(f"there is no recipe '{name}' ({path.relative_to(root)}){nearest(name, known)}")
+        raise ParamsError(f"there is no recipe '{name}' (recipes/{name}.yaml){nearest(name, known)}")
     return path
 
 

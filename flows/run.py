@@ -172,7 +172,14 @@ def open_run(root: Path, name: str, request: Request) -> Run:
 
 def check_stages(pipeline: Pipeline, request: Request) -> None:
     pipeline.check_names(request.targets, "targets")
-    pipeline.check_names([name for name in request.force if name != "all"], "force")
+    forced = [name for name in request.force if name != "all"]
+    pipeline.check_names(forced, "force")
+    needed = pipeline.needed_for(request.targets)
+    for name in forced:
+        if name not in needed:
+            raise ParamsError(
+                f"force: '{name}' is not run for targets {', '.join(request.targets)}; name it there too, or leave it"
+            )
 
 
 def write_params(root: Path, folder: Path, request: Request) -> None:

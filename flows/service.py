@@ -11,6 +11,7 @@ server systemd does the same: see `docs/operations.md`.
 
 import argparse
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -20,8 +21,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from flows.guard import MARKER, sweep
 from flows.pools import (
@@ -98,6 +102,16 @@ class Service:
 
     # ---- up ----
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait for whoever brings this clone's service up or down at this moment. Raises ServiceError outside of a clone."""
+        if not (self.root / "prefect.yaml").is_file():
+            raise ServiceError(f"{self.root} has no prefect.yaml; run the command in a clone of the project")
+        self.home.mkdir(exist_ok=True)
+        with (self.home / "up.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def up(self) -> bool:
         """Bring everything up; returns whether anything had to be done."""
         states = self.states()
@@ -134,7 +148,12 @@ class Service:
     def write_settings(self, port: int) -> None:
         """Write supervisord's configuration and the `.env` that the `prefect` command reads in the checkout."""
         self.home.mkdir(exist_ok=True)
-        (self.root / ".env").write_text(f"PREFECT_API_URL=http://127.0.0.1:{port}/api\n", encoding="utf-8")
+        settings = self.root / ".env"
+        lines = settings.read_text(encoding="utf-8").splitlines() if settings.exists() else []
+        # Whatever else stands there is the user's.
+        lines = [line for line in lines if not line.startswith("PREFECT_API_URL=")]
+        lines.append(f"PREFECT_API_URL=http://127.0.0.1:{port}/api")
+        settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
         sections = [
             f"[supervisord]\nlogfile={self.home}/supervisord.log\npidfile={self.home}/supervisord.pid\n"
             f"directory={self.root}\nlogfile_maxbytes=1MB\nlogfile_backups=1",
@@ -242,7 +261,10 @@ def worker_name(pool: str) -> str:
 
 def free_port(last: str | None) -> int:
     """The port that this clone had last, the usual one, or any that is free."""
-    usual = [int(last.rsplit(":", 1)[1].split("/")[0])] if last else []
+    usual = []
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(last or "")
+        usual = [parts.port] if parts.hostname == "127.0.0.1" and parts.port else []
     for port in [*usual, FIRST_PORT, 0]:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -253,7 +275,13 @@ def free_port(last: str | None) -> int:
 
 def run_worker(root: Path, server: str, pool: str) -> None:
     """Be a worker of a pool on another server; does not return."""
-    url = server.rstrip("/")
+    url = server.strip().rstrip("/")
+    try:
+        good = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
+    except ValueError:
+        good = False
+    if not good:
+        raise ServiceError(f"SERVER is '{server}', expected an address such as http://host:4200/api")
     url = url if url.endswith("/api") else f"{url}/api"
     wait_for_server(url, 10, None)
     kind = worker_type(url, pool)
@@ -288,10 +316,13 @@ def main() -> None:
         service = Service(root)
         match options.action:
             case "up":
-                changed = service.up()
+                with service.alone():
+                    changed = service.up()
                 print(f"{'up' if changed else 'already up, nothing changed'}: {(service.url() or '').removesuffix('/api')}")
             case "down":
-                print("down" if service.down() else "nothing was running")
+                with service.alone():
+                    ended = service.down()
+                print("down" if ended else "nothing was running")
             case "status":
                 for name, state in service.states().items() or {"nothing": "is running"}.items():
                     print(f"{name:<10} {state}")

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -41,10 +42,14 @@ class TopologyError(StillhouseError):
 
 
 class RunRecords:
-    """What this host's workers have started: one small file a run, so that a successor finds what a killed worker left."""
+    """What this host's workers have started: one small file a run, so that a successor finds what a killed worker left.
+
+    A folder for each host: in a clone on a shared file system the process numbers of the others mean nothing here, and a worker
+    would take every run of theirs for dead.
+    """
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder = folder / socket.gethostname()
 
     def write(self, run_id: UUID, pid: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

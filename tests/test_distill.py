@@ -15,6 +15,7 @@ from flows.dispatch import START_SECONDS, Waiting
 from flows.distill import task_of
 from flows.pipeline import read_pipeline
 from flows.pools import ServiceError, heard, pool_exists, worker_type
+from flows.service import Service, free_port
 from tests.live import ranks
 from tests.tiny_run import ROOT, shell
 
@@ -30,6 +31,29 @@ def worker(folder, *words: str) -> str:
 def test_up_again_changes_nothing(live):
     assert live.up().startswith("already up, nothing changed: http://127.0.0.1:")
     assert (live.folder / ".env").read_text() == f"PREFECT_API_URL={live.server.url}\n"
+
+
+def test_what_else_stands_in_the_settings_stays_and_a_strange_address_is_no_port(tmp_path):
+    (tmp_path / ".env").write_text("MY_OWN=1\nPREFECT_API_URL=https://api.example.org/api\n")
+    service = Service(tmp_path)
+    service.write_settings(free_port(service.url()))
+    lines = (tmp_path / ".env").read_text().splitlines()
+    assert lines[0] == "MY_OWN=1"
+    assert [line.rpartition(":")[0] for line in lines[1:]] == ["PREFECT_API_URL=http://127.0.0.1"]
+
+
+def test_up_outside_of_a_clone_of_the_project_starts_nothing(tmp_path):
+    shell("git", "init", "--quiet", folder=tmp_path)
+    for action in ("up", "down"):
+        done = shell("python", "-m", "flows.service", action, folder=tmp_path, check=False, PYTHONPATH=str(ROOT))
+        assert done.stderr == f"error: {action}: {tmp_path} has no prefect.yaml; run the command in a clone of the project\n"
+    assert [path.name for path in tmp_path.iterdir()] == [".git"]
+
+
+def test_targets_are_neither_promoted_nor_the_run_of_a_night(live):
+    shown = live.watch("-p", 'targets=["ingest"]', "-p", "once_a_night=UTC", code=1)
+    assert "targets: a run of some stages is not saved, so it can neither be promoted nor be a night's run" in shown
+    assert not list(live.folder.glob(".git/stillhouse/nights/*"))
 
 
 def test_a_cached_run_executes_nothing_and_is_an_experiment(live):
@@ -103,6 +127,9 @@ def test_a_stage_that_its_worker_never_started_is_lost_and_not_waited_for_for_ev
 def test_make_worker_says_what_is_wrong_in_one_line(live):
     url = live.server.url
     assert worker(live.folder).startswith("error: worker: SERVER is missing; usage: make worker SERVER=")
+    for address in ("http://[::1", "127.0.0.1:4200", "myhost"):
+        expected = f"error: worker: SERVER is '{address}', expected an address such as http://host:4200/api"
+        assert worker(live.folder, "--server", address) == expected
     said = worker(live.folder, "--server", url, "--pool", "torchrn")
     assert said.startswith(f"error: worker: the server at {url} has no work pool 'torchrn'; did you mean 'torchrun'?")
     live.server.post("work_pools/", {"name": "foreign", "type": "kubernetes"})

@@ -118,6 +118,9 @@ BAD_REQUESTS = [
     (Request(force=["everything"]), "force: 'everything' is no stage of dvc.yaml"),
     (Request(recipe="tinny"), "there is no recipe 'tinny' (recipes/tinny.yaml); did you mean 'tiny'?"),
     (Request(rev="mian"), "there is no revision 'mian'"),
+    (Request(recipe="../params"), "there is no recipe '../params' (recipes/../params.yaml)"),
+    (Request(targets=["ingest"], force=["report"]), "force: 'report' is not run for targets ingest; name it there too"),
+    (Request(overrides={"train_student.distillation.temperature": {"a": 1}}), "params.yaml: "),
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import uuid
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from prefect.workers.base import BaseWorker
 
 from flows.guard import MARKER
 from flows.worker import CpuWorker, RunRecords, TopologyError, TorchrunConfiguration, TorchrunWorker, check_topology
+from tests.conftest import ROOT
 
 FLOW_RUN = SimpleNamespace(id=uuid.uuid4(), name="r", deployment_id=None)
 
@@ -105,5 +107,32 @@ def test_records_tell_the_dead_from_the_living(tmp_path):
     process.kill()
     process.wait()
     records.forget(forgotten)
-    (tmp_path / "runs" / f"{uuid.uuid4()}.json").write_text("{damaged")
+    (records.folder / f"{uuid.uuid4()}.json").write_text("{damaged")
     assert records.dead() == [dead]
+
+
+OTHER_HOST = """
+import socket, sys
+from pathlib import Path
+from flows.worker import RunRecords
+socket.sethostname("node2")
+print(RunRecords(Path(sys.argv[1])).dead())
+"""
+
+
+def test_a_worker_of_another_host_on_the_same_file_system_leaves_our_runs_alone(tmp_path):
+    """In namespaces of its own, where our process numbers are unknown: two nodes of a cluster that share one clone."""
+    spaces = ["unshare", "--user", "--map-root-user", "--pid", "--uts", "--fork", "--mount-proc"]
+    if subprocess.run([*spaces, "true"], capture_output=True).returncode:
+        pytest.skip("this machine does not let us make namespaces")
+    living = uuid.uuid4()
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        RunRecords(tmp_path).write(living, process.pid)
+        words = [*spaces, sys.executable, "-c", OTHER_HOST, str(tmp_path)]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout == "[]\n", done.stderr
+    finally:
+        process.kill()
+        process.wait()
+    assert RunRecords(tmp_path).dead() == [living]

@@ -147,8 +147,10 @@ def _known_keys(params_type: Any, path: list) -> set[str]:
         return set()
     found: set[str] = set()
     for member in get_args(params_type):
-        if is_dataclass(member) or get_args(member):
+        # What annotates a type may be an instance of a dataclass.
+        a_block = isinstance(member, type) and is_dataclass(member)
+        if a_block or get_args(member):
             # The tag of a discriminated union stands in the path too.
-            tagged = bool(path) and is_dataclass(member) and path[0] in get_args(get_type_hints(member).get("kind"))
+            tagged = bool(path) and a_block and path[0] in get_args(get_type_hints(member).get("kind"))
             found |= _known_keys(member, path[1:] if tagged else path)
     return found

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
@@ -25,6 +24,7 @@ from prefect.events.schemas.automations import Automation, AutomationCore, Event
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.pools import is_address
 from flows.watch import UNREACHABLE
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.stage import one_line_errors
@@ -183,12 +183,7 @@ def plain(value):
 
 def check_address(what: str, url: str) -> None:
     """Raises NotificationError if `url` is no address of a web server."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        good = False
-    if not good:
+    if not is_address(url):
         raise NotificationError(f"{what} is '{url}', expected an address such as https://hooks.example.org/T0/B0")
 
 

@@ -7,6 +7,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -23,6 +24,15 @@ SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 
 class ServiceError(StillhouseError):
     """The server or one of its workers did not start, or does not answer."""
+
+
+def is_address(url: str) -> bool:
+    """Whether `url` can be that of a web server."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
 
 
 def ask(method: str, url: str, body: dict | None = None) -> Any:

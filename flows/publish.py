@@ -62,15 +62,19 @@ def against_promoted(run: Run) -> list[str]:
     if not command("git", "tag", "--list", "student@v*", cwd=run.root):
         return ["No model has been promoted yet."]
     # The registry's own modules take a second to import. It knows which versions were taken back.
-    from flows.promote import promoted as promoted_version
+    from flows.promote import PromotionError, promoted
 
-    version = promoted_version(run.root)
+    try:
+        version = promoted(run.root)
+    except PromotionError as error:
+        # The run itself is done and saved.
+        return [f"Not compared with the last promoted version: {error}"]
     if version is None:
         return ["No model is promoted: every version was taken back."]
     tag = version.tag
     try:
-        promoted = YAML(typ="safe", pure=True).load(command("git", "show", f"{tag}:params.yaml", cwd=run.root))
-        old, new = kind_of(promoted), kind_of(read_yaml(run.folder / PARAMS_FILE))
+        params = YAML(typ="safe", pure=True).load(command("git", "show", f"{tag}:params.yaml", cwd=run.root))
+        old, new = kind_of(params), kind_of(read_yaml(run.folder / PARAMS_FILE))
         if old != new:
             return [f"Not compared with {tag}, the last promoted version: it is of kind {old}, this run of {new}."]
         diff = json.loads(command("dvc", "metrics", "diff", "--json", "--all", tag, cwd=run.folder))

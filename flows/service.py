@@ -35,6 +35,7 @@ from flows.pools import (
     ServiceError,
     deployed,
     heard,
+    is_address,
     last_line,
     pool_exists,
     wait_for_server,
@@ -276,11 +277,7 @@ def free_port(last: str | None) -> int:
 def run_worker(root: Path, server: str, pool: str) -> None:
     """Be a worker of a pool on another server; does not return."""
     url = server.strip().rstrip("/")
-    try:
-        good = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
-    except ValueError:
-        good = False
-    if not good:
+    if not is_address(url):
         raise ServiceError(f"SERVER is '{server}', expected an address such as http://host:4200/api")
     url = url if url.endswith("/api") else f"{url}/api"
     wait_for_server(url, 10, None)

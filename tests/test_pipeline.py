@@ -79,7 +79,10 @@ def test_a_failed_stage_keeps_the_last_good_outputs_in_reach(tiny_copy):
     params.write_text(good.replace("temperature: 2.0", "temperature: -1"))
     done = shell("dvc", "repro", "train_student", folder=tiny_copy, check=False)
     assert done.returncode != 0
-    assert "error: train_student: params.yaml: 'train_student.distillation': temperature must lie in [0.01, 100], is -1" in done.stderr
+    assert (
+        "error: train_student: params.yaml: 'train_student.distillation': temperature must lie in [0.01, 100], is -1"
+        in done.stderr
+    )
     assert "'dvc checkout' brings them back" in done.stderr
     assert "Traceback" not in done.stderr
     params.write_text(good)

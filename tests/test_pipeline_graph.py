@@ -11,6 +11,7 @@ from flows.distill import parse_override
 from flows.pipeline import read_pipeline
 from flows.repro import in_run_cache
 from flows.run import Request, open_run, override
+from stillhouse.core import identity
 from stillhouse.core.errors import ParamsError, StillhouseError
 from stillhouse.core.params import STAGES
 from tests.tiny_run import ROOT, environment, shell
@@ -68,6 +69,15 @@ def test_keys_follow_the_recorded_inputs(folder):
     assert read_pipeline(folder).key("last") == one
     (folder / "dvc.lock").write_text(lock % "bb")
     assert read_pipeline(folder).key("last") != one
+
+
+def test_how_often_a_training_is_kept_is_no_part_of_its_key_and_all_else_is(folder):
+    def key(training: dict) -> str:
+        return identity.key(identity.ingredients(folder, "a", {"student": {"training": training}, "seed": 1}, []))
+
+    before = key({"steps": 3, "checkpoint": {"every_steps": 5}})
+    assert key({"steps": 3, "checkpoint": {"every_steps": 6}}) == before == key({"steps": 3})
+    assert key({"steps": 4, "checkpoint": {"every_steps": 5}}) != before
 
 
 def test_python_caches_do_not_count(folder):

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,10 @@ def claim(scratch: Path, folder: Path) -> int:
     deadline = time.monotonic() + DYING_SECONDS
     while True:
         scratch.mkdir(parents=True, exist_ok=True)
-        held = os.open(scratch, os.O_RDONLY)
+        try:
+            held = os.open(scratch, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -124,8 +127,9 @@ def claim(scratch: Path, folder: Path) -> int:
                 continue
             raise ArtifactError(f"another process is writing {folder}; wait until it has ended, and repeat") from None
         # Whoever had the lock until now may have renamed or removed what was opened.
-        if scratch.is_dir() and os.path.samestat(os.fstat(held), scratch.stat()):
-            break
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(held), scratch.stat()):
+                break
         os.close(held)
     for path in scratch.iterdir():
         remove(path)

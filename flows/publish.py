@@ -70,7 +70,7 @@ def against_promoted(run: Run) -> list[str]:
         # The run itself is done and saved.
         return [f"Not compared with the last promoted version: {error}"]
     if version is None:
-        return ["No model is promoted: every version was taken back."]
+        return ["No model is promoted: every version was taken back, or its tag is not annotated as the registry's are."]
     tag = version.tag
     try:
         params = YAML(typ="safe", pure=True).load(command("git", "show", f"{tag}:params.yaml", cwd=run.root))

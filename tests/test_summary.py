@@ -70,6 +70,12 @@ def repository(folder: Path) -> Path:
     return folder
 
 
+def promote_by_hand(folder: Path, *annotation: str) -> None:
+    """The tag that a promotion sets. Without `annotation` it is annotated, as the registry's tags are."""
+    annotation = annotation or ("-a", "-m", "promoted")
+    shell("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "tag", "student@v0.0.1", *annotation, folder=folder)
+
+
 def test_metrics_page_shows_what_the_kind_has(language):
     page = metrics_page(run_in(repository(language)))
     heading = "| model | nats_per_token | bits_per_byte | perplexity | accuracy | ece | parameters | bytes |"
@@ -93,7 +99,7 @@ def test_changes_against_the_promoted_model_are_those_of_the_shown_metrics():
 
 def test_metrics_page_compares_no_two_kinds(language):
     folder = repository(language)
-    shell("git", "tag", "student@v0.0.1", folder=folder)
+    promote_by_hand(folder)
     params = folder / "params.yaml"
     params.write_text(params.read_text().replace("kind: causal_lm", "kind: text_classification"))
     page = metrics_page(run_in(folder))
@@ -101,6 +107,12 @@ def test_metrics_page_compares_no_two_kinds(language):
         "Not compared with student@v0.0.1, the last promoted version: it is of kind causal_lm, this run of text_classification."
     )
     assert page.endswith(said)
+
+
+def test_metrics_page_knows_that_a_plain_tag_promotes_nothing(language):
+    folder = repository(language)
+    promote_by_hand(folder, "HEAD")
+    assert "its tag is not annotated" in metrics_page(run_in(folder))
 
 
 def test_charts_of_a_language_report_become_pictures(language, monkeypatch):

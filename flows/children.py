@@ -25,7 +25,7 @@ LOOK_FOR_WORKERS_SECONDS = 2.0
 # On top of the 17 seconds for which a dead worker counts as alive: a run has to say within 30 that it has none.
 NO_WORKER_SECONDS = 14.0
 LOOK_SECONDS = 2.0
-# A worker's heartbeat is due every few seconds (see `flows.service`); three missed are its death.
+# A worker's heartbeat is due every few seconds (see `flows.join`); three missed are its death.
 HEARTBEATS_MISSED = 3
 
 

@@ -1,6 +1,6 @@
 """One run of the pipeline: its parameters, workspace, stages and what is kept of it. Knows DVC and git, not Prefect.
 
-`flows.distill` walks it with Prefect tasks, or with plain threads where there is no server.
+`flows.distill` walks it with Prefect tasks, `flows.local` with plain threads where there is no server.
 """
 
 import contextlib
@@ -22,6 +22,10 @@ from flows.recipe import recipe_file
 from flows.repro import Verdict, core_slot, cores_for, in_run_cache, lease, repro
 from flows.workspace import command, environment, open_workspace, remove_workspace, up_to_date
 from stillhouse.core.errors import ParamsError
+
+# Waiting threads cost nothing; what runs at once is bounded by cores and workers.
+MAX_TASKS = 16
+LOST_ATTEMPTS = 3
 
 Log = Callable[[str], None]
 
@@ -137,6 +141,17 @@ class Run:
 
     def close(self) -> None:
         remove_workspace(self.root, self.folder)
+
+
+def attempt(run: Run, name: str, log: Log, elsewhere: Callable[[], Verdict] | None) -> Verdict:
+    """Run a stage; one that was lost in this process is tried again, as `flows.dispatch` does with those on workers."""
+    verdict = run.run_stage(name, log, elsewhere)
+    for number in range(2, LOST_ATTEMPTS + 1):
+        if verdict.kind != "lost" or elsewhere or run.stop.is_set():
+            break
+        log(f"{verdict.message}; attempt {number} of {LOST_ATTEMPTS}")
+        verdict = run.run_stage(name, log, None)
+    return verdict
 
 
 def open_run(root: Path, name: str, request: Request) -> Run:

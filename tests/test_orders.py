@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.join import WORKER_SETTINGS
 from flows.pools import heard
-from flows.service import WORKER_SETTINGS
 from tests.live import Live
 from tests.served import default_signals, wait_until
 from tests.tiny_run import environment, shell

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
@@ -20,8 +20,8 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
-from flows.dispatch import check_pool
 from flows.dispatch import dispatch as run_on_worker
+from flows.dispatch import nodes_of
 from flows.finish import finish
 from flows.local import main
 from flows.nights import tonight
@@ -30,7 +30,7 @@ from flows.publish import publish
 from flows.repro import Verdict
 from flows.run import MAX_TASKS, Request, Run, attempt, open_run
 from flows.stage import run_logger, state_of
-from flows.watch import watched
+from flows.watch import UNREACHABLE, watched
 from flows.workspace import repository_root
 from stillhouse.core.errors import ParamsError, StillhouseError
 
@@ -87,7 +87,7 @@ def distill_once(request: Request, dispatch: Dispatch, promote: bool) -> State:
         try:
             if dispatch == "pool":
                 for pool in {run.pipeline.stages[name].pool for name in run.stages} - {"cpu"}:
-                    check_pool(pool)
+                    nodes_of(pool, run.stop)
             verdicts = walk_with_prefect(run, dispatch)
         except StillhouseError as error:
             run.close()
@@ -98,7 +98,15 @@ def distill_once(request: Request, dispatch: Dispatch, promote: bool) -> State:
     if failed:
         first = next((v for v in failed.values() if v.kind != "stopped"), next(iter(failed.values())))
         return Failed(message=f"{first.message}\nThe workspace is kept in {run.folder}")
-    ending = finish(run, logger.info, publish, promote)
+
+    def show(run: Run, report: Path | None) -> None:
+        try:
+            publish(run, report)
+        except UNREACHABLE as error:
+            # Its pages on the server are not worth losing a run for.
+            logger.warning(f"run {run.name} is saved, but not all of its artifacts: {type(error).__name__}: {error}")
+
+    ending = finish(run, logger.info, show, promote)
     # A refusal is a state of its own, which the notification knows.
     return Completed(name="Refused" if ending.refused else None, message=ending.message)
 
@@ -137,7 +145,7 @@ def task_of(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict], or
 
 def stage_task(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict], orders: Orders) -> State:
     """One stage; its state says how it ended, and stops what depends on it."""
-    logger = get_run_logger()
+    logger = run_logger()
     stage = run.pipeline.stages[name]
 
     def elsewhere() -> Verdict:

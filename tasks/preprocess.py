@@ -32,6 +32,7 @@ from stillhouse.data.tokenizer import (
     TokenizerFacts,
     TokenizerParams,
     describe_tokenizer,
+    encode_texts,
     fetch_pretrained,
     load_tokenizer,
     save_trained,
@@ -158,9 +159,9 @@ def write_task(
     room = max_tokens - len(facts.prefix) - len(facts.suffix)
     index = {name: number for number, name in enumerate(names)}
     labels = np.where(hidden, WITHHELD, table["label"].map(index)).astype(np.int32)
-    encodings = tokenizer.encode_batch(table["text"].tolist(), add_special_tokens=False)
-    rows = [encoding.ids[:room] for encoding in encodings]
-    lengths = np.array([len(encoding.ids) for encoding in encodings])
+    whole = encode_texts(tokenizer, facts, table["text"].tolist())
+    rows = [ids[:room] for ids in whole]
+    lengths = np.array([len(ids) for ids in whole])
     digests, counts = {}, {}
     for split in SPLITS:
         chosen = np.flatnonzero((table["split"] == split).to_numpy())

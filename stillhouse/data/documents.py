@@ -16,7 +16,7 @@ from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.data.blocks import write_blocks
 from stillhouse.data.packing import cut, pack
 from stillhouse.data.text import SplitParams
-from stillhouse.data.tokenizer import TokenizerFacts
+from stillhouse.data.tokenizer import TokenizerFacts, encode_texts
 
 SPLITS = ("train", "validation", "test")
 
@@ -91,8 +91,7 @@ def write_document_task(
     statistics: dict = asdict(report)
     for split in SPLITS:
         texts = table.loc[table["split"] == split, "text"].tolist()
-        encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-        documents = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        documents = [np.array(ids, dtype=np.int64) for ids in encode_texts(tokenizer, facts, texts)]
         segments = [segment for document in documents for segment in cut(document, facts.eos_id, block_tokens)]
         packed = pack([len(segment) for segment in segments], block_tokens)
         path = folder / f"{split}.arrow"

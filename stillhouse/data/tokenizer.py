@@ -1,6 +1,12 @@
-"""Tokenizers: a byte-level BPE of our own, or one from a folder or the hub, both as `tokenizer.json`."""
+"""Tokenizers: a byte-level BPE of our own, or one from a folder or the hub, both as `tokenizer.json`.
 
+A text is text: "<|endoftext|>" or "[SEP]" written in a document are these characters, and never the special token of that
+name, which would end a document inside a document. Special tokens are put in by `Collator` and `cut` alone.
+"""
+
+import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +19,12 @@ from stillhouse.core.params import block
 PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 END_OF_TEXT, END_PAD = "<|endoftext|>", "<|pad|>"
 """Special tokens of a causal language model's tokenizer."""
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt")
+SPLIT = "split_special_tokens"
+"""Key of tokenizer_config.json that makes transformers, too, read the names of special tokens in a text as text."""
+CHAT_TEMPLATE = "chat_template.jinja"
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt", CHAT_TEMPLATE
+)  # fmt: skip
 
 
 @block
@@ -76,7 +87,7 @@ def save_trained(tokenizer: Tokenizer, folder: Path) -> None:
         names = {"pad_token": END_PAD, "eos_token": END_OF_TEXT, "bos_token": END_OF_TEXT}
     write_json(
         folder / "tokenizer_config.json",
-        {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names},
+        {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, SPLIT: True, **names},
     )
 
 
@@ -90,6 +101,7 @@ def fetch_pretrained(name: str, folder: Path) -> None:
         for file in FILES:
             if (local / file).is_file():
                 shutil.copyfile(local / file, folder / file)
+        split_in_transformers(folder)
         return
     from stillhouse.core.hub import snapshot
 
@@ -99,8 +111,38 @@ def fetch_pretrained(name: str, folder: Path) -> None:
     fetch_pretrained(str(fetched), folder)
 
 
+def split_in_transformers(folder: Path) -> None:
+    """Make `AutoTokenizer` read a copied tokenizer's texts as the pipeline does; not one for chats, whose template writes the
+    names of special tokens and means these."""
+    path = folder / "tokenizer_config.json"
+    config = read_config(folder)
+    if path.is_file() and chat_template_of(folder) is None and config.get(SPLIT) is not True:
+        write_json(path, config | {SPLIT: True})
+
+
+def chat_template_of(folder: Path) -> str | None:
+    """The chat template of a tokenizer's folder; None without one."""
+    if (folder / CHAT_TEMPLATE).is_file():
+        return (folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
+    template = read_config(folder).get("chat_template")
+    # Several of them are a list.
+    return template if template is None or isinstance(template, str) else json.dumps(template, sort_keys=True)
+
+
+def read_config(folder: Path) -> dict:
+    """What tokenizer_config.json says; nothing where there is none. Raises ArtifactError if it is damaged."""
+    path = folder / "tokenizer_config.json"
+    config = read_json(path) if path.is_file() else {}
+    if not isinstance(config, dict):
+        raise ArtifactError(f"{path} holds {type(config).__name__}, expected an object with the names of special tokens")
+    return config
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in a folder, set to neither cut nor pad. Raises ArtifactError if it is missing or damaged."""
+    """The tokenizer in a folder, set to neither cut nor pad, and to read the names of special tokens as text.
+
+    Raises ArtifactError if it is missing or damaged.
+    """
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; run 'dvc repro preprocess'")
@@ -111,14 +153,41 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     # Cutting is ours: a limit in the tokenizer's own file would do it silently, and padding would look like a suffix.
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    # Not kept in tokenizer.json, so whoever loads that file alone has to say it again, as the model cards do.
+    tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def encode_texts(tokenizer: Tokenizer, facts: TokenizerFacts, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, without special tokens, whatever the text says."""
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    marks = {*facts.prefix, *facts.suffix, facts.pad_id, facts.eos_id} - {None, unknown and tokenizer.token_to_id(unknown)}
+    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    return [
+        encode_in_pieces(tokenizer, marks, text) if not marks.isdisjoint(row) else row
+        for row, text in zip(rows, texts, strict=True)
+    ]
+
+
+def encode_in_pieces(tokenizer: Tokenizer, marks: set[int], text: str) -> list[int]:
+    """Token ids of a text that names one of the special tokens `marks`, where these are words of the vocabulary as well.
+
+    So it is with SentencePiece's unigram models ("</s>" is an HTML tag, too) and with plain lists of words. The text is cut
+    behind the first character of each such name, and its pieces are read for themselves.
+    """
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    spans = [span for token, span in zip(encoding.ids, encoding.offsets, strict=True) if token in marks]
+    cuts = [0, *sorted({start + 1 for start, end in spans if end - start > 1}), len(text)]
+    if len(cuts) == 2:
+        return [token for token in encoding.ids if token not in marks]
+    pieces = [text[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [token for piece in pieces for token in encode_in_pieces(tokenizer, marks, piece)]
 
 
 def describe_tokenizer(folder: Path) -> TokenizerFacts:
     """Facts read off the tokenizer itself: what it wraps around an empty text, its padding token, its digest."""
     tokenizer = load_tokenizer(folder)
-    config_path = folder / "tokenizer_config.json"
-    config = read_json(config_path) if config_path.is_file() else {}
+    config = read_config(folder)
     pad = token_text(config.get("pad_token")) or token_text(config.get("eos_token")) or PAD
     pad_id = tokenizer.token_to_id(pad)
     eos = token_text(config.get("eos_token"))

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -180,7 +181,7 @@ def encode_in_pieces(tokenizer: Tokenizer, marks: set[int], text: str) -> list[i
     cuts = [0, *sorted({start + 1 for start, end in spans if end - start > 1}), len(text)]
     if len(cuts) == 2:
         return [token for token in encoding.ids if token not in marks]
-    pieces = [text[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    pieces = [text[start:end] for start, end in pairwise(cuts)]
     return [token for piece in pieces for token in encode_in_pieces(tokenizer, marks, piece)]
 
 

@@ -82,8 +82,9 @@ def write_document_task(
     facts: TokenizerFacts,
     block_tokens: int,
     report: DocumentReport,
+    preprocessing: str,
 ) -> dict:
-    """Tokenise, cut, pack and write one task; returns its statistics."""
+    """Tokenise, cut, pack and write one task; returns its statistics. `preprocessing`: in words, for the manifest."""
     assert facts.eos_id is not None
     folder.mkdir()
     digests: dict[str, str] = {}
@@ -112,7 +113,13 @@ def write_document_task(
     packing = {"block_tokens": block_tokens, "boundaries": "segments do not see each other", "method": "best-fit decreasing"}
     write_json(
         folder / MANIFEST,
-        {"splits": digests, "tokenizer": asdict(facts), "packing": packing, "bytes": num_bytes},
+        {
+            "splits": digests,
+            "tokenizer": asdict(facts),
+            "preprocessing": preprocessing,
+            "packing": packing,
+            "bytes": num_bytes,
+        },
     )
     print(
         f"{folder.name}: {statistics['train_documents']:,} / {statistics['validation_documents']:,} / "

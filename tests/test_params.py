@@ -116,7 +116,7 @@ def test_a_misspelt_key_is_reported_before_the_key_that_it_leaves_missing(projec
         ({"kind": "files", "train": 5}, "'ingest.source.train' is 5 (int), expected string"),
         ({"kind": "files", "train": "a.csv", "labels": ["a", 1]}, "'ingest.source.labels.1' is 1 (int), expected string"),
         ({"kind": "files", "train": "a.csv", "max_rows": 0}, "'ingest.source.max_rows' is 0 (int), expected greater than"),
-        ({"kind": "files", "train": "a.csv", "delimiter": "||"}, "'ingest.source': delimiter must be one character"),
+        ({"kind": "files", "train": "a.csv", "delimiter": "||"}, "'ingest.source.delimiter': delimiter must be one character"),
         (
             {"kind": "sample", "task": "cats"},
             "'ingest.source.task' is 'cats' (str), expected 'languages', 'varieties', 'python' or 'web'",

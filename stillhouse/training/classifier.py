@@ -39,6 +39,8 @@ class Task:
     facts: TokenizerFacts
     digest: str
     """SHA-256 of the training rows."""
+    preprocessing: str = ""
+    """What was done to texts before they were tokens, in words."""
 
     @classmethod
     def read(cls, folder: Path) -> "Task":
@@ -49,6 +51,7 @@ class Task:
             labels=read_json(folder / "labels.json"),
             facts=TokenizerFacts(**manifest["tokenizer"]),
             digest=manifest["splits"]["train"],
+            preprocessing=manifest["preprocessing"],
         )
 
     def inputs(self) -> dict[str, str]:

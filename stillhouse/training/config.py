@@ -71,7 +71,7 @@ class ScheduleParams:
     every: int = 1000
     """Steps, for exponential and step."""
     patience: int = 3
-    """plateau: evaluations without improvement before the rate falls."""
+    """plateau: evaluations without improvement before the rate falls; those of the warm-up do not count."""
 
     def __post_init__(self) -> None:
         if self.warmup_steps < 0 or self.every < 1 or self.patience < 1:
@@ -174,6 +174,7 @@ class LoraParams:
     """Low-rank additions to the weights of a body that stays as it is (Hu et al. 2021, arXiv:2106.09685)."""
 
     rank: int
+    """At most that of the matrices it is added to: their smaller side."""
     alpha: float
     """The addition is scaled by alpha / rank."""
     dropout: float = 0.0

@@ -100,7 +100,8 @@ def test_what_has_changed_since_is_said_and_starts_afresh(tiny_copy):
     params.write_text(good)
     with Path("stillhouse/training/scores.py").open("a") as file:
         file.write("# changed\n")
-    end_at(start(), afresh.format(STAGE, "student.training.optimizer.learning_rate, stillhouse/training"))
+    # The start with another rate was killed before it kept anything, so it is not what this one is compared with.
+    end_at(start(), afresh.format(STAGE, "stillhouse/training"))
     assert len(list((Path(IN_FLIGHT) / STAGE).iterdir())) == 3
     # What was there before is still gone on from.
     shell("git", "checkout", "--quiet", "stillhouse", folder=tiny_copy)

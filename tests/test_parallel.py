@@ -205,6 +205,12 @@ def test_a_pipeline_refuses_what_it_cannot_cut(tmp_path):
         require_decoder(dropping, 2)
 
 
+def test_sharding_for_one_rank_is_said_to_do_nothing(capsys):
+    small = training(steps=2, evaluate_every=2, parallel={"sharding": "fsdp"})
+    run(small)
+    assert capsys.readouterr().err.count("sharding is fsdp, but no two ranks share rows: nothing is sharded") == 1
+
+
 def test_pipelines_are_not_combined_with_what_they_do_not_know():
     with pytest.raises(ParamsError, match="pipeline does not go together with tensor or with sharding fsdp"):
         build(ParallelParams, {"pipeline": 2, "sharding": "fsdp"}, "training.parallel")

@@ -323,9 +323,17 @@ def test_the_manifest_of_a_stage_says_which_tokenizer_and_only_of_its_own_weight
         start_from(str(folder), classifier, task_of("t" * 64), seed=1)
 
 
+def test_a_rank_above_that_of_a_target_is_refused():
+    with pytest.raises(
+        ParamsError, match=r"finetune\.lora\.rank is 17, but layers\.0\.\w+ of \w+ is 48 x 16, whose rank is 16"
+    ):
+        add_lora(small_model(), replace(LORA, rank=17), True, 3)
+    add_lora(small_model(), replace(LORA, rank=16), True, 3)
+
+
 def test_a_start_that_cannot_do_the_task_is_refused(folder, tmp_path):
     task = replace(lm.make_task(tmp_path), facts=replace(lm.FACTS, digest=digest_of(folder)))
-    with pytest.raises(ParamsError, match=r"finetune\.start '.*' is no model for this kind of task"):
+    with pytest.raises(ParamsError, match=r"finetune\.start: '.*' is no model for this kind of task"):
         start_from(str(folder), language_model, task, seed=1)
 
 

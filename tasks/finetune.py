@@ -56,6 +56,11 @@ class Finetune:
             raise ValueError(f"unfreeze_every must be at least 1, is {self.unfreeze_every}")
         if (self.mode == "lora") != (self.lora is not None):
             raise ValueError(f"mode 'lora' goes with a block lora, and no other mode does; given '{self.mode}' and {self.lora}")
+        if self.mode == "lora" and self.training.parallel.tensor > 1:
+            raise ValueError(
+                f"mode 'lora' does not go with training.parallel.tensor {self.training.parallel.tensor}: transformers' plans do not "
+                "know the additions; set it to 1, and take sharding: fsdp or a pipeline for a model that is too large"
+            )
 
 
 @block

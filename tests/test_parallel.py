@@ -44,6 +44,7 @@ LLAMA = {
     "pipeline, many micro-batches": {"parallel": {"pipeline": 2, "activation_checkpointing": True}, "micro_batch_size": 1},
     "fsdp, bf16": {"parallel": {"sharding": "fsdp"}, "precision": "bf16"},
 }  # fmt: skip
+LORA = ("ddp", "fsdp", "pipeline")
 REFUSED = {
     "pipeline of an encoder": ("classifier", {"pipeline": 2}, "transformers has no pipeline plan for NgramEncoderForSequence"),
     "pipeline of gpt2": ("gpt2", {"pipeline": 2}, "transformers has no pipeline plan for GPT2LMHeadModel; use a decoder"),
@@ -87,6 +88,7 @@ def pair(tmp_path_factory) -> dict[tuple[str, str], dict]:
     cases["refused", "tied"] = tied
     cases["tied", "fsdp"] = tied | {"params": LLAMA["fsdp"]}
     cases["tied", "tensor"] = tied | {"params": LLAMA["tensor"]}
+    cases |= {("lora", name): {"kind": "llama", "params": LLAMA[name], "lora": True} for name in LORA}
     return dict(zip(cases, spread(tmp_path_factory.mktemp("pair"), 2, list(cases.values())), strict=True))
 
 
@@ -99,6 +101,11 @@ def test_a_classifier_learns_the_same_however_two_ranks_share_it(name, pair):
 @pytest.mark.parametrize("name", LLAMA)
 def test_a_decoder_learns_the_same_however_two_ranks_share_it(name, pair):
     agree(pair["llama", name], run_case({"kind": "llama", "params": {}}, ALONE), 1e-3 if "bf16" in name else 1e-5)
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_additions_of_low_rank_learn_the_same_however_two_ranks_share_them(name, pair):
+    agree(pair["lora", name], run_case({"kind": "llama", "params": {}, "lora": True}, ALONE))
 
 
 @pytest.mark.parametrize("name", ["fsdp", "tensor"])

@@ -374,6 +374,10 @@ TREE = {
         ({"mode": "gradual", "unfreeze_every": 0}, r"unfreeze_every must be at least 1, is 0"),
         ({"mode": "lora"}, r"mode 'lora' goes with a block lora"),
         ({"lora": {"rank": 4, "alpha": 8.0}}, r"mode 'lora' goes with a block lora"),
+        (
+            {"mode": "lora", "lora": {"rank": 4, "alpha": 8.0}, "training": {**TREE["training"], "parallel": {"tensor": 2}}},
+            r"mode 'lora' does not go with training\.parallel\.tensor 2: .*; set it to 1",
+        ),
         ({"mode": "lora", "lora": {"rank": 0, "alpha": 8.0}}, r"'lora': rank must be at least 1 and alpha above 0, are 0"),
         ({"mode": "lora", "lora": {"rank": 1, "alpha": 8.0, "dropout": 1.0}}, r"dropout must lie in \[0, 1\), is 1\.0"),
         ({"mode": "lora", "lora": {"rank": 1, "alpha": 8.0, "targets": []}}, r"targets is empty"),

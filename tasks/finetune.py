@@ -58,8 +58,8 @@ class Finetune:
             raise ValueError(f"mode 'lora' goes with a block lora, and no other mode does; given '{self.mode}' and {self.lora}")
         if self.mode == "lora" and self.training.parallel.tensor > 1:
             raise ValueError(
-                f"mode 'lora' does not go with training.parallel.tensor {self.training.parallel.tensor}: transformers' plans do not "
-                "know the additions; set it to 1, and take sharding: fsdp or a pipeline for a model that is too large"
+                f"mode 'lora' does not go with training.parallel.tensor {self.training.parallel.tensor}: transformers' plans "
+                "do not know the additions; set it to 1, and take sharding: fsdp or a pipeline for a model that is too large"
             )
 
 

@@ -1,8 +1,9 @@
 """Trainings that are spread over ranks in several ways: `torchrun -m tests.parallel_ranks JSON`, all in one start.
 
 The JSON names `out` and `cases`: each with `kind` (`classifier` or an architecture of a language model), `params` (changes to
-the training's), and at choice `lora`, `state`, a folder for checkpoints, `stop`, the step before which the training fails, and
-`dropout`. Rank 0 writes, for each case, the losses, a digest of the weights, and the error if there was one.
+the training's), and at choice `lora`, `state`, a folder for checkpoints, `stop`, the step before which the training fails,
+`dropout`, and `loss_scale`, the first one of fp16. Rank 0 writes, for each case, the losses, a digest of the weights, how many
+steps each rank left out, and the error if there was one.
 """
 
 import json
@@ -22,6 +23,7 @@ from stillhouse.training.classifier import Task, fit
 from stillhouse.training.config import LoraParams
 from stillhouse.training.distributed import Ranks, join
 from stillhouse.training.methods import prepare
+from stillhouse.training.scaler import LossScaler
 
 
 def run_case(case: dict, ranks: Ranks) -> dict:
@@ -30,6 +32,7 @@ def run_case(case: dict, ranks: Ranks) -> dict:
 
     ranks = replace(ranks, inflight=Path(case["state"]) if case.get("state") else None)
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(LossScaler, "initial", case.get("loss_scale", LossScaler.initial))
         if "stop" in case:
             test_resume.stop_after(case["stop"], patch)
         try:
@@ -48,7 +51,8 @@ def run_case(case: dict, ranks: Ranks) -> dict:
         except (StillhouseError, test_resume.Stop) as error:
             return {"error": f"{type(error).__name__}: {error}"}
         losses = {split: [p["loss"] for p in history.points if p["split"] == split] for split in ("train", "validation")}
-        return losses | {"weights": digest_tensors(model.state_dict()), "tokens": history.tokens}
+        left_out = ranks.gather(history.overflowed)
+        return losses | {"weights": digest_tensors(model.state_dict()), "tokens": history.tokens, "left_out": left_out}
 
 
 @record

@@ -96,8 +96,8 @@ def test_a_flag_on_the_device_leaves_the_step_out_too(name):
             optimizer.step()
         same = all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
         assert same == bad
-    assert guard.look() == [1]
-    assert guard.look() == []
+    assert guard.look() == ([1], [])
+    assert guard.look() == ([], [])
 
 
 def test_a_flag_on_the_device_stops_when_it_is_read():

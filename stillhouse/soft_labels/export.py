@@ -20,6 +20,7 @@ from stillhouse.core.hashing import mix, salt
 from stillhouse.core.progress import Progress
 from stillhouse.soft_labels.writer import SoftLabelsWriter
 from stillhouse.training.distributed import Ranks
+from stillhouse.training.precision import autocast
 
 AUDITED_SHARE = 0.001
 
@@ -33,7 +34,7 @@ class Teachers:
     precision: str = "fp32"
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return autocast(device, self.precision)
 
 
 class Clock:

@@ -183,8 +183,7 @@ def save_training(model: PreTrainedModel, history: History, out: Path, inputs: d
 def training_metrics(model: PreTrainedModel, history: History) -> dict[str, float]:
     """Figures of a training that do not depend on the clock."""
     best = next(p for p in history.points if p["split"] == "validation" and p["step"] == history.best_step)
-    skipped = {"skipped_steps": history.skipped} if history.skipped else {}
-    return skipped | {
+    return history.left_out() | {
         "validation_loss": round(best["loss"], 6),
         "validation_accuracy": round(best["accuracy"], 6),
         "validation_macro_f1": round(best["macro_f1"], 6),

@@ -10,6 +10,7 @@ from stillhouse.models.config import ModelParams
 OptimizerName = Literal[
     "sgd", "gd", "adam", "adamw", "adagrad", "nadam", "radam", "adamax", "adadelta", "rmsprop", "adafactor", "muon", "rprop"
 ]  # fmt: skip
+Precision = Literal["fp32", "bf16", "fp16"]
 FULL_BATCH = ("gd", "rprop")
 """Optimisers that take the gradient of the whole training set."""
 MOST_ROWS = 2**24
@@ -117,8 +118,8 @@ class ParallelParams:
 
     sharding: Literal["ddp", "fsdp"] = "ddp"
     """Ranks that share the rows: ddp, each holds weights, gradients and optimiser state whole; fsdp, each its share of them
-    (FSDP2: Zhao et al. 2023, arXiv:2304.11277), gathered layer by layer. With `precision: bf16` the layers are gathered and
-    computed in bf16, and their gradients summed in fp32."""
+    (FSDP2: Zhao et al. 2023, arXiv:2304.11277), gathered layer by layer. With `precision` bf16 or fp16 the layers are gathered
+    and computed in that, and their gradients summed in fp32."""
     tensor: int = 1
     """Ranks among which the matrices inside each layer are divided (Shoeybi et al. 2019, arXiv:1909.08053, sec. 3), for models
     that transformers has a plan for. Neighbouring ranks, so choose a divisor of the GPUs of a host."""
@@ -203,8 +204,9 @@ class TrainingParams:
     """Rows a rank runs at once; gradients are accumulated. null: its whole share."""
     clip_norm: float | None = None
     """Gradients are scaled down to this global norm (Pascanu et al. 2013, arXiv:1211.5063)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 autocasts the forward pass; weights and optimiser stay fp32."""
+    precision: Precision = "fp32"
+    """bf16 and fp16 autocast the forward pass; weights and optimiser stay fp32. fp16 is for GPUs without bf16: it ends at 65504
+    and 6e-8, so the loss is scaled, and a step at which the scale is too large is left out (`training.scaler`)."""
     label_smoothing: float = 0.0
     """Of the cross-entropy (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)."""
     bucket_batches: int = 16

@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from stillhouse.training.shards import mesh_of
+from stillhouse.training.shards import local, mesh_of
 
 
 class WeightAverage:
@@ -16,7 +16,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
-        self.num_updates = 0
+        self.num_updates: int | torch.Tensor = 0
         self.live = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.weights = {name: parameter.detach().clone() for name, parameter in self.live.items()}
         groups: dict[DeviceMesh | None, list[str]] = {}
@@ -25,14 +25,29 @@ class WeightAverage:
         self.groups = list(groups.values())
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move towards the present weights. The first steps count more: random weights are soon forgotten."""
-        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
-        self.num_updates += 1
+    def update(self, taken: torch.Tensor | None = None) -> None:
+        """Move towards the present weights. The first steps count more: random weights are soon forgotten.
+
+        `taken`: scalar bool on the device, where only that knows whether the step was taken: nothing happens if it was not.
+        """
+        if taken is not None:
+            self.update_if(taken)
+            return
+        done = int(self.num_updates)
+        decay = min(self.decay, (1 + done) / (10 + done))
+        self.num_updates = done + 1
         move = get_ema_multi_avg_fn(decay)
         for names in self.groups:
             averages, live = [self.weights[name] for name in names], [self.live[name].detach() for name in names]
-            move(averages, live, self.num_updates)
+            move(averages, live, done + 1)
+
+    def update_if(self, taken: torch.Tensor) -> None:
+        done = torch.as_tensor(self.num_updates, device=taken.device)
+        decay = ((1 + done) / (10 + done)).clamp_max(self.decay)
+        self.num_updates = done + taken
+        share = torch.where(taken, 1 - decay, 0.0)
+        for name, average in self.weights.items():
+            local(average).lerp_(local(self.live[name].detach()), share)
 
     @contextmanager
     @torch.no_grad()

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from stillhouse.training.precision import dtype_of
+
 SIZES = {"cpu": 768, "cuda": 8192}
 """Rows and columns of the product that is timed: milliseconds."""
 ROUNDS = 5
@@ -27,7 +29,7 @@ def flops_per_token(model: nn.Module) -> int:
 def peak_flops(device: torch.device, precision: str) -> float:
     """Floating-point operations a second of one device, or of this process's threads."""
     size = SIZES.get(device.type, 2048)
-    matrix = torch.ones(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    matrix = torch.ones(size, size, device=device, dtype=dtype_of(precision))
     best = float("inf")
     for _ in range(ROUNDS):
         start = time.perf_counter()

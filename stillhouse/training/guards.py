@@ -10,8 +10,11 @@ from stillhouse.core.errors import MemoryShortageError, NonFiniteError
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.optimizers import Optimizers
+from stillhouse.training.scaler import LossScaler
 
 NAMED_ROWS = 8
+BAD, OVERFLOWED = 1, 2
+"""Verdicts on a step: left out, or the end; left out because the scale of the loss was too large."""
 CPU_ALLOCATORS = ("can't allocate memory", "not enough memory", "cannot allocate memory", "std::bad_alloc")
 # oneDNN's words when it gets no memory for the code or the scratch space of an operation; it has the same for other causes.
 ONEDNN = ("could not create a primitive", "could not execute a primitive", "could not create a memory object")
@@ -22,16 +25,29 @@ class FiniteGuard:
 
     On a CPU each step is looked at before it is taken. A GPU would have to wait for that: there the answer stays on the
     device, as a flag that is read at the points of the learning curve and before a checkpoint; fused optimisers leave the
-    step out by that flag themselves, with others `skip` does wait.
+    step out by that flag themselves, with others whoever may leave steps out (`skip`, a loss scaler) does wait.
+
+    With a scaler a bad step is first blamed on the scale, and left out without a word; only at the lowest scale it is bad.
     """
 
-    def __init__(self, params: TrainingParams, ranks: Ranks, optimizer: Optimizers, deferred: bool | None = None):
+    def __init__(
+        self,
+        params: TrainingParams,
+        ranks: Ranks,
+        optimizer: Optimizers,
+        scaler: LossScaler | None = None,
+        deferred: bool | None = None,
+    ):
         self.skip = params.on_nonfinite == "skip"
-        self.ranks, self.optimizer = ranks, optimizer
-        self.fused = all(getattr(member, "_step_supports_amp_scaling", False) for member in optimizer.members)
+        self.ranks, self.optimizer, self.scaler = ranks, optimizer, scaler
+        self.leaves_out = self.skip or scaler is not None
+        self.fused = all(obeys_flag(member) for member in optimizer.members)
         on_gpu = ranks.device.type == "cuda" if deferred is None else deferred
-        self.deferred = on_gpu and (self.fused or not self.skip)
+        self.deferred = on_gpu and (self.fused or not self.leaves_out)
         self.flags: list[tuple[int, torch.Tensor]] = []
+        """Steps and their verdicts, scalars."""
+        self.taken: torch.Tensor | None = None
+        """Where only the device knows whether the step that was allowed is taken: scalar, bool."""
 
     def bad(self, norm: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:
         """Scalar, bool. The norm is the same on all ranks; the loss is not, and counts where there is one rank."""
@@ -40,29 +56,40 @@ class FiniteGuard:
     def allows(self, step: int, norm: torch.Tensor, loss: torch.Tensor) -> bool:
         """Whether to take the step. `step` is its number, from 1. Raises NonFinite."""
         bad = self.bad(norm, loss)
+        verdict = bad if self.scaler is None else bad.to(torch.int8) + self.scaler.judge(bad)
         if self.deferred:
-            self.flags.append((step, bad))
-            if self.skip:
+            self.flags.append((step, verdict))
+            if self.leaves_out:
+                self.taken = ~bad
                 for member in self.optimizer.members:
                     member.found_inf = bad.to(torch.float32)
             return True
         if not bool(bad):
             return True
-        if not self.skip:
+        if not self.skip and int(verdict) == BAD:
             raise NonFinite(step)
-        self.flags.append((step, bad))
+        self.flags.append((step, verdict))
         return False
 
-    def look(self) -> list[int]:
-        """Steps that were bad since the last look. Raises NonFinite unless they may be skipped."""
+    def look(self) -> tuple[list[int], list[int]]:
+        """Steps since the last look that were bad, and those at which the scale was too large. Raises NonFinite for a bad
+        one, unless they may be skipped."""
         if not self.flags:
-            return []
-        said = torch.stack([flag for _, flag in self.flags]).tolist()
-        found = [step for (step, _), bad in zip(self.flags, said, strict=True) if bad]
+            return [], []
+        said = torch.stack([verdict for _, verdict in self.flags]).tolist()
+        known = [(step, what) for (step, _), what in zip(self.flags, said, strict=True)]
+        bad, overflowed = ([step for step, what in known if what == verdict] for verdict in (BAD, OVERFLOWED))
         self.flags.clear()
-        if found and not self.skip:
-            raise NonFinite(found[0])
-        return found
+        if bad and not self.skip:
+            raise NonFinite(bad[0])
+        return bad, overflowed
+
+
+def obeys_flag(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether `found_inf` makes its step leave everything as it is."""
+    # torch's fused sgd makes its momentum without values in the first step, and does not fill it if that is left out (2.13).
+    unfilled = isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["momentum"]
+    return getattr(optimizer, "_step_supports_amp_scaling", False) and not unfilled
 
 
 class NonFinite(Exception):
@@ -74,7 +101,7 @@ class NonFinite(Exception):
 
 
 def explain_nonfinite(
-    step: int, loss: float, rows: np.ndarray, rate: float, split: str, ranks: Ranks, kept: str
+    step: int, loss: float, rows: np.ndarray, rate: float, split: str, ranks: Ranks, kept: str, precision: str = "fp32"
 ) -> NonFiniteError:
     """All ranks must call this. `loss`: this rank's share of the step's loss; `rows`: keys of its rows, uint64."""
     facts = ranks.gather((loss, [f"{key:016x}" for key in rows[:NAMED_ROWS]], len(rows)))
@@ -85,9 +112,11 @@ def explain_nonfinite(
         value, named, count = facts[rank]
         more = f" and {count - len(named)} more" if count > len(named) else ""
         said.append(f"rank {rank} (loss {value:g}) with rows {', '.join(named)}{more} of {split}")
+    # Its range, and not that of the training, may be what has run out.
+    narrow = " take precision bf16 or fp32, of a wider range," if precision == "fp16" else ""
     return NonFiniteError(
         f"{what} is infinite or no number at step {step}, learning rate {rate:g}, on {'; on '.join(said)}; {kept}. Lower "
-        "learning_rate or clip_norm, or leave such steps out with on_nonfinite: skip"
+        f"learning_rate or clip_norm,{narrow} or leave such steps out with on_nonfinite: skip"
     )
 
 

@@ -194,7 +194,8 @@ def save_training(model: PreTrainedModel, history: History, out: Path, inputs: d
     best = next(p for p in history.points if p["split"] == "validation" and p["step"] == history.best_step)
     write_json(
         out / "metrics.json",
-        {
+        history.left_out()
+        | {
             "validation_loss": round(best["loss"], 6),
             "validation_perplexity": round(math.exp(best["loss"]), 4),
             "validation_bits_per_byte": round(bits_per_byte(best["loss"], task.validation, task.bytes["validation"]), 6),

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from stillhouse.data.block_batches import IGNORED, BlockBatch, BlockCollator
 from stillhouse.data.blocks import BlockTable
 from stillhouse.training.distributed import Ranks
+from stillhouse.training.precision import autocast
 
 EVALUATION_TOKENS = 8192
 CHUNK_POSITIONS = 512
@@ -53,7 +54,7 @@ def next_token_scores(
     weight_VH, bias_V = head_of(model)
     sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
     for batch in evaluation_batches(table, pad_id, ranks):
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(ranks.device, precision):
             hidden_PH = hidden_states(model, batch)
             targets_P = batch.targets.flatten()
             for start in range(0, len(targets_P), CHUNK_POSITIONS):

@@ -106,7 +106,7 @@ class Training:
         self.feed = Feed(self.plan, job.collate, self.parts, params.steps, ranks.device)
         self.optimizer = build_optimizer(self.model, params.optimizer)
         self.state = TrainState(self.model, self.optimizer, Schedule(params.schedule, params.steps), params, job.seed)
-        self.guard = FiniteGuard(params, ranks, self.optimizer)
+        self.guard = FiniteGuard(params, ranks, self.optimizer, self.state.scaler)
         self.doing, self.shape = "", (0, 0)
         """For messages: a phrase; rows and tokens of the micro-batch in work."""
         self.step_loss = torch.zeros((), device=ranks.device)
@@ -157,14 +157,15 @@ class Training:
             group["lr"] = group["base_rate"] * rate
         rows, batches = self.feed.step(step)
         total = self.job.objective.count(rows)
-        self.step_loss = parallel.accumulate(self.noted(batches, step), len(self.parts), step / params.steps, total)
+        noted, progress = self.noted(batches, step), step / params.steps
+        self.step_loss = parallel.accumulate(noted, len(self.parts), progress, total, state.scaler)
         if self.job.hold:
             self.job.hold(parallel.model, step)
         norm = parallel.clip(params.clip_norm)
         if self.guard.allows(step + 1, norm, self.step_loss):
             self.optimizer.step()
             if state.average:
-                state.average.update()
+                state.average.update(self.guard.taken)
         self.optimizer.zero_grad(set_to_none=True)
         state.losses.append(self.step_loss)
         state.step += 1
@@ -186,16 +187,27 @@ class Training:
         params, state = self.params, self.state
         self.look()
         losses = self.ranks.sum(torch.stack(state.losses))
-        if params.on_nonfinite == "skip":
-            losses = losses[torch.isfinite(losses)]
         mean = float(losses.mean())
-        if params.on_nonfinite == "stop" and not np.isfinite(mean):
-            # The gradient was finite everywhere, and one rank's loss was not.
-            raise NonFinite(state.step - len(losses) + int((~torch.isfinite(losses)).nonzero()[0]) + 1)
+        if not np.isfinite(mean):
+            mean = self.mean_of_finite(losses)
         state.losses.clear()
+        if state.scaler:
+            state.scaler.left_out.clear()
         rate = params.optimizer.learning_rate * state.schedule.factor(state.step - 1)
         state.history.points.append({"step": state.step, "split": "train", "loss": mean, "learning_rate": rate})
         bar.update(0, loss=f"{mean:.4f}")
+
+    def mean_of_finite(self, losses: torch.Tensor) -> float:
+        """Of the last steps. Raises NonFinite if one is no number and was not left out."""
+        finite = torch.isfinite(losses)
+        if self.params.on_nonfinite == "stop":
+            first = self.state.step - len(losses) + 1
+            left_out = self.state.scaler.left_out if self.state.scaler else []
+            for number in (~finite).nonzero().flatten().tolist():
+                if first + number not in left_out:
+                    # The gradient was finite everywhere, and one rank's loss was not.
+                    raise NonFinite(first + number)
+        return float(losses[finite].mean())
 
     def evaluate(self, keeper: Keeper, bar: Progress) -> None:
         """Scores on the validation split; keeps the weights if they are the best so far."""
@@ -212,8 +224,12 @@ class Training:
         bar.update(0, val=f"{scores[self.params.metric]:.4f}")
 
     def look(self) -> None:
-        """Count the steps that were left out, and say so; raises NonFinite if none may be."""
-        for step in self.guard.look():
+        """Count the steps that were left out, and say so of bad ones; raises NonFinite if none may be."""
+        skipped, overflowed = self.guard.look()
+        if self.state.scaler:
+            self.state.history.overflowed += len(overflowed)
+            self.state.scaler.left_out += overflowed
+        for step in skipped:
             self.state.history.skipped += 1
             if self.ranks.is_main:
                 print(f"warning: {self.job.description}: step {step} is left out: its gradient is no number", file=sys.stderr)
@@ -227,7 +243,8 @@ class Training:
         # One that was not taken is not on record.
         loss = self.step_loss if index == len(self.state.losses) else self.state.losses[index]
         rate = self.params.optimizer.learning_rate * self.state.schedule.factor(step - 1)
-        return explain_nonfinite(step, float(loss), mine, rate, self.job.description, self.ranks, kept)
+        named = (self.job.description, self.ranks, kept, self.params.precision)
+        return explain_nonfinite(step, float(loss), mine, rate, *named)
 
 
 def accumulation(batch_size: int, params: TrainingParams, ranks: Ranks) -> int:

@@ -28,6 +28,8 @@ from stillhouse.models.layers import layer_stack
 from stillhouse.training.config import ParallelParams, TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.layout import Layout
+from stillhouse.training.precision import HALF_TYPES, autocast
+from stillhouse.training.scaler import LossScaler
 from stillhouse.training.shards import by_mesh, gradient_norm, local, whole
 from stillhouse.training.tensor import split_tensors
 
@@ -76,22 +78,28 @@ class Parallel:
         if self.in_parts:
             empty(model)
 
-    def accumulate(self, batches: Iterable[AnyBatch], count: int, progress: float, total: int) -> torch.Tensor:
+    def accumulate(
+        self, batches: Iterable[AnyBatch], count: int, progress: float, total: int, scaler: LossScaler | None = None
+    ) -> torch.Tensor:
         """Add the gradients of this rank's `count` micro-batches, and of all other ranks' after the last one.
 
         Returns this rank's share of the loss, or 0 where another rank speaks for the same rows. `total`: valid targets
-        of the whole step; `progress`: of the training, in [0, 1).
+        of the whole step; `progress`: of the training, in [0, 1); `scaler`: its scale is on the way into the gradients, and
+        in neither what they are afterwards nor the loss.
         """
         share = torch.zeros((), device=self.ranks.device)
         for number, batch in enumerate(batches, 1):
             with self.hold(number == count):
-                with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                with autocast(self.ranks.device, self.precision):
                     loss = self.root(batch, progress) / total
-                (loss * self.scale).backward()
+                (loss * (self.scale if scaler is None else scaler.scale)).backward()
             if self.layout.speaks:
                 share += loss.detach()
         if self.sums_gradients:
             sum_gradients(self.model, self.layout.along("share").get_group())
+        if scaler:
+            # Not on the way: with more ranks the scale would have to be smaller.
+            scaler.unscale(self.groups, self.scale)
         return share
 
     def hold(self, is_last: bool) -> AbstractContextManager:
@@ -159,11 +167,15 @@ def empty(model: nn.Module) -> None:
 
 def shard(root: nn.Module, model: nn.Module, layout: Layout, precision: str) -> None:
     """FSDP2: each layer is gathered on its own, and all that stands outside of the layers together."""
-    mesh = layout.along("share")
+    mesh, layers = layout.along("share"), transformer_layers(model)
+    # On a CPU torch's layer_norm takes no narrow weights beside wide inputs; on a GPU autocast widens them. There the layers
+    # are gathered as they are, and autocast alone narrows them.
+    as_they_are = mesh.device_type == "cpu" and any(isinstance(part, nn.LayerNorm) for part in model.modules())
     policy = MixedPrecisionPolicy()
-    if precision == "bf16":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for layer in transformer_layers(model):
+    if precision in HALF_TYPES and not as_they_are:
+        half = HALF_TYPES[precision]
+        policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     # Embeddings and head stay fp32, as under autocast with ddp.
     fully_shard(root, mesh=mesh)

@@ -24,6 +24,8 @@ from stillhouse.training.distributed import Ranks
 from stillhouse.training.dropout import KeyedDropout
 from stillhouse.training.layout import Layout
 from stillhouse.training.parallel import Objective, Parallel, empty, part_of, patch_layers, sum_gradients, tensors_of
+from stillhouse.training.precision import autocast
+from stillhouse.training.scaler import LossScaler
 from stillhouse.training.shards import by_mesh
 
 PLAN = {"embed_tokens", "layers", "norm"}
@@ -50,7 +52,7 @@ class StageModule(nn.Module):
         batch = self.batches[int(number)]
         given = {"input_ids" if self.is_first else "inputs_embeds": values, "use_cache": False}
         given |= {"attention_mask": batch.mask, "position_ids": batch.position_ids}  # pyright: ignore[reportAttributeAccessIssue]
-        with torch.autocast(values.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with autocast(values.device, self.precision):
             # Hidden states travel in one type, whatever the last layer ended with.
             return self.body(**given).last_hidden_state.float()
 
@@ -89,10 +91,13 @@ class Pipeline(Parallel):
         self.holder = {name: stage for stage, names in reversed(list(enumerate(holders))) for name in names}
         """Name of a tensor to the first stage that has it."""
         self.schedule: Schedule1F1B | None = None
+        self.scaler: LossScaler | None = None
         empty(model)
 
-    def accumulate(self, batches: Iterable[AnyBatch], count: int, progress: float, total: int) -> torch.Tensor:
-        self.module.batches = list(batches)
+    def accumulate(
+        self, batches: Iterable[AnyBatch], count: int, progress: float, total: int, scaler: LossScaler | None = None
+    ) -> torch.Tensor:
+        self.module.batches, self.scaler = list(batches), scaler
         self.progress, self.total = progress, total
         schedule = self.schedule = self.schedule or self.build(count)
         numbers = torch.arange(count)
@@ -104,6 +109,9 @@ class Pipeline(Parallel):
         )  # fmt: skip
         if self.layout.num_shares > 1:
             sum_gradients(self.model, self.layout.along("share").get_group())
+        if scaler:
+            scaler.unscale(self.groups)
+            losses = [loss / scaler.scale for loss in losses]
         share = torch.zeros((), device=self.ranks.device)
         return torch.stack(losses).detach().sum() if losses else share
 
@@ -125,10 +133,11 @@ class Pipeline(Parallel):
         return Schedule1F1B(stage, count, self.loss, scale_grads=False)
 
     def loss(self, hidden_BTH: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
-        """On the last stage: a micro-batch's share of the loss."""
+        """On the last stage: a micro-batch's share of the loss, times the scale if there is one."""
         model = LastHidden(hidden_BTH, self.model.get_output_embeddings())
-        with torch.autocast(hidden_BTH.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.objective(model, self.module.batches[int(number)], self.progress) / self.total  # type: ignore
+        with autocast(hidden_BTH.device, self.precision):
+            loss = self.objective(model, self.module.batches[int(number)], self.progress) / self.total  # type: ignore
+        return loss if self.scaler is None else loss * self.scaler.scale
 
     def norm(self) -> torch.Tensor:
         square = super().norm().square()

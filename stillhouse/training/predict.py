@@ -9,6 +9,7 @@ from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.tokens import TokenTable
 from stillhouse.data.views import ViewParams
 from stillhouse.training.distributed import Ranks
+from stillhouse.training.precision import autocast
 
 EVALUATION_ROWS = 512
 WHOLE_ROWS = ViewParams(count=1, min_share=1.0)
@@ -23,7 +24,7 @@ def predict(model: nn.Module, table: TokenTable, facts: TokenizerFacts, ranks: R
     mine = []
     for part in parts[ranks.rank :: ranks.world]:
         batch = collate(part, np.full(len(part), -1)).to(ranks.device)
-        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(ranks.device, precision):
             logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         mine.append(logits.float().cpu().numpy())
     gathered = ranks.gather(mine)

@@ -21,6 +21,7 @@ from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.ema import WeightAverage
 from stillhouse.training.optimizers import Optimizers
+from stillhouse.training.scaler import LossScaler
 from stillhouse.training.schedules import Schedule
 
 
@@ -43,6 +44,14 @@ class History:
     """That all devices together could do in a second."""
     skipped: int = 0
     """Steps that were left out because a gradient was infinite or no number."""
+    overflowed: int = 0
+    """Steps of fp16 that were left out because the scale of the loss was too large."""
+
+    def left_out(self) -> dict[str, int]:
+        """Steps that were not taken, for `metrics.json`; nothing where all were."""
+        return {
+            name: count for name, count in (("skipped_steps", self.skipped), ("overflowed_steps", self.overflowed)) if count
+        }
 
     def timing(self) -> dict[str, float]:
         """Wall-clock figures, for `timing.json`."""
@@ -98,6 +107,7 @@ class TrainState:
         self.model, self.optimizer, self.schedule, self.seed = model, optimizer, schedule, seed
         self.best = Best(params)
         self.average = WeightAverage(model, params.ema_decay) if params.ema_decay is not None else None
+        self.scaler = LossScaler(next(model.parameters()).device) if params.precision == "fp16" else None
         self.history = History()
         self.step = 0
         """Steps done."""
@@ -160,7 +170,8 @@ class TrainState:
             "losses": losses,
             "best": {"value": self.best.value, "step": self.best.step, "stalled": self.best.stalled},
             "schedule": {"factor": self.schedule.plateau_factor, "stalled": self.schedule.stalled},
-            "averaged": self.average.num_updates if self.average else 0,
+            "averaged": int(self.average.num_updates) if self.average else 0,
+            "scaler": self.scaler and self.scaler.values(),
             "optimizer": optimizer,
             "random": ranks.gather(random_state(ranks.device)),
         }
@@ -204,6 +215,8 @@ class TrainState:
         self.schedule.plateau_factor, self.schedule.stalled = values["schedule"]["factor"], values["schedule"]["stalled"]
         if self.average:
             self.average.num_updates = values["averaged"]
+        if self.scaler:
+            self.scaler.take(values["scaler"])
         for member in self.optimizer.members:
             for name, parameter in self.model.named_parameters():
                 if parameter in member.state:

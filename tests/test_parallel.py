@@ -97,7 +97,7 @@ def pair(tmp_path_factory) -> dict[tuple[str, str], dict]:
 def test_a_classifier_learns_the_same_however_two_ranks_share_it(name, pair):
     """With dropout of 0.2: masks are keyed by row and step, and computed again the same."""
     half = {"precision": "bf16"} if "bf16" in name else {}
-    agree(pair["classifier", name], run_case({"kind": "classifier", "params": half}, ALONE), 1e-3 if half else 1e-5)
+    agree(pair["classifier", name], run_case({"kind": "classifier", "params": half}, ALONE), 5e-3 if half else 1e-5)
 
 
 @pytest.mark.parametrize("name", LLAMA)

@@ -82,7 +82,8 @@ def read_teacher(folder: Path | None, positions: int) -> TrainedTeacher | None:
     if not text.is_file():
         raise ArtifactError(f"{text} is missing; STILLHOUSE_TEST_DATA names the folder with the real data sets")
     say(f"teacher: {place}, text: validation paragraphs of the Victorian novels")
-    ids = AutoTokenizer.from_pretrained(tokenizer)(pd.read_parquet(text)["text"].tolist())["input_ids"]
+    read = AutoTokenizer.from_pretrained(tokenizer, split_special_tokens=True)
+    ids = read(pd.read_parquet(text)["text"].tolist())["input_ids"]
     flat = torch.tensor([i for part in ids for i in part])
     model = AutoModelForCausalLM.from_pretrained(place).eval()
     return TrainedTeacher(model, flat[: len(flat) // positions * positions].reshape(-1, positions))

@@ -16,7 +16,7 @@ from prefect.states import Cancelled
 
 from flows.meeting import Card, is_final
 from flows.repro import Verdict
-from flows.watch import UNREACHABLE
+from flows.watch import UNREACHABLE, is_refusal
 from stillhouse.core.errors import StillhouseError
 
 NEEDS_ORDER = "NeedsOrder"
@@ -25,7 +25,7 @@ LOOK_FOR_WORKERS_SECONDS = 2.0
 # On top of the 17 seconds for which a dead worker counts as alive: a run has to say within 30 that it has none.
 NO_WORKER_SECONDS = 14.0
 LOOK_SECONDS = 2.0
-# A worker's heartbeat is due every few seconds (see `flows.service`); three missed are its death.
+# A worker's heartbeat is due every few seconds (see `flows.join`); three missed are its death.
 HEARTBEATS_MISSED = 3
 
 
@@ -37,12 +37,6 @@ NOT_SUBMITTED = re.compile(
 
 class PoolError(StillhouseError):
     """A work pool is missing, of the wrong type, or has no worker."""
-
-
-def check_pool(name: str) -> None:
-    """Raises PoolError if the pool is missing, its type is not `torchrun`, or its number of nodes is none."""
-    with get_client(sync_client=True) as client:
-        read_nodes(client, name)
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,8 @@ def online_workers(client: SyncPrefectClient, pool: str) -> list[str]:
 def start(pool: str, parameters: dict, name: str, key: str, stop, tags: tuple[str, ...] = ()) -> FlowRun | None:
     """Create a run of `stage/POOL`; asks again while the server is away. None if the run was stopped meanwhile.
 
-    The same `key` never makes a second run. Raises PoolError if there is no such deployment, or its pool was deleted.
+    The same `key` never makes a second run. Raises PoolError if there is no such deployment, its pool was deleted, or the
+    server does not take the run.
     """
     deployment = f"stage/{pool}"
     while not stop.is_set():
@@ -106,7 +101,10 @@ def start(pool: str, parameters: dict, name: str, key: str, stop, tags: tuple[st
             raise PoolError(
                 f"deployment '{deployment}' does not exist on this server; 'make up' creates those of prefect.yaml"
             ) from None
-        except UNREACHABLE:
+        except UNREACHABLE as error:
+            if is_refusal(error):
+                reason = " ".join(str(error).split())
+                raise PoolError(f"the server refuses a run of deployment '{deployment}': {reason}") from error
             stop.wait(1.0)
         else:
             if run.work_queue_id is None:

@@ -13,14 +13,12 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling, Crashed
 
-from flows.children import Nodes, PoolError, Silence, WorkerCheck, check_pool, read_nodes, start, too_few_workers, verdict_of
+from flows.children import Nodes, PoolError, Silence, WorkerCheck, read_nodes, start, too_few_workers, verdict_of
 from flows.gang import JOIN_SECONDS, run_gang
 from flows.meeting import Card
 from flows.orders import Orders
 from flows.repro import Verdict
-from flows.watch import UNREACHABLE
-
-__all__ = ["PoolError", "check_pool", "dispatch"]
+from flows.watch import UNREACHABLE, through_outages
 
 POLL_SECONDS = 0.4
 # The child's own grace, and its watcher's interval twice.
@@ -83,7 +81,8 @@ def run_one(
         if child is None:
             return Verdict("stopped", f"{stage} was not started")
         verdict = wait(stage, pool, child.id, stop, log)
-        if verdict.kind == "elsewhere" and orders and not orders.needed:
+        # Another stage of this run may have learned meanwhile that orders are needed; this child had none.
+        if verdict.kind == "elsewhere" and orders and "order" not in given:
             log(f"{verdict.message}; ordered through the DVC remote")
             orders.needed = True
             key = f"{key}-order"
@@ -91,19 +90,21 @@ def run_one(
         if verdict.kind == "elsewhere":
             return Verdict("user", verdict.message)
         if verdict.good and "order" in given and orders:
-            orders.settle(child.id)
+            orders.settle(child.id, stop)
         return verdict
 
 
 def nodes_of(pool: str, stop: threading.Event) -> Nodes | None:
-    """The pool's number of nodes; asks again while the server is away. None if the run was stopped meanwhile."""
-    while not stop.is_set():
-        try:
-            with get_client(sync_client=True) as client:
-                return read_nodes(client, pool)
-        except UNREACHABLE:
-            stop.wait(1.0)
-    return None
+    """The pool's number of nodes; asks again while the server is away. None if the run was stopped meanwhile.
+
+    Raises PoolError if the pool is missing, its type is not `torchrun`, or its number of nodes is none.
+    """
+
+    def ask() -> Nodes:
+        with get_client(sync_client=True) as client:
+            return read_nodes(client, pool)
+
+    return through_outages(ask, stop)
 
 
 def wait(stage: str, pool: str, child: UUID, stop: threading.Event, log: Callable[[str], None]) -> Verdict:

@@ -4,7 +4,6 @@ Only node 0 runs DVC. The others run the stage's bare command once node 0's has 
 parent, `flows.gang`, only watches, and cancels.
 """
 
-import json
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from prefect.exceptions import ObjectNotFound
 from flows.guard import run_guarded
 from flows.meeting import Board, Card, Seat, is_final, meeting
 from flows.pipeline import read_pipeline
-from flows.repro import Verdict, repro
+from flows.repro import Verdict, read_failure, repro
 from flows.slots import release
 from flows.watch import UNREACHABLE
 from flows.workspace import environment
@@ -146,7 +145,7 @@ def run_bare(
         failure = Path(scratch) / "failure.json"
         env = {**environment(folder), **variables, FAILURE_FILE: str(failure)}
         outcome = run_guarded(words, cwd=folder, env=env, on_line=on_line, stop=stop, timeout_seconds=timeout_seconds)
-        facts = json.loads(failure.read_text(encoding="utf-8")) if failure.exists() else None
+        facts = read_failure(failure)
     if outcome.timed_out:
         return Verdict("error", f"{label} was stopped: it took longer than {timeout_seconds:g} seconds")
     if outcome.stopped:

@@ -41,7 +41,7 @@ BAD_ENDS = ("Failed", "TimedOut", "Crashed", SILENT, "Refused")
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENCE_SECONDS = 300.0
-"""Ten heartbeats of `flows.service`."""
+"""Ten heartbeats of `flows.join`."""
 
 MESSAGE_LENGTH = 1500
 """A state's message may be a traceback, and hooks refuse long texts."""

@@ -6,6 +6,7 @@ that, order or not. The receipt comes back as an artifact of the stage's run.
 """
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +15,13 @@ from uuid import UUID
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import Artifact, State
 from prefect.states import Failed
 
 from flows.children import NEEDS_ORDER
 from flows.remote import Order, Receipt, fulfil, merge, place_order
 from flows.repro import Verdict
+from flows.watch import through_outages
 from flows.workspace import RUNS, repository_root
 
 RECEIPT = "receipt"
@@ -38,14 +40,18 @@ class Orders:
             return parameters
         return {**parameters, "order": asdict(place_order(self.folder, stage, self.name))}
 
-    def settle(self, child: UUID) -> None:
+    def settle(self, child: UUID, stop: threading.Event) -> None:
         """Take the child's receipt, if it has one: its entry into `dvc.lock`, its outputs into the workspace."""
-        with get_client(sync_client=True) as client:
-            found = client.read_artifacts(
-                artifact_filter=ArtifactFilter(
-                    flow_run_id=ArtifactFilterFlowRunId(any_=[child]), key=ArtifactFilterKey(any_=[RECEIPT])
+
+        def ask() -> list[Artifact]:
+            with get_client(sync_client=True) as client:
+                return client.read_artifacts(
+                    artifact_filter=ArtifactFilter(
+                        flow_run_id=ArtifactFilterFlowRunId(any_=[child]), key=ArtifactFilterKey(any_=[RECEIPT])
+                    )
                 )
-            )
+
+        found = through_outages(ask, stop)
         if found:
             merge(Receipt(**json.loads(str(found[0].data))), self.folder)
 
@@ -63,8 +69,11 @@ class Unfinished(Exception):
         self.verdict = verdict
 
 
-def carry_out(order: dict, run_stage: Callable[[Path], Verdict]) -> Verdict:
-    """Fulfil an order on this host and leave the receipt; returns the verdict. Raises OrderError."""
+def carry_out(order: dict, run_stage: Callable[[Path], Verdict], stop: threading.Event) -> Verdict:
+    """Fulfil an order on this host and leave the receipt, through outages of the server; returns the verdict.
+
+    Raises OrderError.
+    """
     root = repository_root(Path(__file__).parent)
 
     def execute(folder: Path) -> bool:
@@ -77,6 +86,12 @@ def carry_out(order: dict, run_stage: Callable[[Path], Verdict]) -> Verdict:
         receipt = fulfil(Order(**order), root, execute, scratch=root / RUNS)
     except Unfinished as unfinished:
         return unfinished.verdict
-    create_markdown_artifact(json.dumps(asdict(receipt)), key=RECEIPT, description=f"receipt of {receipt.stage}")
+
+    def leave() -> UUID:
+        text = json.dumps(asdict(receipt))
+        return create_markdown_artifact(text, key=RECEIPT, description=f"receipt of {receipt.stage}")
+
+    if through_outages(leave, stop) is None:
+        return Verdict("stopped", f"{receipt.stage} was stopped before its receipt was left; its results are in the DVC remote")
     kind = "cached" if receipt.cached else "executed"
     return Verdict(kind, f"{receipt.stage} was {'taken from a cache' if receipt.cached else 'executed'} on another host")

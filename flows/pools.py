@@ -20,6 +20,8 @@ DEPLOYMENTS = ("distill/full", "distill/nightly", "stage/torchrun")
 AUTH = "PREFECT_API_AUTH_STRING"
 """Environment variable with `user:secret` of a server that asks for it."""
 SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
+# SQLite takes one write at a time; the server says 503 meanwhile, and Prefect's own client asks again too.
+BUSY_WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)
 
 
 class ServiceError(StillhouseError):
@@ -36,17 +38,26 @@ def is_address(url: str) -> bool:
 
 
 def ask(method: str, url: str, body: dict | None = None) -> Any:
-    """The server's answer as JSON; None if it knows no such thing. Raises ServiceError if there is none."""
+    """The server's answer as JSON; None if it knows no such thing. One that is busy is asked again.
+
+    Only for questions: what changes something must not be sent twice. Raises ServiceError if there is no answer.
+    """
     secret = os.environ.get(AUTH) or os.environ.get(SERVER_AUTH)
     headers = {"Authorization": "Basic " + base64.b64encode(secret.encode()).decode()} if secret else {}
-    try:
-        answer = httpx.request(method, url, json=body, headers=headers, timeout=30)
-    except httpx.HTTPError as error:
-        raise ServiceError(f"{url} does not answer: {' '.join(str(error).split())}") from error
+    for wait_seconds in (*BUSY_WAITS_SECONDS, None):
+        try:
+            answer = httpx.request(method, url, json=body, headers=headers, timeout=30)
+        except httpx.HTTPError as error:
+            raise ServiceError(f"{url} does not answer: {' '.join(str(error).split())}") from error
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or wait_seconds is None:
+            break
+        time.sleep(wait_seconds)
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         raise ServiceError(f"{url} wants a secret; set {AUTH} to the server's own {SERVER_AUTH}")
     if answer.status_code == httpx.codes.NOT_FOUND:
         return None
+    if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+        raise ServiceError(f"{url} is busy (503) and was so {len(BUSY_WAITS_SECONDS) + 1} times in a row; try again later")
     if answer.is_error:
         raise ServiceError(f"{url} answers {answer.status_code} {answer.reason_phrase}")
     try:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows import store
-from flows.in_use import hold, let_go
+from flows.in_use import hold
 from flows.pipeline import is_within, read_pipeline
 from flows.settings import share_settings
-from flows.workspace import CommandError, command, prune_waits
+from flows.workspace import CommandError, command, prune_waits, remove_workspace
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.params import read_yaml
 
@@ -76,8 +76,7 @@ def place_order(folder: Path, stage: str, run: str = "") -> Order:
     check_pushed(folder)
     targets = input_targets(folder, stage)
     if targets:
-        store.dvc("push", *targets, cwd=folder)
-        store.check_arrived(folder, targets)
+        store.push(folder, targets)
     return Order(
         stage=stage,
         revision=command("git", "rev-parse", "HEAD", cwd=folder),
@@ -165,8 +164,7 @@ def publish(folder: Path) -> None:
     inherit_settings(folder, clone_root(folder))
     pointers = own_data(folder)
     if pointers:
-        store.dvc("push", *pointers, cwd=folder)
-        store.check_arrived(folder, pointers)
+        store.push(folder, pointers)
     store.push_stages(folder, read_yaml(folder / "dvc.lock")["stages"])
 
 
@@ -209,10 +207,10 @@ def ordered_workspace(order: Order, root: Path, scratch: Path) -> Iterator[Path]
         if targets:
             store.pull(folder, targets, f"the inputs of {order.stage}")
     except BaseException:
-        remove_worktree(root, folder)
+        remove_workspace(root, folder)
         raise
     yield folder
-    remove_worktree(root, folder)
+    remove_workspace(root, folder)
 
 
 def obtain_revision(order: Order, root: Path) -> None:
@@ -246,11 +244,6 @@ def reproduce(folder: Path, stage: str) -> bool:
     """
     # --pull looks for the result in the remote's run-cache first: another host may have run the same stage.
     return f"Running stage '{stage}'" not in store.dvc("repro", "--single-item", "--pull", stage, cwd=folder)
-
-
-def remove_worktree(root: Path, folder: Path) -> None:
-    command("git", "worktree", "remove", "--force", str(folder), cwd=root)
-    let_go(folder)
 
 
 def inherit_settings(folder: Path, root: Path) -> None:

@@ -71,7 +71,7 @@ def repro(
         failure = Path(scratch) / "failure.json"
         env = {**environment(folder), **(variables or {}), FAILURE_FILE: str(failure)}
         outcome = run_guarded(words, cwd=folder, env=env, on_line=forward, stop=stop, timeout_seconds=timeout_seconds)
-        facts = json.loads(failure.read_text()) if failure.exists() else None
+        facts = read_failure(failure)
     if outcome.timed_out:
         return Verdict("error", f"{stage} was stopped: it took longer than {timeout_seconds:g} seconds")
     if outcome.stopped:
@@ -83,6 +83,14 @@ def repro(
     if facts:
         return Verdict(facts["kind"], f"{stage}: {facts['message']}", facts.get("traceback"))
     return explain(stage, outcome.code, outcome.tail)
+
+
+def read_failure(path: Path) -> dict | None:
+    """What a stage wrote about its failure; None if it wrote nothing, or was killed while it did."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def explain(stage: str, code: int, tail: list[str]) -> Verdict:

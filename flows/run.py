@@ -1,11 +1,12 @@
 """One run of the pipeline: its parameters, workspace, stages and what is kept of it. Knows DVC and git, not Prefect.
 
-`flows.distill` walks it with Prefect tasks, or with plain threads where there is no server.
+`flows.distill` walks it with Prefect tasks, `flows.local` with plain threads where there is no server.
 """
 
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -22,6 +23,14 @@ from flows.recipe import recipe_file
 from flows.repro import Verdict, core_slot, cores_for, in_run_cache, lease, repro
 from flows.workspace import command, environment, open_workspace, remove_workspace, up_to_date
 from stillhouse.core.errors import ParamsError
+from stillhouse.core.params import PARAMS_FILE, read_yaml
+
+# Waiting threads cost nothing; what runs at once is bounded by cores and workers.
+MAX_TASKS = 16
+LOST_ATTEMPTS = 3
+
+REFUSED = "error: check: "
+"""How `tasks.check` begins the line that says what is wrong."""
 
 Log = Callable[[str], None]
 
@@ -62,6 +71,8 @@ class Run:
     """Stages that were given to DVC."""
     executed: set[str] = field(default_factory=set)
     """Those of them whose command ran, and was not taken from the cache."""
+    saved: bool = False
+    """Whether it is an experiment by now."""
 
     @cached_property
     def forced(self) -> set[str]:
@@ -123,6 +134,7 @@ class Run:
         # Another run of this name may have ended meanwhile.
         self.name = free_name(self.root, self.name)
         command("dvc", "exp", "save", "--name", self.name, cwd=self.folder)
+        self.saved = True
         return self.name
 
     def keep_report(self) -> Path | None:
@@ -137,6 +149,17 @@ class Run:
 
     def close(self) -> None:
         remove_workspace(self.root, self.folder)
+
+
+def attempt(run: Run, name: str, log: Log, elsewhere: Callable[[], Verdict] | None) -> Verdict:
+    """Run a stage; one that was lost in this process is tried again, as `flows.dispatch` does with those on workers."""
+    verdict = run.run_stage(name, log, elsewhere)
+    for number in range(2, LOST_ATTEMPTS + 1):
+        if verdict.kind != "lost" or elsewhere or run.stop.is_set():
+            break
+        log(f"{verdict.message}; attempt {number} of {LOST_ATTEMPTS}")
+        verdict = run.run_stage(name, log, None)
+    return verdict
 
 
 def open_run(root: Path, name: str, request: Request) -> Run:
@@ -158,6 +181,10 @@ def open_run(root: Path, name: str, request: Request) -> Run:
             write_params(root, folder, request)
             pipeline = read_pipeline(folder)
             check_stages(pipeline, request)
+        except BaseException:
+            # The workspace goes: what it was to hold is not waited for.
+            restoring.kill()
+            raise
         finally:
             restoring.wait()
         stages = pipeline.needed_for(request.targets)
@@ -184,10 +211,15 @@ def check_stages(pipeline: Pipeline, request: Request) -> None:
 
 def write_params(root: Path, folder: Path, request: Request) -> None:
     """Put recipe and overrides into the workspace's `params.yaml`. Raises ParamsError if that is not valid."""
-    target = folder / "params.yaml"
+    target = folder / PARAMS_FILE
     if request.recipe:
         shutil.copyfile(recipe_file(root, request.recipe), target)
     if request.overrides:
+        try:
+            read_yaml(target)
+        except ParamsError as error:
+            # The workspace goes, so that its path says nothing.
+            raise ParamsError(str(error).replace(f"{folder}/", "")) from None
         # Comments and order stay: people read this file in the experiment's commit.
         yaml = YAML()
         yaml.preserve_quotes = True
@@ -197,12 +229,28 @@ def write_params(root: Path, folder: Path, request: Request) -> None:
             override(tree, key, value)
         with target.open("w", encoding="utf-8") as file:
             yaml.dump(tree, file)
+    check_params(folder)
+
+
+def check_params(folder: Path) -> None:
+    """Let the code of the workspace check its parameters. Raises ParamsError with what it says, or why it cannot say it."""
     done = subprocess.run(
         ["python", "-m", "tasks.check"], cwd=folder, env=environment(folder), capture_output=True, text=True
     )  # fmt: skip
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["params.yaml is not valid"]
-        raise ParamsError(lines[-1].removeprefix("error: check: "))
+    if not done.returncode:
+        return
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    for line in lines:
+        if line.startswith(REFUSED):
+            raise ParamsError(line.removeprefix(REFUSED))
+    if done.returncode < 0:
+        reason = f"was killed by {signal.Signals(-done.returncode).name}"
+    else:
+        reason = f"failed: {lines[-1] if lines else f'exit code {done.returncode}'}"
+    raise ParamsError(
+        f"the code of this run cannot check {PARAMS_FILE}: 'python -m tasks.check' {reason}; run it in a checkout of that "
+        "code to see where"
+    )
 
 
 def override(tree: Any, key: str, value: Any) -> None:

@@ -13,8 +13,6 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +26,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from flows.guard import MARKER, sweep
+from flows.join import HOME, WORKER_SETTINGS, run_worker, worker_words
 from flows.pools import (
     AUTH,
     POOLS,
@@ -35,31 +34,16 @@ from flows.pools import (
     ServiceError,
     deployed,
     heard,
-    is_address,
     last_line,
     pool_exists,
     wait_for_server,
-    worker_type,
 )
-from flows.store import check_reachable, default_remote
 from flows.workspace import command, environment, repository_root
-from stillhouse.core.errors import StillhouseError
 from stillhouse.core.stage import one_line_errors
 
-HOME = ".prefect"
-# Runs of `distill` mostly wait, each in two interpreters of 130 MB; a training has the host for itself.
-LIMITS = {"process": 8, "torchrun": 1}
 START_SECONDS = 120.0
 FIRST_PORT = 4200
 
-WORKER_SETTINGS = {
-    # Stock settings make a dispatched stage cost 10 to 12 seconds; with these, about 5.
-    "PREFECT_WORKER_QUERY_SECONDS": "1",
-    "PREFECT_WORKER_HEARTBEAT_SECONDS": "5",
-    # Off by default: a run could not be cancelled while Pending.
-    "PREFECT_WORKER_ENABLE_CANCELLATION": "true",
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-}
 SERVER_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -248,18 +232,6 @@ class Service:
         return count
 
 
-def worker_words(pool: str, kind: str) -> list[str]:
-    """The command of a worker of this host, after `prefect`."""
-    # A worker that creates its own pool anew, after somebody deleted it, hides that the deployments have lost theirs.
-    words = ["worker", "start", "--pool", pool, "--type", kind, "--no-create-pool-if-not-found"]
-    return [*words, "--limit", str(LIMITS[kind]), "--name", worker_name(pool)]
-
-
-def worker_name(pool: str) -> str:
-    """The name under which this host's worker of a pool is known."""
-    return f"{pool}-{socket.gethostname()}"
-
-
 def free_port(last: str | None) -> int:
     """The port that this clone had last, the usual one, or any that is free."""
     usual = []
@@ -272,34 +244,6 @@ def free_port(last: str | None) -> int:
             probe.bind(("127.0.0.1", port))
             return probe.getsockname()[1]
     raise ServiceError("no port of 127.0.0.1 is free")
-
-
-def run_worker(root: Path, server: str, pool: str) -> None:
-    """Be a worker of a pool on another server; does not return."""
-    url = server.strip().rstrip("/")
-    if not is_address(url):
-        raise ServiceError(f"SERVER is '{server}', expected an address such as http://host:4200/api")
-    url = url if url.endswith("/api") else f"{url}/api"
-    wait_for_server(url, 10, None)
-    kind = worker_type(url, pool)
-    print(remote_of(root), flush=True)
-    own = {name: value for name, value in environment(root).items() if not name.startswith("PET_")}
-    env = {**own, **WORKER_SETTINGS, "PREFECT_API_URL": url, "PREFECT_HOME": str(root / HOME)}
-    prefect = shutil.which("prefect", path=env["PATH"]) or "prefect"
-    words = worker_words(pool, kind)
-    print(f"worker '{worker_name(pool)}' of pool '{pool}' at {url}; Ctrl-C stops it", flush=True)
-    os.chdir(root)
-    os.execve(prefect, [prefect, *words], env)
-
-
-def remote_of(root: Path) -> str:
-    """A line about the DVC remote. Raises StoreError if there is one and it does not answer."""
-    try:
-        name = default_remote(root)
-    except StillhouseError:
-        return "no DVC remote is configured: this worker runs only stages whose workspace it sees (a shared file system)"
-    check_reachable(root, name)
-    return f"DVC remote {name} answers"
 
 
 def main() -> None:

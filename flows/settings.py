@@ -1,6 +1,7 @@
 """DVC's settings in a worktree: those of its checkout, so that both use one cache and reach the same remotes."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,11 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Write the local settings of `folder`, for its owner's eyes only: they may hold passwords."""
-    path = folder / LOCAL
-    path.touch(mode=0o600)
-    path.chmod(0o600)
-    # git's own `git config --file` cannot read a file that names a remote.
-    path.write_text("\n".join(ConfigObj(settings).write() or []) + "\n", encoding="utf-8")
+    # Which git ignores.
+    scratch = folder / ".dvc" / "tmp"
+    scratch.mkdir(exist_ok=True)
+    # Whole or not at all: two stages may be ordered at once, and the DVC command of one reads what the other writes.
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=scratch, delete=False) as file:
+        # git's own `git config --file` cannot read a file that names a remote.
+        file.write("\n".join(ConfigObj(settings).write() or []) + "\n")
+    Path(file.name).replace(folder / LOCAL)

@@ -70,7 +70,7 @@ def stage(
                 )  # fmt: skip
             else:
                 with Teller(watch.run_id).telling():
-                    verdict = run_in(folder, pull=False) if folder.is_dir() else carry_out(order, run_in)
+                    verdict = run_in(folder, pull=False) if folder.is_dir() else carry_out(order, run_in, stop)
     except StillhouseError as error:
         return Failed(message=str(error))
     if verdict.good:
@@ -81,14 +81,17 @@ def stage(
 
 
 def run_logger() -> LoggingAdapter:
-    """The run's logger, without the traceback of its own that Prefect's engine logs when a flow returns a bad state."""
+    """The logger of the flow or task run, without what Prefect's engine adds when that returns a bad state."""
     logger = get_run_logger()
-
-    def says_more(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], FailedRun | CrashedRun | CancelledRun))
-
     logger.logger.addFilter(says_more)
     return logger
+
+
+def says_more(record: logging.LogRecord) -> bool:
+    """Leaves out the engine's own traceback of a flow's bad state, and of a task's, which has none, "NoneType: None"."""
+    if record.exc_info and record.exc_info[1] is None:
+        record.exc_info = None
+    return not (record.exc_info and isinstance(record.exc_info[1], FailedRun | CrashedRun | CancelledRun))
 
 
 def state_of(verdict: Verdict) -> State:

@@ -37,11 +37,33 @@ def dvc(*words: str, cwd: Path) -> str:
     return done.stdout
 
 
+def with_remote(*words: str, cwd: Path) -> str:
+    """Standard output of a DVC command that uses the default remote. Raises StoreError that names the remote if it fails."""
+    try:
+        return dvc(*words, cwd=cwd)
+    except CommandError as error:
+        raise unusable(cwd, error) from None
+
+
+def unusable(folder: Path, error: CommandError) -> StoreError:
+    return StoreError(
+        f"DVC remote {default_remote(folder)} cannot be used: {error}; check that it is up, its address and credentials"
+    )
+
+
+def push(folder: Path, targets: list[str]) -> None:
+    """`dvc push`, and see that all has arrived. Raises StoreError."""
+    with_remote("push", *targets, cwd=folder)
+    check_arrived(folder, targets)
+
+
 def pull(folder: Path, targets: list[str], what: str) -> None:
-    """`dvc pull`. Raises StoreError that names what neither this host nor the remote has."""
+    """`dvc pull`. Raises StoreError that names what neither this host nor the remote has, or the remote if it is away."""
     try:
         dvc("pull", *targets, cwd=folder)
     except CommandError as error:
+        # DVC says of every file that it is missing, also where nobody answers.
+        check_reachable(folder, default_remote(folder))
         _, _, names = str(error).partition("Checkout failed for following targets: ")
         remedy = "push it with 'dvc push' from the host that has it"
         if not names and "failed to download" in str(error):
@@ -49,7 +71,7 @@ def pull(folder: Path, targets: list[str], what: str) -> None:
             # DVC takes a folder whose list of files is in the remote to be there wholly.
             remedy += ", after deleting the '.dir' objects of these folders in the remote, which make 'dvc push' skip them"
         if not names:
-            raise
+            raise unusable(folder, error) from None
         missing = f"{what} are not all in DVC remote {default_remote(folder)}: {names} missing; {remedy}"
         raise StoreError(missing) from None
 
@@ -66,7 +88,7 @@ def check_arrived(folder: Path, targets: list[str]) -> None:
 
 def cloud_states(folder: Path, targets: list[str]) -> dict[str, str]:
     """Path to `new` (not in the remote), `deleted` (only there) or `missing` (nowhere); what is on both sides is left out."""
-    return json.loads(dvc("status", "--cloud", "--json", *targets, cwd=folder) or "{}")
+    return json.loads(with_remote("status", "--cloud", "--json", *targets, cwd=folder) or "{}")
 
 
 def default_remote(folder: Path) -> str:
@@ -107,7 +129,7 @@ def push_stages(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
             write_record(private, entry)
         set_cache(folder, private)
         try:
-            dvc("push", "--run-cache", *entries, cwd=folder)
+            with_remote("push", "--run-cache", *entries, cwd=folder)
         finally:
             set_cache(folder, cache)
     check_arrived(folder, [*entries])

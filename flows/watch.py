@@ -6,8 +6,9 @@ not answer is no reason to stop: training goes on, and the thread asks again.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 from uuid import UUID
 
 import httpx
@@ -19,6 +20,28 @@ INTERVAL_SECONDS = 1.5
 
 UNREACHABLE = (httpx.HTTPError, PrefectException, OSError)
 """What a client raises while the server is away or busy."""
+
+T = TypeVar("T")
+
+
+def through_outages(ask: Callable[[], T], stop: threading.Event) -> T | None:
+    """What `ask` gives, asked again while the server is away. None if the work was stopped meanwhile."""
+    while not stop.is_set():
+        try:
+            return ask()
+        except UNREACHABLE as error:
+            if is_refusal(error):
+                raise
+            stop.wait(1.0)
+    return None
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the server has answered, and will answer the same the next time."""
+    if isinstance(error, httpx.HTTPStatusError):
+        busy = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
+        return error.response.is_client_error and error.response.status_code not in busy
+    return isinstance(error, ObjectNotFound)
 
 
 class Watch:

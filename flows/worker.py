@@ -63,12 +63,12 @@ class RunRecords:
         (self.folder / f"{run_id}.json").unlink(missing_ok=True)
 
     def dead(self) -> list[UUID]:
-        """Runs whose process is gone."""
+        """Runs whose process is gone, and whose worker is too: one that lives reports their end itself, and knows why."""
         found = []
         for path in self.folder.glob("*.json"):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 record = json.loads(path.read_text(encoding="utf-8"))
-                if not is_alive(record["pid"], record["created"]):
+                if not is_alive(record["pid"], record["created"]) and not was_started_by(record["worker"], record["created"]):
                     found.append(UUID(path.stem))
         return found
 
@@ -78,6 +78,15 @@ def is_alive(pid: int, created: float) -> bool:
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def was_started_by(worker: int, created: float) -> bool:
+    """Whether the process `worker` lives, and is older than one of its runs: a later one with its number is not it."""
+    try:
+        process = psutil.Process(worker)
+        return process.create_time() <= created and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

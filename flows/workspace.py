@@ -110,7 +110,7 @@ def open_workspace(root: Path, name: str, revision: str | None = None) -> Path:
         pointers = sorted(str(path.relative_to(folder)) for path in folder.glob("data/raw/**/*.dvc"))
         if pointers:
             command("dvc", "checkout", "--quiet", *pointers, cwd=folder)
-    except StillhouseError:
+    except BaseException:
         remove_workspace(root, folder)
         raise
     return folder

@@ -1,4 +1,6 @@
-"""Checks every block of `params.yaml` against every stage and the gate, without running or importing anything heavy.
+"""Checks every block of `params.yaml` against every stage and the gate, without running anything.
+
+Nothing heavy is imported, unless a model's `config` is one of transformers' own: only transformers knows what that may say.
 
 python -m tasks.check [FILE]
 """
@@ -9,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.errors import ParamsError
-from stillhouse.core.params import PARAMS_FILE, STAGES, load, read_yaml
+from stillhouse.core.params import PARAMS_FILE, STAGES, build, load, read_yaml
 from stillhouse.core.stage import one_line_errors
 from stillhouse.evaluation.gate import Params as GateParams
+from stillhouse.models.config import ModelParams
+from stillhouse.models.ngram_options import are_good
 
 
 def main() -> None:
@@ -20,7 +24,10 @@ def main() -> None:
         for stage in STAGES:
             load(importlib.import_module(f"tasks.{stage}").Params, path)
         load(GateParams, path)
-        check_together(read_yaml(path))
+        tree = read_yaml(path)
+        check_together(tree)
+        for stage in ("train_teacher", "student"):
+            check_model(stage, tree)
         print(f"{path}: all blocks are valid")
 
 
@@ -53,6 +60,24 @@ def check_together(tree: dict[str, Any]) -> None:
             f"'train_student.distillation.temperature' is {wanted}, but 'export_soft_labels.sampler.sampling_temperature' is "
             f"{drawn}: what is drawn at one temperature says nothing of another; make them equal, or use teacher: online"
         )
+
+
+def check_model(name: str, tree: dict[str, Any]) -> None:
+    """Whether a model can be made of the block `NAME.model`. A pretrained one is not looked at. Raises ParamsError."""
+    params, preprocess = build(ModelParams, tree[name]["model"], name), tree["preprocess"]
+    is_language_model = tree["kind"] == "causal_lm"
+    own = params.architecture == "ngram_encoder" and not is_language_model
+    if params.architecture is None or (own and are_good(params.config)):
+        return
+    # torch and transformers, some five seconds.
+    from stillhouse.models.trial import try_model
+
+    # How large a tokenizer's vocabulary is, the stage knows when there is one.
+    vocab_size = params.config.get("vocab_size", preprocess["tokenizer"].get("vocab_size", 1024))
+    try:
+        try_model(params, vocab_size, preprocess["block_tokens"] if is_language_model else None)
+    except ParamsError as error:
+        raise ParamsError(f"'{name}.model': {error}") from None
 
 
 if __name__ == "__main__":

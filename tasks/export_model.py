@@ -127,6 +127,7 @@ Scores on test data stand in the pipeline's report.
 import numpy as np, onnxruntime, tokenizers
 
 tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")
+tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
 session = onnxruntime.InferenceSession("model.onnx")
 ids = np.array([tokenizer.encode("a text").ids])
 logits = session.run(["logits"], {{"input_ids": ids, "attention_mask": np.ones_like(ids)}})[0]

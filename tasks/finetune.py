@@ -9,6 +9,8 @@ arXiv:2106.09685; what is written is the merged model. `scratch` has nothing to 
     python -m tasks.launch finetune
 """
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +20,10 @@ from stillhouse.data.views import ViewParams
 from stillhouse.training.config import LoraParams, StudentParams, TrainingParams
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from stillhouse.training.distributed import Ranks
+    from stillhouse.training.methods import Method
 
 
 @block
@@ -51,6 +56,11 @@ class Finetune:
             raise ValueError(f"unfreeze_every must be at least 1, is {self.unfreeze_every}")
         if (self.mode == "lora") != (self.lora is not None):
             raise ValueError(f"mode 'lora' goes with a block lora, and no other mode does; given '{self.mode}' and {self.lora}")
+        if self.mode == "lora" and self.training.parallel.tensor > 1:
+            raise ValueError(
+                f"mode 'lora' does not go with training.parallel.tensor {self.training.parallel.tensor}: transformers' plans "
+                "do not know the additions; set it to 1, and take sharding: fsdp or a pipeline for a model that is too large"
+            )
 
 
 @block
@@ -74,18 +84,30 @@ class Params:
             raise ValueError("'finetune.training.imbalance' is about classes, which kind causal_lm has not; leave it out")
 
 
+@dataclass(frozen=True)
+class Start:
+    """A model that is ready to be trained."""
+
+    name: str
+    model: "PreTrainedModel"
+    method: "Method"
+    inputs: dict[str, str]
+    """Digests for its manifest."""
+
+
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
+    import torch
+
     from stillhouse.training.kinds import trainer_of
-    from stillhouse.training.methods import prepare
+    from stillhouse.training.methods import prepare, require_spread
     from stillhouse.training.start import start_from
 
     settings, trainer = params.finetune, trainer_of(params.kind)
     task = trainer.Task.read(DATA / "preprocess" / "new")
     rows = trainer.choose(task, settings.examples_per_class, params.seed)
-    if ranks.is_main:
-        # Whoever compares against these models has to learn from the same rows.
-        write_json(out / "rows.json", rows.ids.to_pylist())
-    timing = {}
+    # Whoever compares against these models has to learn from the same rows.
+    ranks.on_main(lambda: write_json(out / "rows.json", rows.ids.to_pylist()))
+    starts: list[Start] = []
     for name, origin in (("student", "train_student"), ("scratch", None), ("teacher", "train_teacher")):
         inputs = task.inputs()
         if origin is None:
@@ -104,24 +126,30 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
             steps=settings.training.steps,
             seed=params.seed,
         )
+        require_spread(model, settings.training)
+        starts.append(Start(name, model, method, inputs))
+    # All are made before the first is trained: what one of them cannot do is not said when the others are paid for.
+    timing = {}
+    while starts:
+        start = starts.pop(0)
+        # Each draws the same numbers, whatever was made or trained before it.
+        torch.manual_seed(params.seed)
         history = trainer.fit(
-            model,
+            start.model,
             task,
             settings.training,
             params.views,
             None,
             params.seed,
             ranks,
-            f"fine-tune {name}",
+            f"fine-tune {start.name}",
             rows=rows,
-            fingerprint=method.fingerprint,
-            hold=method.hold,
+            fingerprint=start.method.fingerprint,
+            hold=start.method.hold,
         )
-        model = method.finish(model)
-        if ranks.is_main:
-            (out / name).mkdir()
-            trainer.save_training(model, history, out / name, inputs, task)
-        timing |= {f"{name}_{key}": value for key, value in history.timing().items()}
+        model, folder = start.method.finish(start.model), out / start.name
+        ranks.on_main(partial(trainer.save_training, model, history, folder, start.inputs, task))
+        timing |= {f"{start.name}_{key}": value for key, value in history.timing().items()}
     return timing
 
 

@@ -25,13 +25,16 @@ from stillhouse.data.text import (
     SplitReport,
     drop_texts_of_other_task,
     label_names,
+    preprocessing_words,
     split_rows,
     withhold_labels,
 )
 from stillhouse.data.tokenizer import (
     TokenizerFacts,
     TokenizerParams,
+    chat_template_of,
     describe_tokenizer,
+    encode_texts,
     fetch_pretrained,
     load_tokenizer,
     save_trained,
@@ -98,8 +101,9 @@ def run_documents(settings: Preprocess, out: Path) -> None:
             f"{PARAMS_FILE}: the tokenizer 'preprocess.tokenizer.pretrained' names no 'eos_token' that its vocabulary has; a "
             "causal language model needs it between documents: set it in tokenizer_config.json"
         )
+    words = preprocessing_words(settings.lowercase, None, chat_template_of(out / "tokenizer"))
     statistics = {
-        task: write_document_task(out / task, table, tokenizer, facts, settings.block_tokens, report)
+        task: write_document_task(out / task, table, tokenizer, facts, settings.block_tokens, report, words)
         for task, table, report in (("source", source, source_report), ("new", new, new_report))
     }
     write_json(out / "statistics.json", statistics)
@@ -134,12 +138,15 @@ def run_rows(settings: Preprocess, out: Path) -> None:
         )
 
     withheld = withhold_labels(source, settings.withheld_labels)
+    words = preprocessing_words(settings.lowercase, settings.max_tokens, chat_template_of(out / "tokenizer"))
     statistics = {}
     for task, table, report, hidden in (
         ("source", source, source_report, withheld),
         ("new", new, new_report, np.zeros(len(new), dtype=bool)),
     ):
-        statistics[task] = write_task(out / task, table, names[task], hidden, tokenizer, facts, settings.max_tokens, report)
+        statistics[task] = write_task(
+            out / task, table, names[task], hidden, tokenizer, facts, settings.max_tokens, report, words
+        )
     write_json(out / "statistics.json", statistics)
 
 
@@ -152,15 +159,16 @@ def write_task(
     facts: TokenizerFacts,
     max_tokens: int,
     report: SplitReport,
+    preprocessing: str,
 ) -> dict:
-    """Tokenise and write one task; returns its statistics."""
+    """Tokenise and write one task; returns its statistics. `preprocessing`: in words, for the manifest."""
     folder.mkdir()
     room = max_tokens - len(facts.prefix) - len(facts.suffix)
     index = {name: number for number, name in enumerate(names)}
     labels = np.where(hidden, WITHHELD, table["label"].map(index)).astype(np.int32)
-    encodings = tokenizer.encode_batch(table["text"].tolist(), add_special_tokens=False)
-    rows = [encoding.ids[:room] for encoding in encodings]
-    lengths = np.array([len(encoding.ids) for encoding in encodings])
+    whole = encode_texts(tokenizer, facts, table["text"].tolist())
+    rows = [ids[:room] for ids in whole]
+    lengths = np.array([len(ids) for ids in whole])
     digests, counts = {}, {}
     for split in SPLITS:
         chosen = np.flatnonzero((table["split"] == split).to_numpy())
@@ -175,7 +183,13 @@ def write_task(
     write_json(folder / "labels.json", names)
     write_json(
         folder / MANIFEST,
-        {"splits": digests, "tokenizer": asdict(facts), "max_tokens": max_tokens, "classes": len(names)},
+        {
+            "splits": digests,
+            "tokenizer": asdict(facts),
+            "preprocessing": preprocessing,
+            "max_tokens": max_tokens,
+            "classes": len(names),
+        },
     )
     statistics = {
         **asdict(report),

@@ -46,8 +46,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     model = trainer.build(params.student.model, task, params.seed)
     training = replace(params.student.training, label_smoothing=params.train_baseline.label_smoothing)
     history = trainer.fit(model, task, training, params.views, params.views.count, params.seed, ranks, "baseline")
-    if ranks.is_main:
-        trainer.save_training(model, history, out, task.inputs(), task)
+    ranks.on_main(lambda: trainer.save_training(model, history, out, task.inputs(), task))
     return history.timing()
 
 

@@ -115,8 +115,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         loss=objective,
         fingerprint=weights if settings.distillation.teacher == "online" else digest_file(SOFT_LABELS / MANIFEST),
     )
-    if ranks.is_main:
-        trainer.save_training(model, history, out, {**task.inputs(), "teacher": weights}, task)
+    ranks.on_main(lambda: trainer.save_training(model, history, out, {**task.inputs(), "teacher": weights}, task))
     return history.timing()
 
 

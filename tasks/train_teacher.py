@@ -46,8 +46,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     task = trainer.Task.read(DATA / "preprocess" / "source")
     model = trainer.build(settings.model, task, params.seed)
     history = trainer.fit(model, task, settings.training, params.views, None, params.seed, ranks, "teacher")
-    if ranks.is_main:
-        trainer.save_training(model, history, out, task.inputs(), task)
+    ranks.on_main(lambda: trainer.save_training(model, history, out, task.inputs(), task))
     return history.timing()
 
 

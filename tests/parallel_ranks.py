@@ -1,7 +1,7 @@
 """Trainings that are spread over ranks in several ways: `torchrun -m tests.parallel_ranks JSON`, all in one start.
 
 The JSON names `out` and `cases`: each with `kind` (`classifier` or an architecture of a language model), `params` (changes to
-the training's), and at choice `state`, a folder for checkpoints, `stop`, the step before which the training fails,
+the training's), and at choice `lora`, `state`, a folder for checkpoints, `stop`, the step before which the training fails,
 `dropout`, and `loss_scale`, the first one of fp16. Rank 0 writes, for each case, the losses, a digest of the weights, how many
 steps each rank left out, and the error if there was one.
 """
@@ -20,7 +20,9 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.training import language_model
 from stillhouse.training.checkpoint import digest_tensors
 from stillhouse.training.classifier import Task, fit
+from stillhouse.training.config import LoraParams
 from stillhouse.training.distributed import Ranks, join
+from stillhouse.training.methods import prepare
 from stillhouse.training.scaler import LossScaler
 
 
@@ -41,7 +43,11 @@ def run_case(case: dict, ranks: Ranks) -> dict:
             else:
                 task = lm.make_task(Path(folder))
                 model = lm.small_model(task, case["kind"], **case.get("config", {}))
-                history = language_model.fit(model, task, lm.training(**case["params"]), None, 0, 3, ranks, "test")
+                lora = LoraParams(rank=4, alpha=8.0) if case.get("lora") else None
+                method = prepare(model, "lora" if lora else "full", new_head=False, steps=1, seed=3, lora=lora)
+                params = lm.training(**case["params"])
+                history = language_model.fit(model, task, params, None, 0, 3, ranks, "test", fingerprint=method.fingerprint)
+                model = method.finish(model)
         except (StillhouseError, test_resume.Stop) as error:
             return {"error": f"{type(error).__name__}: {error}"}
         losses = {split: [p["loss"] for p in history.points if p["split"] == split] for split in ("train", "validation")}

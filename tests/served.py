@@ -23,7 +23,9 @@ import httpx
 import psutil
 import pytest
 
-from flows.service import POOLS, SERVER_SETTINGS, WORKER_SETTINGS
+from flows.join import WORKER_SETTINGS
+from flows.pools import POOLS
+from flows.service import SERVER_SETTINGS
 from tests.tiny_run import clone_checkout, environment
 
 START_SECONDS = 120.0

@@ -11,6 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from benchmarks.served import processes
+from flows.children import PoolError, start
 from flows.dispatch import START_SECONDS, Waiting
 from flows.distill import task_of
 from flows.pipeline import read_pipeline
@@ -124,6 +125,14 @@ def test_a_stage_that_its_worker_never_started_is_lost_and_not_waited_for_for_ev
     assert live.server.run(run)["state"]["name"] == "Crashed"
 
 
+def test_a_run_that_the_server_does_not_take_is_said_and_not_asked_for_for_ever(live):
+    with (
+        temporary_settings({PREFECT_API_URL: live.server.url}),
+        pytest.raises(PoolError, match=r"^the server refuses a run of deployment 'stage/torchrun': .*'workspace'"),
+    ):
+        start("torchrun", {"stage": "train_baseline"}, "x", "x", threading.Event())
+
+
 def test_make_worker_says_what_is_wrong_in_one_line(live):
     url = live.server.url
     assert worker(live.folder).startswith("error: worker: SERVER is missing; usage: make worker SERVER=")
@@ -150,13 +159,20 @@ def test_a_pool_of_another_type_and_a_server_that_is_away_are_one_line(live):
 
 @pytest.mark.slow
 def test_a_failed_child_fails_its_parent_with_rank_and_reason(live):
-    # A batch that does not divide is found by the ranks, not by the check of the parameters.
-    run = live.run(overrides={"student.training.micro_batch_size": 3}, targets=["train_baseline"])
+    # Weights that run away are found by the ranks, not by the check of the parameters.
+    run = live.run(overrides={"student.training.optimizer.learning_rate": 1.0e30}, targets=["train_baseline"])
     assert run["state"]["name"] == "Failed"
     assert run["state"]["message"].startswith("train_baseline: ")
     assert "The workspace is kept in" in run["state"]["message"]
     (child,) = live.server.runs(run["id"])[1:]
     assert child["state"]["name"] == "Failed"
+
+    def lines(_: object) -> list[str]:
+        found = live.server.post("logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+        return [line["message"] for line in found if line["message"].startswith("Task run failed with state")]
+
+    # They come a little later than the state.
+    assert not any("NoneType" in line for line in live.until(run["id"], lines))
 
 
 @pytest.mark.slow

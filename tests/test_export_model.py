@@ -28,6 +28,8 @@ def test_the_package_alone_answers_like_torch(tiny):
     """The code of the model card, one text of every length."""
     package = tiny / "data/export_model/package"
     tokenizer = Tokenizer.from_file(str(package / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    assert "tokenizer.encode_special_tokens = True" in (package / "README.md").read_text()
     session = onnxruntime.InferenceSession(str(package / "model.onnx"), providers=["CPUExecutionProvider"])
     labels = json.loads((package / "labels.json").read_text())
     model = load_model(tiny / "data/finetune/student/model")

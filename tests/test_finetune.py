@@ -1,6 +1,7 @@
 """Stage `finetune`: new head, few examples, frozen body, layer-wise rates."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from stillhouse.core.errors import ParamsError
+from stillhouse.core.inflight import IN_FLIGHT
 from stillhouse.core.params import build, read_yaml
 from stillhouse.models.build import build_model, load_model
 from stillhouse.models.config import ModelParams
@@ -101,3 +103,24 @@ def test_layerwise_goes_with_a_layer_decay():
     tree = {"mode": "layerwise", "examples_per_class": None, "training": TRAINING}
     with pytest.raises(ParamsError, match=r"mode 'layerwise' goes with training.optimizer.layer_decay below 1"):
         build(Finetune, tree, "test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "gradual", "unfreeze_every": 4}, "the lowest of the 4 layer groups of NgramEncoderForSequence"),
+        ({"start": "data/train_teacher"}, "optimizer 'muon' is for the matrices in layers; NgramEncoderForSequence"),
+    ],
+)
+def test_what_one_of_the_models_cannot_do_is_said_before_any_is_trained(changes, message, tiny_copy):
+    """The first could be trained: it has fewer layers than the teacher, or is a teacher while `scratch` has no layers."""
+    params = Path("params.yaml")
+    tree = read_yaml(params)
+    tree["finetune"] |= changes
+    if "start" in changes:
+        tree["finetune"]["training"]["optimizer"] = {"name": "muon", "learning_rate": 0.01, "momentum": 0.95}
+        tree["student"]["model"]["config"]["num_hidden_layers"] = 0
+    params.write_text(json.dumps(tree))
+    shutil.rmtree(Path(IN_FLIGHT) / "finetune", ignore_errors=True)
+    assert message in one_error_line(launch("finetune"))
+    assert not list((Path(IN_FLIGHT) / "finetune").glob("*/fine-tune-*"))

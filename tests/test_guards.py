@@ -251,8 +251,8 @@ def test_the_average_of_the_weights_is_evaluated_and_kept(monkeypatch):
     seen = []
     update = WeightAverage.update
 
-    def watched(self: WeightAverage) -> None:
-        update(self)
+    def watched(self: WeightAverage, taken: torch.Tensor | None = None) -> None:
+        update(self, taken)
         seen.append({name: value.detach().clone() for name, value in self.live.items()})
 
     monkeypatch.setattr(WeightAverage, "update", watched)

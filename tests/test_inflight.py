@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flows.pipeline import read_pipeline
 from stillhouse.core.artifacts import digest_file
-from stillhouse.core.inflight import IN_FLIGHT, inflight_folder, locate
+from stillhouse.core.inflight import IN_FLIGHT, InFlight, inflight_folder, locate
 from tests.tiny_run import environment, shell
 
 STAGE = "train_baseline"
@@ -100,7 +100,8 @@ def test_what_has_changed_since_is_said_and_starts_afresh(tiny_copy):
     params.write_text(good)
     with Path("stillhouse/training/scores.py").open("a") as file:
         file.write("# changed\n")
-    end_at(start(), afresh.format(STAGE, "student.training.optimizer.learning_rate, stillhouse/training"))
+    # The start with another rate was killed before it kept anything, so it is not what this one is compared with.
+    end_at(start(), afresh.format(STAGE, "stillhouse/training"))
     assert len(list((Path(IN_FLIGHT) / STAGE).iterdir())) == 3
     # What was there before is still gone on from.
     shell("git", "checkout", "--quiet", "stillhouse", folder=tiny_copy)
@@ -189,3 +190,18 @@ def test_notes_of_an_earlier_version_do_no_harm(tiny_copy):
     assert flight.try_lock()
     assert flight.open() == []
     flight.let_go()
+
+
+def test_only_a_run_that_kept_something_is_named(tmp_path):
+    """One that was refused at its beginning left its notes, and the empty folder of a training."""
+    one, other = (
+        InFlight("s", {"command": "", "params": {"seed": n}, "inputs": {}}, tmp_path, tmp_path, tmp_path / "lock")
+        for n in (1, 2)
+    )
+    assert one.open() == []
+    (one.folder / "baseline" / "step-00000005.partial").mkdir(parents=True)
+    (one.folder / "baseline" / "step-00000005.partial" / "shard").touch()
+    assert other.compare_with_others() == []
+    (one.folder / "baseline" / "step-00000005.partial").rename(one.folder / "baseline" / "step-00000005")
+    (note,) = other.compare_with_others()
+    assert note.startswith("starts afresh: seed changed since the unfinished run")

@@ -1,5 +1,6 @@
 """Stage `ingest`: the sample and own files end in the same table; what cannot be used is refused in one line."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.ingesting import GOOD, ingest, table_of
 def table_of_file(project, name: str, content: bytes | str, **keys) -> pd.DataFrame:
     """The table of one file that is put into `data/raw`."""
     (project.raw / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    return table_of({"kind": "files", "train": name, **keys})
+    return table_of({"kind": "files", "train": name} | keys)
 
 
 # ---- the sample ----
@@ -171,6 +172,38 @@ def test_a_link_that_dvc_put_in_place_of_a_file_is_followed(project):
         ("a.csv", "text,label\nx,a\nb\xe4d,b\n".encode("latin-1"), {}, "data/raw/a.csv, line 3: byte 0xe4 is not utf-8; set"),
         ("a.csv", GOOD, {"encoding": "latin-77"}, "parameter 'encoding' is 'latin-77', which Python does not know"),
         ("a.csv", GOOD, {"encoding": "hex"}, "parameter 'encoding' is 'hex', which Python does not know"),
+        ("a.csv", GOOD, {"encoding": "undefined"}, "parameter 'encoding' is 'undefined', which Python does not know"),
+        ("a.csv", GOOD, {"encoding": "a\0b"}, "parameter 'encoding' is 'a\\x00b', which Python does not know"),
+        ("a.csv", GOOD.encode("utf-16"), {}, "data/raw/a.csv is utf-16 by its first bytes, not utf-8; set 'encoding: utf-16'"),
+        ("a.csv", GOOD.encode("utf-32"), {}, "data/raw/a.csv is utf-32 by its first bytes, not utf-8; set 'encoding: utf-32'"),
+        ("a.csv", GOOD.encode("utf-16-le"), {}, "data/raw/a.csv, line 1: a NUL character (19 in all), which texts do not have"),
+        (
+            "a.csv",
+            "text,label\nx\0,a\ny,b\n",
+            {},
+            "data/raw/a.csv, line 2: a NUL character (1 in all), which texts do not have",
+        ),
+        (
+            "a.csv",
+            b"text,label\nx,a\ny+2AA-,b\n",
+            {"encoding": "utf-7"},
+            "data/raw/a.csv, line 3: half a character ('\\ud800')",
+        ),
+        ("a.csv", gzip.compress(GOOD.encode()), {}, "data/raw/a.csv is a gzip archive, whatever its name says; unpack it, or"),
+        (
+            "a.csv.gz",
+            gzip.compress(GOOD.encode()),
+            {},
+            "data/raw/a.csv.gz ends in '.gz', expected one of .csv, .jsonl, .ndjson, ",
+        ),
+        ("a.csv", GOOD, {"train": "a.csv/b.csv"}, "data/raw/a.csv/b.csv does not exist; add it with 'make data FILE="),
+        (
+            "a.csv",
+            GOOD,
+            {"train": "x" * 300 + ".csv"},
+            f"data/raw/{'x' * 300}.csv does not exist; add it with 'make data FILE=",
+        ),
+        ("a.jsonl", "[" * 100_000, {}, "data/raw/a.jsonl, line 1: not readable as JSON (maximum recursion depth exceeded"),
         ("a.csv", "text,label\nx,a\nhi, you,b\n", {}, "data/raw/a.csv, row 2 (line 3): 3 field(s), the header has 2; quote"),
         ("a.csv", "text,label\nhi, you,a\nby, you,b\n", {}, "data/raw/a.csv, row 1 (line 2): 3 field(s), the header has 2"),
         ("a.csv", 'text,label\n"x\n\ny",a\nz\n', {}, "data/raw/a.csv, row 2 (line 5): 1 field(s), the header has 2"),

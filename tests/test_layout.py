@@ -120,7 +120,7 @@ def test_flows_load_neither_torch_nor_transformers():
 
 
 def test_what_knows_dvc_and_git_alone_does_not_load_prefect():
-    modules = ["guard", "pipeline", "workspace", "repro", "run", "remote", "store", "promote", "recipe", "summary"]
+    modules = ["guard", "pipeline", "workspace", "repro", "run", "local", "remote", "store", "promote", "recipe", "summary"]
     assert loaded_by([f"flows.{name}" for name in modules], {"torch", "prefect"}) == "[]"
 
 

@@ -5,14 +5,19 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from flows import dispatch
+from flows.join import WORKER_SETTINGS
+from flows.orders import Orders
 from flows.pools import heard
-from flows.service import WORKER_SETTINGS
+from flows.repro import Verdict
 from tests.live import Live
 from tests.served import default_signals, wait_until
 from tests.tiny_run import environment, shell
@@ -51,6 +56,39 @@ def elsewhere(live: Live, tmp_path: Path) -> Iterator[Path]:
         shell("git", "remote", "remove", "origin", folder=live.folder)
         shell("dvc", "remote", "remove", "--local", "store", folder=live.folder)
         live.up()
+
+
+def test_a_stage_that_started_before_another_needed_orders_is_ordered_too(monkeypatch):
+    """Both were sent without an order; the other's answer came first."""
+    orders = Orders(Path("/nowhere"), "run")
+    monkeypatch.setattr(orders, "add_to", lambda given, stage: {**given, "order": {}} if orders.needed else given)
+    monkeypatch.setattr(orders, "settle", lambda child, stop: None)
+    sent: list[tuple[bool, str]] = []
+
+    def send(pool: str, given: dict, name: str, key: str, stop: object) -> SimpleNamespace:
+        sent.append(("order" in given, key))
+        orders.needed = True
+        return SimpleNamespace(id=len(sent))
+
+    ends = {1: Verdict("elsewhere", "needs an order"), 2: Verdict("executed", "done")}
+    monkeypatch.setattr(dispatch, "start", send)
+    monkeypatch.setattr(dispatch, "wait", lambda stage, pool, child, stop, log: ends[child])
+    verdict = dispatch.run_one("train", "gpu", {}, "name", "key", threading.Event(), print, orders)
+    assert verdict.kind == "executed"
+    assert sent == [(False, "key"), (True, "key-order")]
+    # One that had an order and still has no workspace is not asked for ever.
+    ends[3] = ends[1]
+    assert dispatch.run_one("train", "gpu", {}, "name", "key", threading.Event(), print, orders).kind == "user"
+
+
+@pytest.mark.slow
+def test_two_stages_that_are_sent_at_once_are_both_ordered(live, elsewhere):
+    changes = {"train_baseline.label_smoothing": 0.07, "train_teacher.training.steps": 20}
+    run = live.run(overrides=changes, targets=["train_teacher", "train_baseline"])
+    assert run["state"]["name"] == "Completed", run["state"]
+    states = sorted(child["state"]["name"] for child in live.server.runs(run["id"])[1:])
+    assert states.count("Completed") == 2, states
+    assert "NeedsOrder" in states
 
 
 @pytest.mark.slow

@@ -3,6 +3,9 @@
 import copy
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError
 from importlib import import_module
 
@@ -116,7 +119,7 @@ def test_a_misspelt_key_is_reported_before_the_key_that_it_leaves_missing(projec
         ({"kind": "files", "train": 5}, "'ingest.source.train' is 5 (int), expected string"),
         ({"kind": "files", "train": "a.csv", "labels": ["a", 1]}, "'ingest.source.labels.1' is 1 (int), expected string"),
         ({"kind": "files", "train": "a.csv", "max_rows": 0}, "'ingest.source.max_rows' is 0 (int), expected greater than"),
-        ({"kind": "files", "train": "a.csv", "delimiter": "||"}, "'ingest.source': delimiter must be one character"),
+        ({"kind": "files", "train": "a.csv", "delimiter": "||"}, "'ingest.source.delimiter': delimiter must be one character"),
         (
             {"kind": "sample", "task": "cats"},
             "'ingest.source.task' is 'cats' (str), expected 'languages', 'varieties', 'python' or 'web'",
@@ -202,6 +205,31 @@ def test_check_refuses_a_bad_file_in_one_line_without_traceback(project):
     done = project.command("tasks.check")
     assert done.returncode == 1
     assert done.stderr == ("error: check: params.yaml: unknown parameter 'preprocess.max_token'; did you mean 'max_tokens'?\n")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stage", "config", "message"),
+    [
+        ("tiny", "train_teacher", {"hidden_size": 30}, "'train_teacher.model': model.config: hidden_size 30 must divide by"),
+        ("tiny_lm", "student", {"hidden_sise": 8}, "'student.model': model.config: llama has no option 'hidden_sise'; did you"),
+        ("tiny_lm", "student", {"max_position_embeddings": 8}, "'student.model': model: it has 8 positions, a block 64"),
+    ],
+)
+def test_check_refuses_a_model_that_cannot_be_made(project, recipe, stage, config, message):
+    tree = read_yaml(ROOT / "recipes" / f"{recipe}.yaml")
+    tree[stage]["model"]["config"] |= config | ({"num_attention_heads": 4} if recipe == "tiny" else {})
+    project.write_params(**tree)
+    done = project.command("tasks.check")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_check_of_the_own_architecture_imports_nothing_heavy(project):
+    code = "import sys; from tasks.check import main; main(); print({'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=project.folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.endswith("valid\nset()\n"), done.stderr
 
 
 @pytest.mark.parametrize(

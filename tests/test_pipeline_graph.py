@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.distill import parse_override
+from flows.local import parse_override
 from flows.pipeline import read_pipeline
 from flows.repro import in_run_cache
 from flows.run import Request, open_run, override

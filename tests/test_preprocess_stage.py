@@ -14,7 +14,15 @@ from stillhouse.core.artifacts import digest_file, digest_folder, read_json
 from stillhouse.core.errors import ArtifactError, DataError, HubError, ParamsError
 from stillhouse.core.params import build
 from stillhouse.data.text import SplitParams, split_rows
-from stillhouse.data.tokenizer import TokenizerParams, describe_tokenizer, load_tokenizer, save_trained, train_bpe
+from stillhouse.data.tokenizer import (
+    LONGEST_WORD,
+    TokenizerParams,
+    cut_long_words,
+    describe_tokenizer,
+    load_tokenizer,
+    save_trained,
+    train_bpe,
+)
 from stillhouse.data.tokens import WITHHELD, TokenTable, read_tokens, write_tokens
 from stillhouse.data.views import ViewParams, view_spans
 from stillhouse.sources.files import FilesSource, read_files
@@ -206,6 +214,15 @@ def test_a_sequence_becomes_a_token_only_if_training_rows_hold_it(project, side)
     assert any("zq" in token for token in vocabulary) == (side == "train")
 
 
+def test_a_word_without_end_is_learned_in_pieces():
+    """The trainer takes the square of its length: whole, it would be minutes."""
+    text = "ab" * 100_000
+    vocabulary = train_bpe([text, "one two"], TokenizerParams(vocab_size=270)).get_vocab()
+    assert {"ab", "abab"} < set(vocabulary)
+    assert cut_long_words(f"one {'x' * LONGEST_WORD}") == [f"one {'x' * LONGEST_WORD}"]
+    assert "".join(cut_long_words(text)) == text
+
+
 def test_bytes_alone_are_a_vocabulary_and_no_text_is_unknown(tmp_path):
     save_trained(train_bpe(["a b"], TokenizerParams(vocab_size=261)), tmp_path)
     tokenizer = load_tokenizer(tmp_path)
@@ -267,6 +284,21 @@ def test_a_tokenizer_that_cannot_be_used_is_refused(word_tokenizer):
     ingested()
     (word_tokenizer / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}))
     with pytest.raises(ArtifactError, match=r"names no padding token that its vocabulary has; set 'pad_token'"):
+        preprocess(tokenizer={"pretrained": "data/raw/words"})
+    for entry in (5, {}):
+        (word_tokenizer / "tokenizer_config.json").write_text(json.dumps({"pad_token": entry}))
+        with pytest.raises(
+            ArtifactError, match=r"^tokenizer_config\.json names (5|\{\}) as its 'pad_token'; expected a text, or"
+        ):
+            preprocess(tokenizer={"pretrained": "data/raw/words"})
+    (word_tokenizer / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(ArtifactError, match=r"tokenizer_config\.json holds list, expected an object with the names of special"):
+        preprocess(tokenizer={"pretrained": "data/raw/words"})
+    (word_tokenizer / "tokenizer_config.json").write_text("{}")
+    Tokenizer(models.WordLevel({"[PAD]": 0, "b": 1}, unk_token="[UNK]")).save(str(word_tokenizer / "tokenizer.json"))
+    with pytest.raises(
+        ArtifactError, match=r"cannot read a text \(WordLevel error: Missing \[UNK\] token from the vocabulary\); mend"
+    ):
         preprocess(tokenizer={"pretrained": "data/raw/words"})
     (word_tokenizer / "tokenizer.json").write_text("{}")
     with pytest.raises(ArtifactError, match=r"tokenizer\.json is damaged \("):

@@ -76,7 +76,18 @@ def test_inputs_that_this_host_has_lost(fed):
 def test_a_remote_that_does_not_answer(fed):
     pytest.importorskip("dvc_ssh")
     fed.use_remote(fed.here, DEAD_END)
-    refused(fed.here, r"'dvc push data/ingest/rows data/raw/own.txt.dvc' in .* failed: .*Connect call failed")
+    refused(
+        fed.here,
+        rf"^DVC remote 'store' \({DEAD_END}\) cannot be used: 'dvc push data/ingest/rows data/raw/own.txt.dvc' in .* failed: "
+        r".*Connect call failed.*; check that it is up, its address and credentials$",
+    )
+    # The host that fulfils says the same.
+    params, lock = ((fed.here / name).read_text() for name in ("params.yaml", "dvc.lock"))
+    revision = shell("git", "rev-parse", "HEAD", folder=fed.here).stdout.strip()
+    order = Order(stage="train", revision=revision, params=params, lock=lock, run="r")
+    fed.use_remote(fed.there, DEAD_END)
+    with pytest.raises(StoreError, match=rf"^DVC remote 'store' \({DEAD_END}\) does not answer: .*Connect call failed"):
+        fulfil(order, fed.there, scratch=fed.scratch)
 
 
 # ---- what cannot be fulfilled ----

@@ -15,9 +15,7 @@ from stillhouse.core.errors import ArtifactError
 from stillhouse.core.hashing import text_keys
 from stillhouse.soft_labels.bits import WIDEST, pack, unpack
 from stillhouse.soft_labels.dataset import SoftLabelsDataset, collate, to_datasets
-from stillhouse.soft_labels.manifest import suggest_part_rows
 from stillhouse.soft_labels.records import HEADER, Coding, Entries, decode, encode
-from stillhouse.soft_labels.sampler import Sampler
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.soft_labels.values import Grid
 from tests.label_stores import (
@@ -278,17 +276,6 @@ def test_rows_of_another_part_or_twice_are_refused(tmp_path):
     twice = np.array([5, 5])
     with pytest.raises(ValueError, match="that were not there yet"), writer.part(1) as shard:
         shard.add(twice, drawn("threshold", [5, 5]), next_tokens(23)[twice])
-
-
-def test_suggested_shards_are_of_64_to_256_megabytes(tmp_path):
-    for samples, vocab in ((12, 8192), (50, 2048), (50, 50257), (127, 128256)):
-        sampler = Sampler(samples=samples)
-        logits = torch.randn(64, 1, vocab, generator=torch.Generator().manual_seed(1)) * 2.2
-        draws = draw_rows(logits, row_ids(64), sampler, None)
-        coding = Coding(64, vocab, Grid.of(sampler))
-        tokens = np.full((1, 64), -1)
-        record = encode(coding, text_keys(["x"]), 0, Entries(draws.offsets, draws.ids, draws.values, None), tokens)[0][0]
-        assert 32 < suggest_part_rows(samples, 64, vocab) * len(record) / 1e6 < 256 * 2
 
 
 # For other trainers

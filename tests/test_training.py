@@ -298,9 +298,19 @@ def test_plateau_lowers_the_rate_after_patience_and_only_then():
     schedule = Schedule(training(schedule={"name": "plateau", "decay": 0.5, "patience": 2}).schedule, steps=100)
     factors = []
     for better in (True, False, False, False, True, False, False):
-        schedule.observe(better)
+        schedule.observe(better, 10)
         factors.append(schedule.factor(10))
     assert factors == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.25]
+
+
+def test_evaluations_of_the_warm_up_are_no_plateau():
+    settings = {"name": "plateau", "decay": 0.5, "patience": 1, "warmup_steps": 6}
+    schedule = Schedule(training(schedule=settings).schedule, steps=100)
+    for step in (2, 4, 6):
+        schedule.observe(False, step)
+    assert schedule.factor(6) == 1
+    schedule.observe(False, 8)
+    assert schedule.factor(8) == 0.5
 
 
 def test_biases_norms_and_embeddings_are_not_decayed():

@@ -323,9 +323,17 @@ def test_the_manifest_of_a_stage_says_which_tokenizer_and_only_of_its_own_weight
         start_from(str(folder), classifier, task_of("t" * 64), seed=1)
 
 
+def test_a_rank_above_that_of_a_target_is_refused():
+    with pytest.raises(
+        ParamsError, match=r"finetune\.lora\.rank is 17, but layers\.0\.\w+ of \w+ is 48 x 16, whose rank is 16"
+    ):
+        add_lora(small_model(), replace(LORA, rank=17), True, 3)
+    add_lora(small_model(), replace(LORA, rank=16), True, 3)
+
+
 def test_a_start_that_cannot_do_the_task_is_refused(folder, tmp_path):
     task = replace(lm.make_task(tmp_path), facts=replace(lm.FACTS, digest=digest_of(folder)))
-    with pytest.raises(ParamsError, match=r"finetune\.start '.*' is no model for this kind of task"):
+    with pytest.raises(ParamsError, match=r"finetune\.start: '.*' is no model for this kind of task"):
         start_from(str(folder), language_model, task, seed=1)
 
 
@@ -366,6 +374,10 @@ TREE = {
         ({"mode": "gradual", "unfreeze_every": 0}, r"unfreeze_every must be at least 1, is 0"),
         ({"mode": "lora"}, r"mode 'lora' goes with a block lora"),
         ({"lora": {"rank": 4, "alpha": 8.0}}, r"mode 'lora' goes with a block lora"),
+        (
+            {"mode": "lora", "lora": {"rank": 4, "alpha": 8.0}, "training": {**TREE["training"], "parallel": {"tensor": 2}}},
+            r"mode 'lora' does not go with training\.parallel\.tensor 2: .*; set it to 1",
+        ),
         ({"mode": "lora", "lora": {"rank": 0, "alpha": 8.0}}, r"'lora': rank must be at least 1 and alpha above 0, are 0"),
         ({"mode": "lora", "lora": {"rank": 1, "alpha": 8.0, "dropout": 1.0}}, r"dropout must lie in \[0, 1\), is 1\.0"),
         ({"mode": "lora", "lora": {"rank": 1, "alpha": 8.0, "targets": []}}, r"targets is empty"),

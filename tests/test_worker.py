@@ -96,16 +96,27 @@ def test_the_template_accepts_what_a_form_sends():
     assert variables["stream_output"]["default"] is False
 
 
+WORKER = """
+import sys, uuid
+from pathlib import Path
+from flows.worker import RunRecords
+for run in sys.argv[3:]:
+    RunRecords(Path(sys.argv[1])).write(uuid.UUID(run), int(sys.argv[2]))
+"""
+
+
 def test_records_tell_the_dead_from_the_living(tmp_path):
     records = RunRecords(tmp_path / "runs")
-    living, dead, forgotten = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
+    living, dead, forgotten, ours = (uuid.uuid4() for _ in range(4))
     records.write(living, os.getpid())
     process = subprocess.Popen(["sleep", "600"])
-    for run in (dead, forgotten):
-        records.write(run, process.pid)
+    words = [sys.executable, "-c", WORKER, str(tmp_path / "runs"), str(process.pid), str(dead), str(forgotten)]
+    subprocess.run(words, cwd=ROOT, check=True)
+    records.write(ours, process.pid)
     assert records.dead() == []
     process.kill()
     process.wait()
+    # A worker that lives, as this process does, reports the end of its runs itself, and knows how they ended.
     records.forget(forgotten)
     (records.folder / f"{uuid.uuid4()}.json").write_text("{damaged")
     assert records.dead() == [dead]
@@ -128,7 +139,8 @@ def test_a_worker_of_another_host_on_the_same_file_system_leaves_our_runs_alone(
     living = uuid.uuid4()
     process = subprocess.Popen(["sleep", "600"])
     try:
-        RunRecords(tmp_path).write(living, process.pid)
+        # By a worker that is gone: it could not report the end.
+        subprocess.run([sys.executable, "-c", WORKER, str(tmp_path), str(process.pid), str(living)], cwd=ROOT, check=True)
         words = [*spaces, sys.executable, "-c", OTHER_HOST, str(tmp_path)]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
         assert done.stdout == "[]\n", done.stderr

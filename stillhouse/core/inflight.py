@@ -76,8 +76,8 @@ class InFlight:
         return notes
 
     def compare_with_others(self) -> list[str]:
-        """One line on what differs from the last unfinished run of this stage, if there is one."""
-        others = [path for path in self.folder.parent.glob(f"*/{INPUTS}") if not path.with_name(PUBLISHED).exists()]
+        """One line on what differs from the last unfinished run of this stage that kept something, if there is one."""
+        others = [path for path in self.folder.parent.glob(f"*/{INPUTS}") if has_kept(path.parent)]
         for path in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
             with suppress(OSError, ValueError, AttributeError):
                 old = json.loads(path.read_text(encoding="utf-8"))
@@ -91,6 +91,14 @@ class InFlight:
         entry = read_yaml(self.workspace / "dvc.yaml")["stages"][self.stage]
         paths = [self.workspace / name for name in identity.plain_names(entry, "outs", "metrics", "plots")]
         write_json(self.folder / PUBLISHED, [hashlib.md5(path.read_bytes()).hexdigest() for path in paths if path.is_file()])
+
+
+def has_kept(folder: Path) -> bool:
+    """Whether an unfinished run left more than its notes there: a checkpoint or a shard, whole."""
+    if (folder / PUBLISHED).exists():
+        return False
+    below = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return any(len(path.parts) > 1 and not any(".partial" in part for part in path.parts) for path in below)
 
 
 def locate(stage: str, workspace: Path | None = None) -> InFlight | None:

@@ -16,7 +16,7 @@ from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.data.blocks import write_blocks
 from stillhouse.data.packing import cut, pack
 from stillhouse.data.text import SplitParams
-from stillhouse.data.tokenizer import TokenizerFacts
+from stillhouse.data.tokenizer import TokenizerFacts, encode_texts
 
 SPLITS = ("train", "validation", "test")
 
@@ -82,8 +82,9 @@ def write_document_task(
     facts: TokenizerFacts,
     block_tokens: int,
     report: DocumentReport,
+    preprocessing: str,
 ) -> dict:
-    """Tokenise, cut, pack and write one task; returns its statistics."""
+    """Tokenise, cut, pack and write one task; returns its statistics. `preprocessing`: in words, for the manifest."""
     assert facts.eos_id is not None
     folder.mkdir()
     digests: dict[str, str] = {}
@@ -91,8 +92,7 @@ def write_document_task(
     statistics: dict = asdict(report)
     for split in SPLITS:
         texts = table.loc[table["split"] == split, "text"].tolist()
-        encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-        documents = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        documents = [np.array(ids, dtype=np.int64) for ids in encode_texts(tokenizer, facts, texts)]
         segments = [segment for document in documents for segment in cut(document, facts.eos_id, block_tokens)]
         packed = pack([len(segment) for segment in segments], block_tokens)
         path = folder / f"{split}.arrow"
@@ -113,7 +113,13 @@ def write_document_task(
     packing = {"block_tokens": block_tokens, "boundaries": "segments do not see each other", "method": "best-fit decreasing"}
     write_json(
         folder / MANIFEST,
-        {"splits": digests, "tokenizer": asdict(facts), "packing": packing, "bytes": num_bytes},
+        {
+            "splits": digests,
+            "tokenizer": asdict(facts),
+            "preprocessing": preprocessing,
+            "packing": packing,
+            "bytes": num_bytes,
+        },
     )
     print(
         f"{folder.name}: {statistics['train_documents']:,} / {statistics['validation_documents']:,} / "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from stillhouse.core.artifacts import digest_bytes
 from stillhouse.core.errors import DataError
 from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.core.params import block
@@ -39,6 +40,19 @@ def normalise(texts: pd.Series, lowercase: bool) -> pd.Series:
     """Unicode NFC, runs of white space as one blank, optionally lower case."""
     normal = pd.Series([" ".join(unicodedata.normalize("NFC", text).split()) for text in texts], index=texts.index, dtype=str)
     return normal.str.lower() if lowercase else normal
+
+
+def preprocessing_words(lowercase: bool, max_tokens: int | None, chat_template: str | None) -> str:
+    """What is done to texts before they are tokens, as labels are bound to it; without a limit, to documents.
+
+    A chat template is not applied to anything here, but whoever talks to the student uses the one that its tokenizer brings.
+    """
+    words = ["as they are"] if max_tokens is None else ["NFC, single blanks", f"cut at {max_tokens} tokens"]
+    if lowercase:
+        words.insert(1, "lower case")
+    if chat_template is not None:
+        words.append(f"chat template {digest_bytes(chat_template.encode())[:12]}")
+    return ", ".join(words)
 
 
 def folded(texts: pd.Series) -> pd.Series:

@@ -16,7 +16,7 @@ import torch
 from stillhouse.core.artifacts import read_json
 from stillhouse.core.errors import ArtifactError
 from stillhouse.core.params import PARAMS_FILE, read_yaml
-from stillhouse.data.tokenizer import TokenizerFacts, describe_tokenizer, load_tokenizer
+from stillhouse.data.tokenizer import TokenizerFacts, describe_tokenizer, encode_texts, load_tokenizer
 from stillhouse.data.tokens import TokenTable, read_tokens
 from stillhouse.evaluation.gate_parts import PACKAGE, TASK, Judgement, Rows, compare, draw, split_notes
 from stillhouse.evaluation.metrics import test_scores
@@ -98,7 +98,7 @@ def tokenised(package: Path, test: TokenTable, rules: TextRules) -> tuple[TokenT
     tokenizer, facts = load_tokenizer(package), describe_tokenizer(package)
     texts = [text.lower() if rules.lowercase else text for text in test.texts.to_pylist()]
     room = rules.max_tokens - len(facts.prefix) - len(facts.suffix)
-    rows = [encoding.ids[:room] for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    rows = [ids[:room] for ids in encode_texts(tokenizer, facts, texts)]
     offsets = np.concatenate(([0], np.cumsum([len(row) for row in rows])))
     return replace(test, tokens=np.array([token for row in rows for token in row], dtype=np.int32), offsets=offsets), facts
 

@@ -27,7 +27,7 @@ from stillhouse.data.blocks import BlockTable, read_blocks, write_blocks
 from stillhouse.data.documents import split_documents
 from stillhouse.data.packing import cut
 from stillhouse.data.text import SplitParams
-from stillhouse.data.tokenizer import FILES, describe_tokenizer, load_tokenizer
+from stillhouse.data.tokenizer import FILES, describe_tokenizer, encode_texts, load_tokenizer
 from stillhouse.evaluation.gate_parts import PACKAGE, TASK, Judgement, Rows, compare, draw, split_notes
 from stillhouse.evaluation.language_scores import language_scores, positions
 from stillhouse.evaluation.speed import language_latency_ms
@@ -138,8 +138,8 @@ def document_nats(package: Path, texts: list[str], block_tokens: int, ranks: Ran
     tokenizer, facts = load_tokenizer(package), describe_tokenizer(package)
     if facts.eos_id is None:
         raise ArtifactError(f"{package}: its tokenizer names no eos_token; the gate cannot tell where a document begins")
-    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-    pieces = [cut(np.array(encoding.ids, dtype=np.int64), facts.eos_id, block_tokens) for encoding in encodings]
+    encoded = encode_texts(tokenizer, facts, texts)
+    pieces = [cut(np.array(ids, dtype=np.int64), facts.eos_id, block_tokens) for ids in encoded]
     with tempfile.TemporaryDirectory(prefix="stillhouse-gate-") as scratch:
         path = Path(scratch) / "test.arrow"
         # A piece a block: nothing has to be told apart again.

@@ -92,11 +92,15 @@ Scores on test data stand in the pipeline's report.
 ## Use
 
 ```python
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from_pretrained("model")
-text = tokenizer.decode(model.generate(**tokenizer("<|endoftext|>", return_tensors="pt"), max_new_tokens=40)[0])
+prompt = [tokenizer.eos_token_id, *tokenizer("a text", add_special_tokens=False, split_special_tokens=True)["input_ids"]]
+text = tokenizer.decode(model.generate(torch.tensor([prompt]), max_new_tokens=40)[0])
 ```
+
+Each document follows the end-of-text token, whose name in a text is text (`split_special_tokens`).
 
 `model.onnx` takes `input_ids` (batch, length) and gives `logits` (batch, length, vocabulary).
 

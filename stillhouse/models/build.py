@@ -4,6 +4,8 @@
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from stillhouse.core.hub import snapshot
 from stillhouse.models import ngram_encoder  # noqa: F401  registers the architecture
 from stillhouse.models.config import ModelParams
 from stillhouse.models.layers import body_weights
+from stillhouse.models.positions import num_positions
 
 WEIGHTS = "model.safetensors"
 
@@ -35,7 +38,8 @@ def build_model(params: ModelParams, vocab_size: int, pad_id: int, labels: list[
     torch.manual_seed(seed)
     if params.pretrained is not None:
         folder = pretrained_folder(params)
-        model = load(AutoModelForSequenceClassification, folder, new_head=True, num_labels=len(labels), **label_maps)
+        with made_for_the_task(params):
+            model = load(AutoModelForSequenceClassification, folder, new_head=True, num_labels=len(labels), **label_maps)
         require_vocabulary(model, vocab_size)
         return model
     config = build_config(params, {"vocab_size": vocab_size, "pad_token_id": pad_id}, **label_maps)
@@ -51,14 +55,17 @@ def build_language_model(
     """
     torch.manual_seed(seed)
     if params.pretrained is not None:
-        model = load_language_model(pretrained_folder(params))
+        folder = pretrained_folder(params)
+        with made_for_the_task(params):
+            model = load_language_model(folder)
     else:
         known = {"vocab_size": vocab_size, "pad_token_id": pad_id, "bos_token_id": eos_id, "eos_token_id": eos_id}
         config = build_config(params, known)
         model = from_config(AutoModelForCausalLM, config, "predict the next token")
     require_vocabulary(model, vocab_size)
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and positions < block_tokens:
+    known = (getattr(model.config, "max_position_embeddings", None), num_positions(model))
+    positions = min((number for number in known if number is not None), default=block_tokens)
+    if positions < block_tokens:
         raise ParamsError(
             f"model: it has {positions} positions, a block {block_tokens} (preprocess.block_tokens); raise "
             "max_position_embeddings or lower block_tokens"
@@ -79,6 +86,16 @@ def pretrained_folder(params: ModelParams) -> Path:
     assert params.pretrained is not None
     local = Path(params.pretrained)
     return local if local.is_dir() else snapshot(params.pretrained, ["*.json", "*.safetensors"])
+
+
+@contextmanager
+def made_for_the_task(params: ModelParams) -> Iterator[None]:
+    """Turns what transformers says of an architecture that it does not know, or not for this task, into ParamsError."""
+    try:
+        yield
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ParamsError(f"'{params.pretrained}' is no model for this kind of task ({reason})") from None
 
 
 def build_config(params: ModelParams, known: dict[str, Any], **more: Any) -> PretrainedConfig:
@@ -105,11 +122,18 @@ def build_config(params: ModelParams, known: dict[str, Any], **more: Any) -> Pre
 
 
 def from_config(auto_class: Any, config: PretrainedConfig, task: str) -> PreTrainedModel:
-    """A model with new weights. Raises ParamsError if the architecture is not made for the task."""
+    """A model with new weights. Raises ParamsError if the architecture is not made for the task, or options do not fit."""
+    if type(config) not in auto_class._model_mapping:
+        raise ParamsError(f"model: {config.model_type} cannot {task}: transformers has no such model of it")
     try:
         return auto_class.from_config(config, attn_implementation="sdpa")
-    except ValueError as error:
-        raise ParamsError(f"model: {config.model_type} cannot {task} ({' '.join(str(error).split())[:200]})") from None
+    except MemoryError:
+        raise
+    except (ValueError, TypeError, KeyError, AssertionError, ZeroDivisionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        if "memory" in reason:
+            raise
+        raise ParamsError(f"model.config: {config.model_type} cannot be made ({type(error).__name__}: {reason})") from None
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> str:

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from stillhouse.models.ngram_options import check_sizes
+
 
 class NgramEncoderConfig(PretrainedConfig):
     """Configuration of `NgramEncoderForSequenceClassification`; sizes are in units of the hidden vector."""
@@ -39,16 +41,7 @@ class NgramEncoderConfig(PretrainedConfig):
         if self.ngram_sizes is None:
             self.ngram_sizes = []
         super().__post_init__(**kwargs)
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-            value = getattr(self, name)
-            least = 0 if name == "num_hidden_layers" else 1
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, is {value!r}")
-        if self.hidden_size % (2 * self.num_attention_heads):
-            raise ValueError(
-                f"hidden_size {self.hidden_size} must divide by num_attention_heads {self.num_attention_heads}, into heads of "
-                "an even size"
-            )
+        check_sizes(vars(self))
 
 
 class NgramEmbeddings(nn.Module):

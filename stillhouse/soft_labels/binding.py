@@ -16,6 +16,7 @@ def classifier_binding(task: classifier.Task, views: ViewParams, seed: int, teac
         tokenizer=task.facts.digest,
         data=task.digest,
         views=words,
+        preprocessing=task.preprocessing,
         classes=classes_digest(task.labels),
         vocab=len(task.labels),
     )
@@ -32,6 +33,7 @@ def language_binding(task: language_model.Task, teacher: str, sampler: Sampler |
         tokenizer=task.facts.digest,
         data=task.digest,
         views="",
+        preprocessing=task.preprocessing,
         packing=digest_json(task.packing),
         vocab=task.facts.vocab_size,
         sampler=sampler.words() if drawn else None,

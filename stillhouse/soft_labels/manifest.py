@@ -1,6 +1,5 @@
 """What a store says of itself: its layout, and what it belongs to."""
 
-import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import get_args
@@ -11,7 +10,7 @@ from stillhouse.core.artifacts import digest_bytes, digest_json
 from stillhouse.core.errors import ArtifactError
 from stillhouse.soft_labels.records import Coding
 from stillhouse.soft_labels.sampler import VERSION, Form, Sampler
-from stillhouse.soft_labels.values import LOG_BITS, Grid
+from stillhouse.soft_labels.values import Grid
 
 FORMAT = "stillhouse-soft-labels/2"
 CODE = f"{FORMAT}, draws {VERSION}"
@@ -29,6 +28,8 @@ REMEDIES = {
     ),
 }
 """What to do about a difference, where it is not simply to export again."""
+CAUSES = ("preprocessing", "packing")
+"""Fields that change others: with another template the tokenizer's digest differs too, with other blocks the data's."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class Binding:
     views: str | None
     """Settings of the views in words: count, shares, seed."""
     preprocessing: str | None = ""
-    """Digest of a chat template or of other preprocessing, if there is any."""
+    """What was done to texts before they were tokens, in words (`data.text.preprocessing_words`), with the digest of the
+    tokenizer's chat template if it has one."""
     packing: str | None = ""
-    """Block length and boundary rule in words; empty for rows that are not packed."""
+    """Digest of block length and boundary rule; empty for rows that are not packed."""
     classes: str | None = ""
     """Digest of the label names in their order; empty for a language model."""
     vocab: int | None = 0
@@ -62,13 +64,13 @@ class Binding:
     """Version of format and draws."""
 
     def require(self, wanted: "Binding", where: Path) -> None:
-        """Raises ArtifactError that names both sides of the first difference, and what to do."""
-        for field in fields(self):
-            mine, theirs = getattr(self, field.name), getattr(wanted, field.name)
+        """Raises ArtifactError that names both sides of the first difference, causes before effects, and what to do."""
+        for name in [*CAUSES, *(field.name for field in fields(self))]:
+            mine, theirs = getattr(self, name), getattr(wanted, name)
             if theirs is not None and mine != theirs:
                 raise ArtifactError(
-                    f"the soft labels in {where} were made with {field.name} {short(mine)}, but this student is to learn "
-                    f"from {field.name} {short(theirs)}; {REMEDIES.get(field.name, EXPORT)}"
+                    f"the soft labels in {where} were made with {name} {short(mine)}, but this student is to learn "
+                    f"from {name} {short(theirs)}; {REMEDIES.get(name, EXPORT)}"
                 )
 
     @classmethod
@@ -84,8 +86,8 @@ class Binding:
 
 
 def short(value: str | int | float) -> str:
-    """The first 12 digits of a digest; other values in parentheses."""
-    return value[:12] if isinstance(value, str) and len(value) == 64 else f"({value})"
+    """The first 12 digits of a digest, which has no blanks; other values in parentheses."""
+    return value[:12] if isinstance(value, str) and len(value) == 64 and " " not in value else f"({value})"
 
 
 def mixture(teachers: list[tuple[str, float]]) -> str:
@@ -192,13 +194,3 @@ def store_key(layout: Layout, binding: Binding, ids: pa.Array) -> str:
     """
     rows = digest_bytes("\0".join(ids.to_pylist()).encode())
     return digest_json({"layout": layout.as_dict(), "binding": asdict(binding), "ids": rows, "code": CODE})
-
-
-def suggest_part_rows(samples: int, positions: int, vocab: int, megabytes: int = 128) -> int:
-    """Rows per shard for shards of about `megabytes` (64 to 256 are easy to move and to resume).
-
-    A text model keeps about 0.3 N to 0.6 N ids at a position; the middle stands for it here.
-    """
-    ids = max(1.0, 0.45 * samples)
-    bits_per_id = 2 + math.log2(max(2.0, vocab / ids)) + 1 + LOG_BITS / 3
-    return max(1, round(megabytes * 8e6 / (ids * bits_per_id * positions)))

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.models.build import WEIGHTS, require_vocabulary
 from stillhouse.models.config import ModelParams
+from stillhouse.models.positions import require_positions
 from stillhouse.training.start import tokenizer_of
 
 
@@ -35,6 +36,7 @@ def load_another(folder: Path, trainer: ModuleType, task: Any, seed: int) -> Pre
     except ValueError as error:
         raise ParamsError(f"{named} is no model for this kind of task ({' '.join(str(error).split())[:200]})") from None
     require_vocabulary(model, task.facts.vocab_size)
+    require_positions(model, task.longest)
     theirs = [model.config.id2label[number] for number in range(model.config.num_labels)]
     if theirs != list(labels):
         raise ArtifactError(

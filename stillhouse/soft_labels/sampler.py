@@ -1,6 +1,6 @@
 """How a sparse store is drawn: the settings that its manifest and binding carry. Torch-free; `sampling` draws."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 Form = Literal["full", "sampled", "residual", "topk", "topk_tail"]
@@ -49,6 +49,3 @@ class Sampler:
         """For the binding; without the temperature, which has a field of its own."""
         against = f" against {self.bases} bases" if self.bases else ""
         return f"{self.method} of {self.samples}{against}" + (f", seed {self.seed}" if self.unbiased else "")
-
-    def as_dict(self) -> dict[str, str | int | float]:
-        return asdict(self)

@@ -18,7 +18,7 @@ from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import DataError
 from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.core.params import block
-from stillhouse.sources.files import FORMATS, RAW, FilesSource, locate, read_file
+from stillhouse.sources.files import RAW, Delimiter, FilesSource, format_of, locate, read_file
 from stillhouse.sources.tables import RowLimit, canonical
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -42,7 +42,7 @@ class ClozeSource:
     per_text: Annotated[int, Field(ge=1)] = 6
     """At most so many rows of one text, those of its rarest words."""
     encoding: str = "utf-8"
-    delimiter: str = ","
+    delimiter: Delimiter = ","
     licence: str = "not stated"
     labels: list[str] | None = None
     """Only these words."""
@@ -51,8 +51,6 @@ class ClozeSource:
     def __post_init__(self) -> None:
         if not self.files:
             raise ValueError("files must name at least one file below data/raw")
-        if len(self.delimiter) != 1:
-            raise ValueError(f"delimiter must be one character, is {self.delimiter!r}")
 
 
 def read_cloze(source: ClozeSource) -> tuple[pd.DataFrame, dict]:
@@ -81,7 +79,7 @@ def read_cloze(source: ClozeSource) -> tuple[pd.DataFrame, dict]:
 
 def lines_of(texts: list[str], path: Path) -> list[str]:
     """The texts; of a text file, which is read as one, its lines."""
-    if FORMATS[path.suffix] != "text":
+    if format_of(path) != "text":
         return texts
     return [line for text in texts for line in text.splitlines() if line.strip()]
 

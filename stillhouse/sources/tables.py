@@ -77,6 +77,7 @@ def documents(table: pd.DataFrame, max_rows: int | None) -> pd.DataFrame:
 
 def join_documents(table: pd.DataFrame) -> pd.DataFrame:
     """Rows with the same value of column `document` as one, in their order, a blank line between them."""
+    table = table.assign(text=table["text"].astype(str))
     joined = table.groupby("document", sort=False)["text"].agg("\n\n".join)
     return joined.reset_index()[["text"]]
 

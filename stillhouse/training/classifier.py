@@ -20,6 +20,7 @@ from stillhouse.data.views import ViewParams
 from stillhouse.losses.classification import Loss
 from stillhouse.models.build import build_model, count_parameters, load_model, save_model
 from stillhouse.models.config import ModelParams
+from stillhouse.models.positions import require_positions
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.imbalance import alterations_of, cross_entropy, refuse_imbalance, sampler_of
@@ -39,6 +40,10 @@ class Task:
     facts: TokenizerFacts
     digest: str
     """SHA-256 of the training rows."""
+    preprocessing: str = ""
+    """What was done to texts before they were tokens, in words."""
+    longest_test: int = 0
+    """Tokens of the longest test row, without special ones: a later stage shows it to the model."""
 
     @classmethod
     def read(cls, folder: Path) -> "Task":
@@ -49,7 +54,15 @@ class Task:
             labels=read_json(folder / "labels.json"),
             facts=TokenizerFacts(**manifest["tokenizer"]),
             digest=manifest["splits"]["train"],
+            preprocessing=manifest["preprocessing"],
+            longest_test=int(read_tokens(folder / "test.arrow").lengths.max(initial=0)),
         )
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row of any split, with special ones."""
+        lengths = [int(part.lengths.max(initial=0)) for part in (self.train, self.validation)]
+        return max(*lengths, self.longest_test) + len(self.facts.prefix) + len(self.facts.suffix)
 
     def inputs(self) -> dict[str, str]:
         """Digests of what a model learns from, for its manifest."""
@@ -61,7 +74,10 @@ class Task:
 
 
 def build(params: ModelParams, task: Task, seed: int) -> PreTrainedModel:
-    return build_model(params, task.facts.vocab_size, task.facts.pad_id, task.labels, seed)
+    """Raises ParamsError also if the model has fewer positions than a row has tokens."""
+    model = build_model(params, task.facts.vocab_size, task.facts.pad_id, task.labels, seed)
+    require_positions(model, task.longest)
+    return model
 
 
 def load(folder: Path) -> PreTrainedModel:
@@ -69,7 +85,8 @@ def load(folder: Path) -> PreTrainedModel:
 
 
 def adapt(model: PreTrainedModel, task: Task, seed: int) -> PreTrainedModel:
-    """The same body with a new head over the new task's classes."""
+    """The same body with a new head over the new task's classes. Raises ParamsError if that has longer rows than positions."""
+    require_positions(model, task.longest)
     return replace_head(model, task.labels, seed)
 
 

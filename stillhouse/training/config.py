@@ -13,6 +13,8 @@ OptimizerName = Literal[
 Precision = Literal["fp32", "bf16", "fp16"]
 FULL_BATCH = ("gd", "rprop")
 """Optimisers that take the gradient of the whole training set."""
+MOST_ROWS = 2**24
+"""That are sorted by length at once; their order takes about a gigabyte."""
 
 
 @block
@@ -70,7 +72,7 @@ class ScheduleParams:
     every: int = 1000
     """Steps, for exponential and step."""
     patience: int = 3
-    """plateau: evaluations without improvement before the rate falls."""
+    """plateau: evaluations without improvement before the rate falls; those of the warm-up do not count."""
 
     def __post_init__(self) -> None:
         if self.warmup_steps < 0 or self.every < 1 or self.patience < 1:
@@ -173,6 +175,7 @@ class LoraParams:
     """Low-rank additions to the weights of a body that stays as it is (Hu et al. 2021, arXiv:2106.09685)."""
 
     rank: int
+    """At most that of the matrices it is added to: their smaller side."""
     alpha: float
     """The addition is scaled by alpha / rank."""
     dropout: float = 0.0
@@ -231,6 +234,11 @@ class TrainingParams:
                 raise ValueError(f"{name} must be at least 1, is {getattr(self, name)}")
         if self.batch_size != "full" and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, is {self.batch_size}")
+        if self.batch_size != "full" and self.batch_size * self.bucket_batches > MOST_ROWS:
+            raise ValueError(
+                f"batch_size x bucket_batches rows are sorted by length at once, at most {MOST_ROWS}; given {self.batch_size} "
+                f"x {self.bucket_batches}: lower them, or use batch_size 'full' with optimizer gd"
+            )
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size must be at least 1, is {self.micro_batch_size}")
         if self.micro_batch_size and self.batch_size != "full" and self.batch_size % self.micro_batch_size:

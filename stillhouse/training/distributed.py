@@ -1,20 +1,27 @@
 """Ranks, devices and threads: what torchrun's environment says, and the few collectives the loop needs."""
 
 import os
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from stillhouse.core.errors import TopologyError
+from stillhouse.core.errors import StillhouseError, TopologyError
 from stillhouse.training.determinism import be_deterministic
 from stillhouse.training.watchdog import Watchdog, collective_timeout
+
+T = TypeVar("T")
+
+LAST_SECONDS = 10.0
+"""So long the others wait to be ended with a rank 0 that has failed by a fault of ours, and shows its traceback."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,32 @@ class Ranks:
         values = [value]
         dist.broadcast_object_list(values, src=0, group=self.control)
         return values[0]
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What `work` returns on rank 0, on every rank; the others wait for it.
+
+        A StillhouseError is raised on every rank: a rank that only loses its connection would say so, at length and perhaps
+        first. Of any other error rank 0 has the traceback, and the others none.
+        """
+        if self.world == 1:
+            return work()
+        said: tuple[Any, StillhouseError | None, bool] = (None, None, False)
+        if self.is_main:
+            try:
+                said = (work(), None, True)
+            except StillhouseError as error:
+                self.broadcast((None, error, False))
+                raise
+            except Exception:
+                self.broadcast(said)
+                raise
+        value, refused, done = self.broadcast(said)
+        if refused is not None:
+            raise refused
+        if not done:
+            time.sleep(LAST_SECONDS)
+            sys.exit(1)
+        return value
 
     def barrier(self) -> None:
         if self.world > 1:

@@ -51,6 +51,8 @@ class Task:
     """How documents became blocks."""
     bytes: dict[str, int]
     """Split to bytes of text, for bits per byte."""
+    preprocessing: str = ""
+    """What was done to texts before they were tokens, in words."""
 
     @classmethod
     def read(cls, folder: Path) -> "Task":
@@ -62,6 +64,7 @@ class Task:
             digest=manifest["splits"]["train"],
             packing=manifest["packing"],
             bytes=manifest["bytes"],
+            preprocessing=manifest["preprocessing"],
         )
 
     def labelled(self) -> BlockTable:

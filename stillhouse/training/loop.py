@@ -220,7 +220,7 @@ class Training:
         self.model.train()
         state.evaluated = state.step
         state.history.points.append({"step": state.step, "split": "validation", **scores})
-        state.schedule.observe(better)
+        state.schedule.observe(better, state.step)
         bar.update(0, val=f"{scores[self.params.metric]:.4f}")
 
     def look(self) -> None:

@@ -21,7 +21,7 @@ def add_lora(model: PreTrainedModel, params: LoraParams, new_head: bool, seed: i
     """Put additions into `model` itself, which is to be trained then; `merged` takes the answer.
 
     `new_head`: the model's head is new, and learns in full. Additions begin at zero, their first matrices drawn from `seed`.
-    Raises ParamsError for a target that is missing, or that its model does not call as a module.
+    Raises ParamsError for a target that is missing, that its model does not call as a module, or that has a smaller rank.
     """
     last = head(model)[0] if new_head else None
     outputs = {id(module) for module in (model.get_output_embeddings(), model.get_input_embeddings()) if module is not None}
@@ -46,6 +46,14 @@ def add_lora(model: PreTrainedModel, params: LoraParams, new_head: bool, seed: i
                     f"{kept}{nearest(target, {name.rpartition('.')[2] for name in modules})}"
                 )
             chosen += [name for name in found if name not in chosen]
+    for name in chosen:
+        least = min(modules[name].weight.shape)
+        if params.rank > least:
+            raise ParamsError(
+                f"finetune.lora.rank is {params.rank}, but {name} of {type(model).__name__} is "
+                f"{' x '.join(str(size) for size in modules[name].weight.shape)}, whose rank is {least} at most: lower it, or "
+                "name larger modules as targets"
+            )
     config = peft.LoraConfig(r=params.rank, lora_alpha=params.alpha, lora_dropout=params.dropout, target_modules=chosen)
     torch.manual_seed(seed)
     wrapped = peft.LoraModel(model, config, ADAPTER)

@@ -7,7 +7,10 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from stillhouse.core.artifacts import digest_json
-from stillhouse.training.config import LoraParams
+from stillhouse.training.config import LoraParams, TrainingParams
+from stillhouse.training.optimizers import required_matrices
+from stillhouse.training.pipeline import require_decoder
+from stillhouse.training.tensor import divisible_plan
 from stillhouse.training.transfer import GradualUnfreezing, Hold, freeze_body
 
 Mode = Literal["full", "frozen", "layerwise", "gradual", "lora"]
@@ -54,3 +57,16 @@ def prepare(
         added = add_lora(model, lora, new_head, seed)
         return Method(finish=lambda _: merged(added), fingerprint=digest_json({"mode": mode} | asdict(lora)))
     return Method(fingerprint="" if mode == "full" else digest_json({"mode": mode}))
+
+
+def require_spread(model: PreTrainedModel, params: TrainingParams) -> None:
+    """What a training would refuse of the model itself, before any is begun: optimiser and `parallel` are not for all models.
+
+    Raises TopologyError or ParamsError.
+    """
+    if params.optimizer.name == "muon":
+        required_matrices(model)
+    if params.parallel.tensor > 1:
+        divisible_plan(model, params.parallel.tensor)
+    if params.parallel.pipeline > 1:
+        require_decoder(model, params.parallel.pipeline)

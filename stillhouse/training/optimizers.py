@@ -30,9 +30,7 @@ def build_optimizer(model: nn.Module, params: OptimizerParams) -> "Optimizers":
         )
     if params.name != "muon":
         return Optimizers([one_optimizer(params.name, parameter_groups(model, params), params)])
-    matrices = inner_matrices(model)
-    if not matrices:
-        raise ParamsError(f"optimizer 'muon' is for the matrices in layers; {type(model).__name__} has none that learn")
+    matrices = required_matrices(model)
     inside, outside = [], []
     for group in parameter_groups(model, params):
         for chosen, wanted in ((inside, True), (outside, False)):
@@ -111,6 +109,14 @@ def inner_matrices(model: nn.Module) -> set[int]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and parameter.ndim == 2 and id(parameter) not in embeddings and LAYER.search(f".{name}")
     }
+
+
+def required_matrices(model: nn.Module) -> set[int]:
+    """The same. Raises ParamsError if there are none."""
+    matrices = inner_matrices(model)
+    if not matrices:
+        raise ParamsError(f"optimizer 'muon' is for the matrices in layers; {type(model).__name__} has none that learn")
+    return matrices
 
 
 def parameter_groups(model: nn.Module, params: OptimizerParams) -> list[dict]:

@@ -11,6 +11,7 @@ which each rank keeps its part, under the names of the whole; the model that was
 """
 
 import copy
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -56,6 +57,8 @@ class Parallel:
         self.ranks, self.precision, self.given = ranks, params.precision, model
         self.layout = layout = Layout.of(ours, ranks)
         sharded = ours.sharding == "fsdp" and layout.num_shares > 1
+        if ours.sharding == "fsdp" and not sharded and ranks.is_main:
+            print("note: training.parallel.sharding is fsdp, but no two ranks share rows: nothing is sharded", file=sys.stderr)
         self.in_parts = sharded or layout.num_tensors > 1
         self.model = part_of(model, shared) if self.in_parts else model
         if layout.num_tensors > 1:

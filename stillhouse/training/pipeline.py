@@ -169,7 +169,7 @@ def require_decoder(model: nn.Module, stages: int) -> None:
         why = "first and last stage would share the tied embeddings; set tie_word_embeddings: false in model.config"
     elif config.num_hidden_layers < stages:
         why = f"the model has {config.num_hidden_layers} layers; set at most that"
-    elif any(isinstance(module, KeyedDropout) and module.p > 0 for module in model.modules()):
+    elif any(isinstance(module, KeyedDropout | nn.Dropout) and module.p > 0 for module in model.modules()):
         why = "several micro-batches are in work at once, and dropout masks are keyed by the rows of one; set dropout to 0"
     if why:
         raise TopologyError(f"training.parallel.pipeline is {stages}: {why}")

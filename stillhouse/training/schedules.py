@@ -10,7 +10,7 @@ from stillhouse.training.config import ScheduleParams
 
 
 class Schedule:
-    """`factor(step)` for step 0, 1, ...; `observe(better)` after each evaluation, for `plateau`."""
+    """`factor(step)` for step 0, 1, ...; `observe(better, step)` after each evaluation, for `plateau`."""
 
     def __init__(self, params: ScheduleParams, steps: int):
         self.params, self.steps = params, steps
@@ -37,8 +37,13 @@ class Schedule:
             case "plateau":
                 return self.plateau_factor
 
-    def observe(self, better: bool) -> None:
-        """Tell whether the last evaluation improved on the best one."""
+    def observe(self, better: bool, step: int) -> None:
+        """Tell whether the evaluation after `step` steps improved on the best one.
+
+        Those of the warm-up do not count: at rates that low a metric may stand still, and is no plateau.
+        """
+        if step <= self.params.warmup_steps:
+            return
         self.stalled = 0 if better else self.stalled + 1
         if self.stalled >= self.params.patience:
             self.plateau_factor *= self.params.decay

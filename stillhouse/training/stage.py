@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,9 @@ def run_ranked_stage(stage: str, params_type: type, run: Callable[[Any, Path, Ra
         start = time.monotonic()
         with join(params.threads) as ranks:
             folder = DATA / stage
-            with storage_errors(Path(IN_FLIGHT)):
-                ranks, flight = take_up(stage, ranks)
-            with published(folder) if ranks.is_main else nullcontext(folder.with_name(f".{stage}.partial")) as out:
-                ranks.barrier()
+            ranks, flight = take_up(stage, ranks)
+            with ExitStack() as stack:
+                out = ranks.on_main(lambda: stack.enter_context(published(folder)))
                 figures = run(params, out, ranks) or {}
                 ranks.barrier()
                 if ranks.is_main:
@@ -71,19 +70,32 @@ def take_up(stage: str, ranks: Ranks) -> tuple[Ranks, InFlight | None]:
 
     Somebody who computes the same at this moment is waited for: what he has computed is then ours too.
     """
-    flight = locate(stage) if ranks.is_main else None
-    folder = ranks.broadcast(flight and str(flight.folder))
+    # On rank 0: the state, where there is a place for one.
+    found: list[InFlight] = []
+
+    def find() -> Path | None:
+        with storage_errors(Path(IN_FLIGHT)):
+            flight = locate(stage)
+        found.extend([flight] if flight else [])
+        return flight and flight.folder
+
+    def try_lock() -> bool:
+        with storage_errors(found[0].lock_file):
+            return found[0].try_lock()
+
+    def open_state() -> None:
+        with storage_errors(found[0].folder):
+            for note in found[0].open(waited):
+                print(f"note: {stage} {note}", file=sys.stderr, flush=True)
+
+    folder = ranks.on_main(find)
     if folder is None:
         return ranks, None
     waited = False
-    while not ranks.broadcast(flight and flight.try_lock()):
-        if flight and not waited:
+    while not ranks.on_main(try_lock):
+        if ranks.is_main and not waited:
             print(f"note: {stage}: another process computes the same; waiting for its result", file=sys.stderr, flush=True)
         waited = True
         time.sleep(POLL_SECONDS)
-    if flight:
-        with storage_errors(flight.folder):
-            for note in flight.open(waited):
-                print(f"note: {stage} {note}", file=sys.stderr, flush=True)
-    ranks.barrier()
-    return replace(ranks, inflight=Path(folder)), flight
+    ranks.on_main(open_state)
+    return replace(ranks, inflight=folder), found[0] if found else None

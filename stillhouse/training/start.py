@@ -35,9 +35,8 @@ def start_from(start: str, trainer: Any, task: Any, seed: int) -> tuple[PreTrain
         )
     try:
         model = trainer.build(ModelParams(pretrained=str(folder)), task, seed)
-    except ValueError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ParamsError(f"finetune.start '{start}' is no model for this kind of task ({reason})") from None
+    except ParamsError as error:
+        raise ParamsError(f"finetune.start: {error}") from None
     return trainer.adapt(model, task, seed), weights
 
 

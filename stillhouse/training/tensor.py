@@ -18,7 +18,13 @@ STYLES = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
 
 def split_tensors(model: nn.Module, mesh: DeviceMesh) -> None:
     """Divide the model in place. Raises TopologyError if transformers has no plan for it, or sizes do not divide."""
-    plan, ranks = plan_of(model), mesh.size()
+    plan = divisible_plan(model, mesh.size())
+    parallelize_module(model, mesh, {name: STYLES[style]() for name, style in plan.items()})
+
+
+def divisible_plan(model: nn.Module, ranks: int) -> dict[str, str]:
+    """The plan by which so many ranks divide the model. Raises TopologyError if there is none, or sizes do not divide."""
+    plan = plan_of(model)
     heads = getattr(model.config, "num_key_value_heads", None) or model.config.num_attention_heads
     if heads % ranks or model.config.num_attention_heads % ranks:
         raise refusal(model, ranks, f"its {model.config.num_attention_heads} heads ({heads} of keys) do not divide by {ranks}")
@@ -26,7 +32,7 @@ def split_tensors(model: nn.Module, mesh: DeviceMesh) -> None:
         size = model.get_parameter(f"{name}.weight").shape[0 if style == "colwise" else 1]
         if size % ranks:
             raise refusal(model, ranks, f"{name} has {size} features, which do not divide by {ranks}")
-    parallelize_module(model, mesh, {name: STYLES[style]() for name, style in plan.items()})
+    return plan
 
 
 def plan_of(model: nn.Module) -> dict[str, str]:

@@ -1,0 +1,46 @@
+"""What a run's log says of a bad end: the reason, and nothing of the engine's own."""
+
+import io
+import logging
+
+import pytest
+from prefect.exceptions import FailedRun
+
+from flows.repro import read_failure
+from flows.stage import says_more
+
+
+@pytest.fixture
+def logged() -> tuple[logging.Logger, io.StringIO]:
+    stream = io.StringIO()
+    logger = logging.Logger("runs")
+    logger.addHandler(logging.StreamHandler(stream))
+    logger.addFilter(says_more)
+    return logger, stream
+
+
+def test_a_tasks_bad_state_is_one_line(logged):
+    """Prefect's engine asks for the traceback of an exception where there is none."""
+    logger, stream = logged
+    logger.error("Task run failed with state: Failed('no')", exc_info=True)
+    assert stream.getvalue() == "Task run failed with state: Failed('no')\n"
+
+
+def test_tracebacks_of_real_errors_stay_and_those_of_states_go(logged):
+    logger, stream = logged
+    for error in (ValueError("a bug"), FailedRun("the state")):
+        try:
+            raise error
+        except (ValueError, FailedRun):
+            logger.exception("failed")
+    assert "ValueError: a bug" in stream.getvalue()
+    assert "the state" not in stream.getvalue()
+
+
+def test_a_stage_that_was_killed_while_it_said_why_said_nothing(tmp_path):
+    file = tmp_path / "failure.json"
+    assert read_failure(file) is None
+    file.write_text('{"kind": "lost", "mess')
+    assert read_failure(file) is None
+    file.write_text('{"kind": "lost", "message": "m"}')
+    assert read_failure(file) == {"kind": "lost", "message": "m"}

@@ -65,8 +65,8 @@ class ExportSoftLabels:
     """Causal language models: how sparse targets are drawn."""
     mixture: list[MoreTeacher] | None = None
     """More teachers, whose distributions are mixed with that of the pipeline's own."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 autocasts the teacher's forward pass; never chosen by itself, or another device would export other bytes."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 and fp16 autocast the teacher's forward pass; never chosen by itself, or another device would export other bytes."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.part_rows < 1:

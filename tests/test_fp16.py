@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from stillhouse.core.errors import NonFiniteError
+from stillhouse.core.errors import DataError, NonFiniteError
 from stillhouse.data.batches import Collator
+from stillhouse.soft_labels.binding import classifier_binding
 from stillhouse.soft_labels.export import Teachers
+from stillhouse.soft_labels.export_classifier import export_classifier
+from stillhouse.soft_labels.manifest import mixture
 from stillhouse.training import loop
 from stillhouse.training.checkpoint import MANIFEST
-from stillhouse.training.classifier import Classification
+from stillhouse.training.classifier import Classification, Task
 from stillhouse.training.ema import WeightAverage
 from stillhouse.training.guards import FiniteGuard
 from stillhouse.training.imbalance import cross_entropy
@@ -81,6 +84,24 @@ def test_validation_runs_in_float16_too():
     plain, half = (predict(model, rows, FACTS, ALONE, precision=name) for name in ("fp32", "fp16"))
     np.testing.assert_allclose(half, plain, atol=1e-3)
     assert not np.array_equal(half, plain)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_teacher_that_needs_a_wider_range_is_refused(precision, tmp_path):
+    """One layer's products end beyond 65504; the norm after it brings them back."""
+    rows, model = table(), small_model().eval()
+    with torch.no_grad():
+        model.get_parameter("layers.0.feed_forward_out.weight").mul_(1e9)
+    task = Task(rows, rows, ["a", "b", "c"], FACTS, "")
+    binding = classifier_binding(task, VIEWS, 3, mixture([("0" * 64, 1.0)]))
+    given = (Teachers([model], [1.0], precision), task, VIEWS, 3, binding, tmp_path / "store", 16, 50, ALONE)
+    if precision == "fp32":
+        assert export_classifier(*given)[0]["rows"] == 96
+        return
+    with pytest.raises(
+        DataError, match=r"said NaN or infinity of row 0{14}\w\w in view 0 \(50 of 50 rows nearby\); its weights or"
+    ):
+        export_classifier(*given)
 
 
 def gradients(precision: str, total: int, scaler: LossScaler | None) -> dict[str, torch.Tensor]:
@@ -229,6 +250,7 @@ def defer(deferred: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"name": "adamw"}, False),
         ({"name": "sgd"}, False),
+        ({"name": "adagrad"}, False),
         ({"name": "sgd", "momentum": 0.9}, True),
         ({"name": "muon", "momentum": 0.9}, True),
         ({"name": "nadam"}, True),

@@ -15,6 +15,7 @@ from stillhouse.data.batches import Batch, BatchPlan
 from stillhouse.training.guards import FiniteGuard, NonFinite, memory_errors
 from stillhouse.training.loop import Training
 from stillhouse.training.optimizers import build_optimizer
+from stillhouse.training.watchdog import collective_timeout
 from tests.test_resume import code_of, in_child, kept_steps, often, one_thread, ranks, result, run  # noqa: F401
 from tests.test_training import ALONE, small_model, table, training
 
@@ -274,3 +275,10 @@ def test_the_average_leaves_the_weights_that_learn_alone():
     averaged = run(often(schedule={"name": "constant"}, ema_decay=0.9), None)[1]
     losses = [[p["loss"] for p in history.points if p["split"] == "train"] for history in (plain, averaged)]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("given", ["ten", "0", "-1", "nan", "inf", ""])
+def test_a_time_to_wait_that_is_none_is_refused(given, monkeypatch):
+    monkeypatch.setenv("STILLHOUSE_HANG_SECONDS", given)
+    with pytest.raises(ParamsError, match=f"STILLHOUSE_HANG_SECONDS is '{given}'; expected seconds above 0"):
+        collective_timeout()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stillhouse.core.errors import ArtifactError
+from stillhouse.core.errors import ArtifactError, DataError
 from stillhouse.data.batches import Collator
 from stillhouse.data.tokens import TokenTable
 from stillhouse.data.views import ViewParams, view_spans
@@ -32,7 +32,10 @@ def export_classifier(
     part_rows: int,
     ranks: Ranks,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Write log-probabilities of every row and view into `folder`; returns figures, and timing. Raises ArtifactError."""
+    """Write log-probabilities of every row and view into `folder`; returns figures, and timing.
+
+    Raises ArtifactError, and DataError where the teacher says NaN or infinity.
+    """
     rows = task.train
     layout = Layout(form="full", rows=len(rows), views=views.count, vocab=len(task.labels), part_rows=part_rows)
     writer = SoftLabelsWriter(folder, rows.ids, layout, binding)
@@ -52,6 +55,13 @@ def export_classifier(
                 batch = collate(chosen[picked], views_of_rows[picked]).to(ranks.device)
                 logits = [m(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits for m in teachers.models]
                 log_probs[picked] = mixed([each.float().log_softmax(-1) for each in logits], teachers.shares).cpu().numpy()
+        broken = ~np.isfinite(log_probs).all(1)
+        if broken.any():
+            # The audit would find NaN equal to NaN, and the student would learn from it.
+            raise DataError(
+                f"the teacher said NaN or infinity of row {rows.ids[int(chosen[broken.argmax()])]} in view {view} "
+                f"({int(broken.sum())} of {len(chosen)} rows nearby); its weights or precision are unsound"
+            )
         return log_probs
 
     timing = export_shards(

@@ -9,6 +9,7 @@ NCCL's calls do not block the processor: there torch's own watchdog ends the pro
 """
 
 import json
+import math
 import os
 import sys
 import threading
@@ -20,10 +21,10 @@ from types import FrameType
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from stillhouse.core.errors import HangError
+from stillhouse.core.errors import HangError, ParamsError
 
 HANG_SECONDS = "STILLHOUSE_HANG_SECONDS"
-DEFAULT_SECONDS = 600.0
+DEFAULT_SECONDS, MOST_SECONDS = 600.0, 3e7
 STORE_SECONDS = 5.0
 """How long the store may take to answer."""
 
@@ -39,7 +40,17 @@ NOW = Now()
 
 
 def hang_seconds() -> float:
-    return float(os.environ.get(HANG_SECONDS, DEFAULT_SECONDS))
+    """Raises ParamsError for what is no time to wait."""
+    given = os.environ.get(HANG_SECONDS, str(DEFAULT_SECONDS))
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= MOST_SECONDS:
+        raise ParamsError(
+            f"environment variable {HANG_SECONDS} is {given!r}; expected seconds above 0 and at most {MOST_SECONDS:g}, such as 600"
+        )
+    return seconds
 
 
 def collective_timeout() -> timedelta:

@@ -48,7 +48,7 @@ def hang_seconds() -> float:
         seconds = math.nan
     if not 0 < seconds <= MOST_SECONDS:
         raise ParamsError(
-            f"environment variable {HANG_SECONDS} is {given!r}; expected seconds above 0 and at most {MOST_SECONDS:g}, such as 600"
+            f"environment variable {HANG_SECONDS} is {given!r}; expected seconds above 0, at most {MOST_SECONDS:g}, such as 600"
         )
     return seconds
 

@@ -189,10 +189,15 @@ def test_a_link_that_dvc_put_in_place_of_a_file_is_followed(project):
             {"encoding": "utf-7"},
             "data/raw/a.csv, line 3: half a character ('\\ud800')",
         ),
-        ("a.csv", gzip.compress(GOOD.encode()), {}, "data/raw/a.csv is a gzip archive, whatever its name says; unpack it, or"),
+        (
+            "a.csv",
+            gzip.compress(GOOD.encode(), mtime=0),
+            {},
+            "data/raw/a.csv is a gzip archive, whatever its name says; unpack it, or",
+        ),
         (
             "a.csv.gz",
-            gzip.compress(GOOD.encode()),
+            gzip.compress(GOOD.encode(), mtime=0),
             {},
             "data/raw/a.csv.gz ends in '.gz', expected one of .csv, .jsonl, .ndjson, ",
         ),

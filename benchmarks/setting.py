@@ -52,7 +52,10 @@ class Setting:
         if not (SOURCE / MANIFEST).is_file():
             raise ArtifactError(f"{SOURCE} is missing; run 'dvc repro preprocess'")
         plain = {"label_smoothing": 0.0, "micro_batch_size": None, "early_stopping": None}
-        training = replace(params.student.training, **{"steps": steps, "evaluate_every": steps, **plain, **changes})
+        given = params.student.training
+        # A warm-up longer than the training is refused.
+        plain["schedule"] = replace(given.schedule, warmup_steps=min(given.schedule.warmup_steps, steps // 2))
+        training = replace(given, **{"steps": steps, "evaluate_every": steps, **plain, **changes})
         task = Task.read(SOURCE)
         return cls(params, training, task, task.labelled())
 

@@ -51,13 +51,8 @@ class Setting:
         params = load(Params)
         if not (SOURCE / MANIFEST).is_file():
             raise ArtifactError(f"{SOURCE} is missing; run 'dvc repro preprocess'")
-        plain = {"label_smoothing": 0.0, "micro_batch_size": None, "early_stopping": None}
-        given = params.student.training
-        # A warm-up longer than the training is refused.
-        plain["schedule"] = replace(given.schedule, warmup_steps=min(given.schedule.warmup_steps, steps // 2))
-        training = replace(given, **{"steps": steps, "evaluate_every": steps, **plain, **changes})
         task = Task.read(SOURCE)
-        return cls(params, training, task, task.labelled())
+        return cls(params, shortened(params.student.training, steps, **changes), task, task.labelled())
 
     def describe(self, title: str) -> None:
         """Print what is measured, and where."""
@@ -91,3 +86,11 @@ class Setting:
             self.rows,
             loss,
         )
+
+
+def shortened(training: TrainingParams, steps: int, **changes: Any) -> TrainingParams:
+    """The same training with `steps` steps, without what would disturb a measurement, and with other `changes`."""
+    plain = {"label_smoothing": 0.0, "micro_batch_size": None, "early_stopping": None}
+    # A warm-up longer than the training is refused.
+    schedule = replace(training.schedule, warmup_steps=min(training.schedule.warmup_steps, steps // 2))
+    return replace(training, **{"steps": steps, "evaluate_every": steps, "schedule": schedule, **plain, **changes})

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from stillhouse.core.params import build, read_yaml
+from stillhouse.training.config import StudentParams
 from tests.tiny_run import ROOT, environment
 
 IN_A_RUN = {
@@ -89,3 +91,13 @@ def test_benchmark_with_clones_of_its_own_prints_its_keys_and_all_is_right(name)
     figures = last_line(name, ROOT)
     assert ALONE[name] <= set(figures)
     assert name not in TRUE or TRUE[name](figures), figures
+
+
+def test_the_training_of_a_benchmark_may_be_shorter_than_the_warm_up_of_params_yaml():
+    from benchmarks.setting import shortened
+
+    tree = read_yaml(ROOT / "params.yaml")
+    given = build(StudentParams, tree["student"], "student").training
+    assert given.schedule.warmup_steps > 6
+    assert shortened(given, 6).schedule.warmup_steps == 3
+    assert shortened(given, given.steps).schedule == given.schedule

@@ -11,7 +11,7 @@ SERVER ?=
 POOL ?= torchrun
 WEBHOOK ?=
 
-.PHONY: help distill use data up down worker test test-all lint lock bench prune notify venv clean
+.PHONY: help distill use data up down worker test test-all lint lock docs bench prune notify venv clean
 
 help:
 	@echo "make distill              run the pipeline, end with a table and the path of the report"
@@ -26,6 +26,7 @@ help:
 	@echo "                          with REPORTS=1 also reports of runs that are no longer experiments"
 	@echo "make test / test-all      the tests / with the slow ones"
 	@echo "make lint / lock / bench  ruff and pyright / new lock files / every benchmark into docs/benchmarks.md"
+	@echo "make docs                 write docs/parameters.md from the code"
 
 venv: $(READY)
 
@@ -71,6 +72,9 @@ lint: venv
 
 lock: venv
 	@$(ACTIVATE) && python -m flows.lock
+
+docs: venv
+	@$(ACTIVATE) && python -m tasks.parameters --write
 
 bench: venv
 	@$(ACTIVATE) && python -m benchmarks.run_all

@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 @block
 class SamplerParams:
     method: Literal["threshold", "systematic", "multinomial", "residual", "topk", "topk_tail"] = "threshold"
-    """How ids are drawn (`stillhouse.soft_labels.sampling`); top-k is biased, and there to compare with."""
+    """How ids are drawn (`docs/soft-labels.md`); top-k is biased, and offered for comparison."""
     samples: int = 50
-    """N; for top-k the number of ids."""
+    """Number of draws at each position; for top-k the number of ids."""
     sampling_temperature: float = 1.0
-    """The teacher's logits are divided by it; the student's temperature must be the same."""
-
+    """Temperature that the teacher's logits are divided by; the student's must be the same."""
     bases: int = 0
-    """Base distributions that residual draws are taken against, 64 is a good number; 0 for every other method."""
+    """Base distributions that residual draws are taken against; 64 is a good number, and other methods need 0."""
 
     def __post_init__(self) -> None:
         if (self.method == "residual") != (self.bases > 0) or self.bases == 1 or self.bases > 65536:
@@ -46,7 +45,7 @@ class MoreTeacher:
     model: str
     """A folder below data/raw with a model of the same kind and tokenizer."""
     share: float
-    """Of the mixture; the pipeline's own teacher has the rest."""
+    """This teacher's share of the mixture; the pipeline's own teacher has the rest."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
@@ -60,13 +59,14 @@ class ExportSoftLabels:
     batch_size: int
     """Rows of a forward pass of the teacher."""
     part_rows: int
-    """Rows of a shard; shards of 64 to 256 MB suit DVC and object stores."""
+    """Rows of a shard of the store; shards of 64 to 256 MB suit DVC and object stores."""
     sampler: SamplerParams | None = None
     """Causal language models: how sparse targets are drawn."""
     mixture: list[MoreTeacher] | None = None
-    """More teachers, whose distributions are mixed with that of the pipeline's own."""
+    """Further teachers, whose distributions are mixed with that of the pipeline's own."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """bf16 and fp16 autocast the teacher's forward pass; never chosen by itself, or another device would export other bytes."""
+    """Precision of the teacher's forward pass: bf16 and fp16 autocast it. Never chosen automatically, because another device
+    would then export other bytes."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.part_rows < 1:

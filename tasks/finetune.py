@@ -29,18 +29,19 @@ if TYPE_CHECKING:
 @block
 class Finetune:
     mode: Literal["full", "frozen", "layerwise", "gradual", "lora"]
-    """`full` trains everything at one rate, `frozen` the head alone, `layerwise` lower layers at lower rates, `gradual` one
-    layer group more every so many steps, `lora` a new head and low-rank additions to the weights of the body."""
+    """What is trained: `full` everything at one rate, `frozen` the head alone, `layerwise` lower layers at lower rates,
+    `gradual` one more group of layers every so many steps, `lora` a new head and low-rank additions to the body."""
     examples_per_class: int | None
-    """Training rows of each class that are used, chosen by a keyed hash; null means all."""
+    """Classification: training rows of each class that are used, chosen by a keyed hash; null means all."""
     training: TrainingParams
+    """Steps, batches, optimiser and schedule of all the models that are fine-tuned."""
     start: str | None = None
-    """What becomes `student`: a folder or hub id (`owner/model@commit`) of a transformers model with the pipeline's
-    tokenizer; null: the pipeline's distilled student."""
+    """Model that is fine-tuned as `student`: a folder or hub id (`owner/model@commit`) of a transformers model with the
+    pipeline's tokenizer; with null, the distilled student."""
     unfreeze_every: int | None = None
-    """Of mode `gradual`: steps until the next layer group learns too."""
+    """Steps until the next group of layers is trained too, in mode `gradual`."""
     lora: LoraParams | None = None
-    """Of mode `lora`."""
+    """Low-rank additions, in mode `lora`."""
 
     def __post_init__(self) -> None:
         if self.examples_per_class is not None and self.examples_per_class < 1:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @block
 class TrainBaseline:
     label_smoothing: float
-    """The baseline's own: soft labels smooth by themselves, true labels may need it."""
+    """Label smoothing of the baseline alone: soft labels are smooth by themselves, true labels may need it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:

@@ -27,15 +27,16 @@ TEACHER = DATA / "train_teacher"
 @block
 class DistillationParams:
     temperature: Scheduled
-    """Of teacher and student in the loss, which is multiplied by its square. A number, or `{start: 4.0, end: 1.0}`."""
+    """Temperature of teacher and student in the loss, which is multiplied by its square. A number, or `{start: 4.0, end: 1.0}`."""
     weight: Scheduled
-    """Of the teacher's term; the true label's cross-entropy has the rest. A number, or `{start: 1.0, end: 0.5}`."""
+    """Weight of the teacher's term; the cross-entropy of the true label has the rest. A number, or `{start: 1.0, end: 0.5}`."""
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    """Sampled soft labels support forward_kl alone: the others need the teacher wherever the student has mass."""
+    """Divergence between teacher and student. Sampled soft labels support forward_kl alone: the others need the teacher
+    wherever the student has mass."""
     beta: float = 0.5
-    """Of jsd: the teacher's share of the mixture."""
+    """The teacher's share of the mixture in jsd."""
     teacher: Literal["store", "online"] = "store"
-    """`store` reads soft labels, `online` asks the teacher in every step."""
+    """Where the teacher's distribution comes from: `store` reads soft labels, `online` runs the teacher in every step."""
 
     def __post_init__(self) -> None:
         coldest, hottest = extremes(self.temperature)
@@ -51,8 +52,9 @@ class DistillationParams:
 @block
 class TrainStudent:
     distillation: DistillationParams
+    """The loss against the teacher."""
     teacher_layers: list[int] | None = None
-    """Start from these layers of the teacher (and its embeddings and head) instead of random weights."""
+    """Layers of the teacher that the student starts from, with its embeddings and head; with null, random weights."""
 
 
 @block

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 @block
 class TrainTeacher:
     model: ModelParams
+    """Architecture, or pretrained weights."""
     training: TrainingParams
+    """Steps, batches, optimiser and schedule."""
 
 
 @block

@@ -19,10 +19,11 @@ class AugmentationParams:
     """A class with fewer than `up_to` training rows is filled up to that many with altered copies of its rows."""
 
     up_to: int
+    """Rows that smaller classes are filled up to."""
     delete_share: float = 0.1
-    """Of a copy's tokens: left out; one at least stays."""
+    """Share of a copy's tokens that are deleted; at least one stays."""
     swap_share: float = 0.1
-    """Of a copy's tokens: change places with the next one."""
+    """Share of a copy's tokens that change places with the next one."""
 
     def __post_init__(self) -> None:
         if self.up_to < 2:

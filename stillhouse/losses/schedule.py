@@ -15,7 +15,9 @@ class Linear:
     """A straight line over a part of the training, constant before and behind it."""
 
     start: float
+    """Value before and at the beginning of the line."""
     end: float
+    """Value at its end and afterwards."""
     begin: float = 0.0
     """Share of the training at which the line leaves `start`."""
     finish: float = 1.0

@@ -20,24 +20,26 @@ MOST_ROWS = 2**24
 @block
 class OptimizerParams:
     name: OptimizerName
-    """`gd` is full-batch gradient descent: plain steps along the gradient of the whole training set. `rprop` goes by the
-    signs of that gradient, with a step size of its own for every weight. `muon` orthogonalises the steps of the matrices
-    inside the layers (Jordan et al. 2024; scaled as in Liu et al. 2025, arXiv:2502.16982, so that a learning rate of adamw
-    fits), and leaves everything else to adamw."""
+    """Which optimiser. `gd` is full-batch gradient descent: plain steps along the gradient of the whole training set. `rprop`
+    goes by the signs of that gradient, with a step size of its own for every weight. `muon` orthogonalises the steps of the
+    matrices inside the layers (Jordan et al. 2024; scaled as in Liu et al. 2025, arXiv:2502.16982, so that a learning rate of
+    adamw fits), and leaves everything else to adamw."""
     learning_rate: float
+    """Largest learning rate, at the end of the warm-up."""
     weight_decay: float = 0.0
-    """Not on biases, norms and embeddings."""
+    """Decoupled weight decay; biases, norms and embeddings have none."""
     momentum: float = 0.0
-    """Of sgd, rmsprop and muon (0.95 is usual there)."""
+    """Momentum of sgd, rmsprop and muon; 0.95 is usual for muon."""
     nesterov: bool = False
-    """Of sgd and muon."""
+    """Nesterov momentum, for sgd and muon."""
     beta1: float = 0.9
-    """Of the Adam family."""
+    """Decay of the running mean of the gradients, in the Adam family."""
     beta2: float = 0.999
+    """Decay of the running mean of their squares, in the Adam family."""
     embedding_scale: float = 1.0
-    """Embedding tables learn at this multiple of the learning rate: each row is met rarely."""
+    """Multiple of the learning rate for embedding tables, each row of which is updated rarely."""
     layer_decay: float = 1.0
-    """Each layer below the head learns at this multiple of the one above (layer-wise rates)."""
+    """Layer-wise rates: each layer below the head has this multiple of the learning rate of the layer above it."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -63,16 +65,18 @@ class OptimizerParams:
 @block
 class ScheduleParams:
     name: Literal["constant", "linear", "cosine", "exponential", "step", "plateau"]
+    """How the learning rate falls after the warm-up; `plateau` goes by the validation score."""
     warmup_steps: int = 0
-    """The rate rises linearly over these steps, whatever the schedule."""
+    """Steps over which the learning rate rises linearly from 0, whatever the schedule."""
     final_share: float = 0.0
-    """linear and cosine end at this share of the learning rate."""
+    """Share of the learning rate at which linear and cosine end."""
     decay: float = 0.5
-    """exponential: factor over `every` steps, smoothly; step: factor each `every` steps; plateau: factor at each plateau."""
+    """Factor on the learning rate: for exponential, over `every` steps, smoothly; for step, once every `every` steps; for
+    plateau, at each plateau."""
     every: int = 1000
-    """Steps, for exponential and step."""
+    """Steps that `decay` is about, for exponential and step."""
     patience: int = 3
-    """plateau: evaluations without improvement before the rate falls; those of the warm-up do not count."""
+    """For plateau, evaluations without improvement before the rate falls; those of the warm-up do not count."""
 
     def __post_init__(self) -> None:
         if self.warmup_steps < 0 or self.every < 1 or self.patience < 1:
@@ -93,12 +97,12 @@ class EarlyStopping:
 
 @block
 class CheckpointParams:
-    """How much work a killed training may lose. Neither changes the result, so a killed training goes on under others."""
+    """How much work a killed training may lose. Neither key changes the result, so it can be resumed under other values."""
 
     every_steps: int | None = None
-    """Steps between checkpoints; null: only the clock decides."""
+    """Steps between checkpoints; with null, time alone decides."""
     every_seconds: float | None = 30.0
-    """Seconds between checkpoints; more where one costs over 2 % of that. null: only the steps decide."""
+    """Seconds between checkpoints, and more where writing one takes over 2 % of that; with null, steps alone decide."""
 
     def __post_init__(self) -> None:
         if self.every_steps is not None and self.every_steps < 1:
@@ -109,15 +113,15 @@ class CheckpointParams:
 
 @block
 class ParallelParams:
-    """How a training is spread over its ranks, of which the work pool says how many there are. Whatever is chosen, batches,
-        losses and weights are the same within rounding, and a checkpoint of one choice can be gone on from under another. The
-    pipeline starts afresh after a change here, because the same bytes are not promised; another number of ranks goes on.
+    """How a training is divided among its ranks; the work pool says how many there are. Whatever is chosen, batches, losses and
+    weights are the same within rounding, and a checkpoint of one choice can be resumed under another. The pipeline starts
+    afresh after a change here, because the same bytes are not promised; with another number of ranks it resumes.
 
-        Ranks that `tensor` and `pipeline` do not use share the rows of each batch: world / (tensor * pipeline) of them.
+    Ranks that `tensor` and `pipeline` do not use share the rows of each batch: world / (tensor * pipeline) of them.
     """
 
     sharding: Literal["ddp", "fsdp"] = "ddp"
-    """Ranks that share the rows: ddp, each holds weights, gradients and optimiser state whole; fsdp, each its share of them
+    """What ranks that share the rows hold: with ddp, all weights, gradients and optimiser state; with fsdp, a shard of each
     (FSDP2: Zhao et al. 2023, arXiv:2304.11277), gathered layer by layer. With `precision` bf16 or fp16 the layers are gathered
     and computed in that, and their gradients summed in fp32."""
     tensor: int = 1
@@ -141,17 +145,17 @@ class ParallelParams:
 
 @block
 class ImbalanceParams:
-    """What is done about classes of unequal size, in trainings on true labels. Nothing, unless it is asked for."""
+    """What is done about classes of unequal size, in trainings on true labels. The defaults do nothing."""
 
     class_weights: Literal["none", "inverse", "effective"] = "none"
-    """Of the loss: `inverse` to the class's rows, or to their effective number, (1 - beta^n) / (1 - beta) for n of them
-    (Cui et al. 2019, arXiv:1901.05555, eq. 5)."""
+    """Weights of the classes in the loss: inverse to the number of rows, or to the effective number of rows,
+    (1 - beta^n) / (1 - beta) for n rows (Cui et al. 2019, arXiv:1901.05555, eq. 5)."""
     effective_beta: float = 0.999
-    """0 weighs all classes alike, near 1 it is `inverse`."""
+    """The beta of `effective`: 0 weighs all classes alike, near 1 is the same as `inverse`."""
     focal_gamma: float = 0.0
-    """Above 0: focal loss (Lin et al. 2017, arXiv:1708.02002); 2 is usual."""
+    """Focal loss where it is above 0 (Lin et al. 2017, arXiv:1708.02002); 2 is usual."""
     sampling: Sampling = "natural"
-    """`balanced` shows all classes equally often, `square_root` by the root of their sizes."""
+    """How often the classes are shown: `balanced` all equally often, `square_root` by the root of their sizes."""
     augmentation: AugmentationParams | None = None
     """Altered copies of the rows of rare classes."""
 
@@ -175,13 +179,13 @@ class LoraParams:
     """Low-rank additions to the weights of a body that stays as it is (Hu et al. 2021, arXiv:2106.09685)."""
 
     rank: int
-    """At most that of the matrices it is added to: their smaller side."""
+    """Rank of the additions; at most the smaller side of the matrices that they are added to."""
     alpha: float
-    """The addition is scaled by alpha / rank."""
+    """Scale of the additions, times the rank: they are multiplied by alpha / rank."""
     dropout: float = 0.0
-    """On the additions' input."""
+    """Dropout on the input of the additions."""
     targets: list[str] | None = None
-    """Names of linear or embedding modules, whole or their last parts; null: every linear one of the body."""
+    """Names of linear or embedding modules, in full or their last parts; with null, every linear module of the body."""
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0:
@@ -197,36 +201,42 @@ class TrainingParams:
     steps: int
     """Optimiser steps."""
     batch_size: int | Literal["full"]
-    """Rows per step over all ranks and micro-batches; "full" is the whole training set."""
+    """Rows of a step over all ranks and micro-batches; `full` is the whole training set."""
     optimizer: OptimizerParams
+    """Optimiser and its learning rate."""
     schedule: ScheduleParams
+    """How the learning rate changes over the training."""
     micro_batch_size: int | None = None
-    """Rows a rank runs at once; gradients are accumulated. null: its whole share."""
+    """Rows that a rank computes at once; gradients are accumulated over the rest of its share. With null, its whole share."""
     clip_norm: float | None = None
-    """Gradients are scaled down to this global norm (Pascanu et al. 2013, arXiv:1211.5063)."""
+    """Largest global norm of the gradients; larger ones are scaled down (Pascanu et al. 2013, arXiv:1211.5063)."""
     precision: Precision = "fp32"
-    """bf16 and fp16 autocast the forward pass; weights and optimiser stay fp32. fp16 is for GPUs without bf16: it ends at 65504
-    and 6e-8, so the loss is scaled, and a step at which the scale is too large is left out (`training.scaler`)."""
+    """Precision of the forward pass: bf16 and fp16 autocast it, weights and optimiser stay in fp32. fp16 is for GPUs without
+    bf16: it ends at 65504 and 6e-8, so the loss is scaled, and a step at which the scale is too large is skipped."""
     label_smoothing: float = 0.0
-    """Of the cross-entropy (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)."""
+    """Label smoothing of the cross-entropy (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)."""
     bucket_batches: int = 16
-    """Batches over which rows are sorted by length."""
+    """Batches over which rows are sorted by length, so that little is padding."""
     evaluate_every: int = 100
     """Steps between evaluations on the validation split."""
     log_every: int = 10
     """Steps between points of the learning curve."""
     metric: Literal["loss", "accuracy", "macro_f1"] = "loss"
-    """Of the validation split: chooses the weights that are kept, stops early, lowers the rate on a plateau."""
+    """Validation score that chooses the weights that are kept, stops early, and lowers the rate on a plateau."""
     early_stopping: EarlyStopping | None = None
+    """Ends the training when its `metric` no longer improves."""
     ema_decay: float | None = None
     """Evaluate and keep an exponential moving average of the weights with this decay a step, not the weights themselves
     (Polyak & Juditsky 1992; as in Izmailov et al. 2018, arXiv:1803.05407). Shorter at the start: min(decay, (1 + n) / (10 + n))
     after n steps."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What a loss or gradient that is infinite or no number does: end the training, or leave out that step."""
+    """What happens at a loss or gradient that is NaN or infinite: the training ends, or the step is skipped."""
     imbalance: ImbalanceParams = ImbalanceParams()
+    """Classification: what is done about classes of unequal size."""
     checkpoint: CheckpointParams = CheckpointParams()
+    """How often a killed training can be resumed from."""
     parallel: ParallelParams = ParallelParams()
+    """How the training is divided among its ranks."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "bucket_batches", "evaluate_every", "log_every"):
@@ -272,4 +282,6 @@ class StudentParams:
     """The small model: shared by the student, its baseline without a teacher, and fine-tuning from scratch."""
 
     model: ModelParams
+    """Architecture, or pretrained weights."""
     training: TrainingParams
+    """Steps, batches, optimiser and schedule."""

@@ -27,7 +27,7 @@ TEACHER = DATA / "train_teacher"
 @block
 class DistillationParams:
     temperature: Scheduled
-    """Temperature of teacher and student in the loss, which is multiplied by its square. A number, or `{start: 4.0, end: 1.0}`."""
+    """Temperature of teacher and student in the loss, which is multiplied by its square: a number, or `{start: 4, end: 1}`."""
     weight: Scheduled
     """Weight of the teacher's term; the cross-entropy of the true label has the rest. A number, or `{start: 1.0, end: 0.5}`."""
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"

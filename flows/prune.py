@@ -38,7 +38,7 @@ def prune(root: Path, keep_seconds: float, yes: bool = False, reports: bool = Fa
         # Without what has just been deleted; a run cannot have begun meanwhile.
         cache = list(clone.cache())
         if any(item.removable for item in cache):
-            command(*GC, "--quiet", *clone.projects(), cwd=clone.root)
+            command("dvc", *GC, "--quiet", *clone.projects(), cwd=clone.root)
             for record in list(clone.dangling_records()):
                 remove(record)
         return [*items, *cache], [*freed, *(item for item in cache if item.removable)]

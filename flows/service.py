@@ -34,8 +34,8 @@ from flows.pools import (
     ServiceError,
     deployed,
     heard,
-    last_line,
     pool_exists,
+    said_in,
     wait_for_server,
 )
 from flows.workspace import command, environment, repository_root
@@ -127,7 +127,7 @@ class Service:
             while not heard(url, pool, since):
                 if time.monotonic() > deadline:
                     log = self.home / f"{pool}.log"
-                    raise ServiceError(f"the worker of pool '{pool}' did not start; last line of {log}: {last_line(log)}")
+                    raise ServiceError(f"the worker of pool '{pool}' did not start; {log} says: {said_in(log)}")
                 time.sleep(0.2)
 
     def write_settings(self, port: int) -> None:
@@ -190,7 +190,7 @@ class Service:
                 start_new_session=True,
             )  # fmt: skip
         if done.returncode:
-            raise ServiceError(f"supervisord did not start: {last_line(self.home / 'up.log')}")
+            raise ServiceError(f"supervisord did not start: {said_in(self.home / 'up.log')}")
 
     def deploy(self, url: str) -> bool:
         """Create pools and deployments unless these very ones exist; returns whether it had to."""

@@ -21,6 +21,7 @@ import transformers
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from stillhouse.core.artifacts import DATA, TIMING, published, storage_errors, write_json
+from stillhouse.core.checkout import refused
 from stillhouse.core.environment import check_environment
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.inflight import IN_FLIGHT, InFlight, locate
@@ -90,6 +91,8 @@ def take_up(stage: str, ranks: Ranks) -> tuple[Ranks, InFlight | None]:
 
     folder = ranks.on_main(find)
     if folder is None:
+        if ranks.is_main and (reason := refused(Path.cwd())):
+            print(f"note: {stage}: nothing is kept for an interrupted start: {reason}", file=sys.stderr, flush=True)
         return ranks, None
     waited = False
     while not ranks.on_main(try_lock):

@@ -6,7 +6,7 @@ A submodule is brought into the workspace as a worktree of its own; any other re
 import re
 from pathlib import Path
 
-from flows.commands import command
+from flows.commands import command, run
 from stillhouse.core.errors import StillhouseError
 
 
@@ -29,6 +29,20 @@ def refuse_nested(root: Path) -> None:
             "of the checkout, make it a submodule, or let git ignore it, where a run finds pretrained models and nothing else: "
             f"'echo /{found[0]}/ >> .git/info/exclude'"
         )
+
+
+def allow_worktrees(root: Path) -> None:
+    """Move a submodule's own `core.worktree` out of the settings that its worktrees share, as `git sparse-checkout` does.
+
+    Git itself ignores it in a linked worktree. One of the libraries through which DVC reads repositories does not, and takes
+    another folder for the workspace.
+    """
+    common = Path(command("git", "rev-parse", "--path-format=absolute", "--git-common-dir", cwd=root))
+    found = run("git", "config", "--file", str(common / "config"), "core.worktree", cwd=root).stdout.strip()
+    if found:
+        command("git", "config", "--file", str(common / "config"), "extensions.worktreeConfig", "true", cwd=root)
+        command("git", "config", "--file", str(common / "config.worktree"), "core.worktree", found, cwd=root)
+        command("git", "config", "--file", str(common / "config"), "--unset", "core.worktree", cwd=root)
 
 
 def submodules(folder: Path) -> dict[str, str]:

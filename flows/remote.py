@@ -19,7 +19,7 @@ from pathlib import Path
 from flows import store
 from flows.commands import CommandError, command, run
 from flows.in_use import hold
-from flows.nested import bring_submodules
+from flows.nested import allow_worktrees, bring_submodules
 from flows.pipeline import is_within, read_pipeline
 from flows.settings import share_settings
 from flows.workspace import prune_waits, remove_workspace
@@ -194,6 +194,7 @@ def ordered_workspace(order: Order, root: Path, scratch: Path) -> Iterator[Path]
     Removed when the block ends well, kept when it fails. Raises OrderError if code or inputs are not to be had.
     """
     obtain_revision(order, root)
+    allow_worktrees(root)
     scratch.mkdir(parents=True, exist_ok=True)
     prefix = re.sub(r"[^\w.-]+", "-", f"{order.run}-{order.stage}-")
     with prune_waits(root):

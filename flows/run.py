@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from flows.commands import command, committing, ended_with, environment, reason_in, run
 from flows.experiments import free_name
 from flows.pipeline import Pipeline, is_within, read_pipeline
+from flows.preflight import check_checkout
 from flows.recipe import recipe_file
 from flows.repro import Verdict, core_slot, cores_for, in_run_cache, lease, repro
 from flows.workspace import open_workspace, remove_workspace, up_to_date
@@ -165,6 +166,7 @@ def attempt(run: Run, name: str, log: Log, elsewhere: Callable[[], Verdict] | No
 
 def open_run(root: Path, name: str, request: Request) -> Run:
     """Check the request and make the workspace. Raises StillhouseError, with nothing left behind, if it cannot run."""
+    check_checkout(root)
     if request.recipe:
         recipe_file(root, request.recipe)
     name = free_name(root, name)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from flows.commands import CommandError, command, environment, login_name
 from flows.in_use import hold, let_go
-from flows.nested import RepositoryError, bring_submodules, refuse_nested, submodules
+from flows.nested import RepositoryError, allow_worktrees, bring_submodules, refuse_nested, submodules
 from flows.settings import share_settings
 from stillhouse.core.checkout import RUNS, refused
 from stillhouse.core.errors import nearest
@@ -76,6 +76,7 @@ def open_workspace(root: Path, name: str, revision: str | None = None) -> Path:
     with ThreadPoolExecutor() as threads:
         # Half a second each.
         cache = threads.submit(cache_folder, root)
+        allow_worktrees(root)
         tree = None if revision else snapshot(root)
         commit = resolve(root, revision or "HEAD")
     (root / RUNS).mkdir(exist_ok=True)

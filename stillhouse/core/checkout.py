@@ -28,8 +28,14 @@ def main_checkout(folder: Path) -> Path:
     common = git_folder(folder)
     if common is None:
         return folder
-    settings = ask("config", "--file", str(common / "config"), "--get-regexp", r"^core\.(bare|worktree)$", folder=folder)
-    told = dict(line.partition(" ")[::2] for line in settings.splitlines())
+    # Of a submodule's: see `flows.nested.allow_worktrees`.
+    files = [path for path in (common / "config", common / "config.worktree") if path.is_file()]
+    lines = [
+        line
+        for path in files
+        for line in ask("config", "--file", str(path), "--get-regexp", r"^core\.(bare|worktree)$", folder=folder).splitlines()
+    ]
+    told = dict(line.partition(" ")[::2] for line in lines)
     if place := told.get("core.worktree"):
         return (common / place).resolve()
     if common.name == ".git" and told.get("core.bare") != "true":

@@ -79,6 +79,6 @@ def check_links(root: Path) -> None:
     # It tries beside the path that it is given.
     if not test_links(types, localfs, str(cache), localfs, str(scratch / "link")):
         raise StorageError(
-            f"DVC's cache {cache} and {root} lie where no link of the type {', '.join(types)} is possible (cache.type), so that "
-            "no stage could end; 'dvc config --local cache.type copy' always is"
+            f"DVC's cache {cache} and {root} lie where no link of the type {', '.join(types)} is possible (cache.type), so "
+            "that no stage could end; 'dvc config --local cache.type copy' always is"
         )

@@ -151,7 +151,14 @@ def moved(project: Project, name: str) -> Path:
     return place
 
 
-@pytest.mark.parametrize("name", ["50% off", "100%s", 'it\'s "quoted", #1; $HOME', "größe 日本", "-n", "a [b] *"])
+def slow(*given: str):
+    return pytest.param(*given, marks=pytest.mark.slow)
+
+
+ALL_AT_ONCE = '50% it\'s "quoted", #1; $HOME größe 日本 [b] *'
+
+
+@pytest.mark.parametrize("name", [ALL_AT_ONCE, *map(slow, ["100%s", "it's", "#1", "a; b", "größe 日本", "-n", "[b] *"])])
 def test_a_run_works_in_a_folder_of_any_name(nobody, name):
     runs_and_is_saved(moved(nobody, name))
 

@@ -94,7 +94,7 @@ def second_host(first: Path, folder: Path) -> tuple[int, int]:
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--recipe")
+    parser.add_argument("--recipe", help="of recipes/, for the clones' params.yaml; default: params.yaml, with --quick: tiny")
     options = parser.parse_args()
     recipe = options.recipe or ("tiny" if options.quick else None)
     with one_line_errors("fresh_clone"):

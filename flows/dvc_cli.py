@@ -12,14 +12,18 @@ import sys
 from typing import Any
 
 LOOK = "--look"
+WAIT = "--wait-for-lock"
 ADVICE = "Use `dvc push`"
 
 
 def main() -> None:
     words = sys.argv[1:]
-    if words[:1] in ([], ["--help"]):
+    if words[:1] in ([], ["--help"], ["-h"]):
         print(__doc__)
         return
+    if words[0].startswith("-") and words[0] not in (LOOK, WAIT):
+        print(f"error: flows.dvc_cli: unknown option {words[0]}; expected a command of dvc", file=sys.stderr)
+        sys.exit(2)
     from dvc.cli import main as dvc
     from dvc.ui import ui
 

@@ -9,7 +9,6 @@ version back, and the one before it is the promoted one again. What a version is
 stands in `stillhouse/evaluation/gate.py`.
 """
 
-import argparse
 import fcntl
 import json
 import logging
@@ -36,6 +35,7 @@ from flows.workspace import (
 )
 from stillhouse.core.artifacts import DATA, read_json
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.options import Options
 from stillhouse.core.params import PARAMS_FILE, kind_of, read_yaml
 from stillhouse.core.stage import one_line_errors
 
@@ -273,7 +273,7 @@ def check_finished(folder: Path, commit: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="promote", description="Promote the package of a finished run, or say why not.")
+    parser = Options("flows.promote", "Promote the package of a finished run, or say why not.")
     parser.add_argument("--commit", default="HEAD", help="a commit, a tag or the name of an experiment (default: HEAD)")
     arguments = parser.parse_args()
     with one_line_errors("promote"):

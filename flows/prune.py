@@ -8,7 +8,6 @@ What a run in progress uses is never touched, nor data that an experiment or tag
 is moved aside before it is deleted, so that an interrupted prune leaves nothing half there; the next one ends its work.
 """
 
-import argparse
 import math
 import shutil
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from flows.leftovers import DAY_SECONDS, GC, TRASH, Clone, Item, PruneError
 from flows.repro import locked
 from flows.workspace import command, repository_root, shared_folder
+from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
 
 DAYS = 3.0
@@ -122,7 +122,7 @@ def seconds_of(text: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m flows.prune", description="Show and free what runs occupy.")
+    parser = Options("flows.prune", "Show and free what runs occupy.")
     parser.add_argument("--days", default=str(DAYS), help=f"how long workspaces of failed runs are kept (default: {DAYS:g})")
     parser.add_argument("--yes", action="store_true", help="delete what the table calls 'free'; without it nothing is")
     parser.add_argument("--reports", action="store_true", help="also reports of runs that are no longer experiments")

@@ -9,7 +9,6 @@ supervisord keeps the processes alive; everything lies in `.prefect/` of this cl
 server systemd does the same: see `docs/operations.md`.
 """
 
-import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -39,6 +38,7 @@ from flows.pools import (
     wait_for_server,
 )
 from flows.workspace import command, environment, repository_root
+from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
 
 START_SECONDS = 120.0
@@ -247,10 +247,11 @@ def free_port(last: str | None) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m flows.service")
-    parser.add_argument("action", choices=["up", "down", "status", "worker"])
-    parser.add_argument("--server")
-    parser.add_argument("--pool", default="torchrun")
+    parser = Options("flows.service", "The Prefect server of this checkout, with its pools, workers and deployments.")
+    actions = ("up", "down", "status", "worker")
+    parser.add_argument("action", choices=actions, metavar="ACTION", help="up, down, status; worker: be one of another server")
+    parser.add_argument("--server", metavar="URL", help="of a worker: address of the server's API, as http://host:4200/api")
+    parser.add_argument("--pool", default="torchrun", help="of a worker: the pool whose runs it takes (default: torchrun)")
     options = parser.parse_args()
     with one_line_errors(options.action):
         root = repository_root()

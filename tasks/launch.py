@@ -19,7 +19,8 @@ from pathlib import Path
 
 from stillhouse.core.environment import check_environment
 from stillhouse.core.errors import HangError, StillhouseError
-from stillhouse.core.params import load
+from stillhouse.core.options import Options
+from stillhouse.core.params import STAGES, load
 from stillhouse.core.processes import LAUNCHER, join_death_pact, write_failure
 from stillhouse.core.stage import one_line_errors, report_error
 
@@ -32,8 +33,10 @@ LOST = ("Connection closed by peer", "Connection reset by peer", "DistNetworkErr
 
 
 def main() -> None:
+    parser = Options("tasks.launch", __doc__)
+    parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=f"the stage whose ranks to run: {', '.join(STAGES)}")
+    stage = parser.parse_args().stage
     join_death_pact()
-    stage = sys.argv[1]
     with one_line_errors(stage):
         check_environment()
         load(importlib.import_module(f"tasks.{stage}").Params)

@@ -32,9 +32,7 @@ def add(name: str, root: Path) -> Path:
 
 def main() -> None:
     parser = Options("flows.data", "Copy own data into data/raw, tracked by DVC.")
-    parser.add_argument(
-        "file", nargs="?", default="", help="a file or folder; one of its name in data/raw is replaced"
-    )
+    parser.add_argument("file", nargs="?", default="", help="a file or folder; one of its name in data/raw is replaced")
     options = parser.parse_args()
     with one_line_errors("data"):
         place = add(options.file, repository_root())

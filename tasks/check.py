@@ -20,9 +20,7 @@ from stillhouse.models.ngram_options import are_good
 
 def main() -> None:
     parser = Options("tasks.check", __doc__)
-    parser.add_argument(
-        "file", nargs="?", type=Path, default=PARAMS_FILE, help="what to check (default: params.yaml)"
-    )
+    parser.add_argument("file", nargs="?", type=Path, default=PARAMS_FILE, help="what to check (default: params.yaml)")
     path = parser.parse_args().file
     with one_line_errors("check"):
         for stage in STAGES:

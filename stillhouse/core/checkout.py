@@ -44,6 +44,19 @@ def main_checkout(folder: Path) -> Path:
     return top.parent.parent if top.parent.name == RUNS else top
 
 
+def local_folder(name: str) -> Path | None:
+    """A folder that a parameter names; None if there is none.
+
+    A relative name that is not in this run's workspace may lie in the checkout, where git ignores it: the workspace has what
+    git knows.
+    """
+    here = Path(name)
+    if here.is_dir():
+        return here
+    beside = Path() if here.is_absolute() else main_checkout(Path.cwd()) / here
+    return beside if name and not here.is_absolute() and beside.is_dir() else None
+
+
 def ask(*words: str, folder: Path) -> str:
     """What git answers; "" if it fails or is not there."""
     try:

@@ -21,7 +21,7 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.inflight import sweep_recorded
 from stillhouse.core.options import CLOSED_PIPE, no_options, output_is_closed
 from stillhouse.core.params import load
-from stillhouse.core.processes import join_death_pact, write_failure
+from stillhouse.core.processes import forget_job_system, join_death_pact, write_failure
 
 P = TypeVar("P")
 
@@ -36,6 +36,7 @@ def run_stage(stage: str, params_type: type[P], run: Callable[[P, Path], dict | 
 def execute(stage: str, params_type: type[P], run: Callable[[P, Path], dict | None]) -> None:
     """Check the environment, read parameters, run and publish. Raises StillhouseError."""
     join_death_pact()
+    forget_job_system(stage)
     # A polite kill must unwind, so that scratch folders go away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     check_environment()

@@ -26,7 +26,7 @@ from stillhouse.core.environment import check_environment
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.inflight import IN_FLIGHT, InFlight, locate
 from stillhouse.core.params import load
-from stillhouse.core.processes import join_death_pact
+from stillhouse.core.processes import forget_job_system, join_death_pact
 from stillhouse.core.stage import report_error
 from stillhouse.training.distributed import Ranks, join
 
@@ -56,6 +56,7 @@ def run_ranked_stage(stage: str, params_type: type, run: Callable[[Any, Path, Ra
             if flight:
                 flight.publish()
 
+    forget_job_system(stage)
     try:
         record(body)()
     except StillhouseError as error:

@@ -111,6 +111,8 @@ def test_cancelling_the_parent_ends_ranks_and_child(live):
     live.until(run, lambda _: not ranks(child))
     live.until(run, lambda runs: all(each["state"]["name"] == "Cancelled" for each in runs))
     live.until(run, lambda _: not processes(run) and not processes(child))
+    log = live.until(run, lambda _: live.logs(run))
+    assert [line for line in log if "NotReady" in line["message"] or line["level"] >= 40] == []
 
 
 def test_a_stage_that_its_worker_never_started_is_lost_and_not_waited_for_for_ever(live):

@@ -102,7 +102,7 @@ def test_a_folder_that_git_ignores_is_found_from_a_workspace(tmp_path, monkeypat
     assert snapshot("models/bert", ["*.json"]) == root / "models" / "bert"
     assert local_folder("models/gpt") is None
     assert local_folder("/models/bert") is None
-    with pytest.raises(Exception, match="^'models/gpt' is no local folder, and a hub id needs its commit"):
+    with pytest.raises(Exception, match=r"^'models/gpt' is no local folder, and a hub id needs its commit"):
         snapshot("models/gpt", ["*.json"])
     # What lies in the workspace itself comes first.
     (root / ".runs" / "run" / "models" / "bert").mkdir(parents=True)

@@ -24,6 +24,7 @@ OF_A_RANK = (
 )  # fmt: skip
 """Environment variables by which a launcher tells a process which rank it is; job systems set them too."""
 ELASTIC = "TORCHELASTIC_"
+TORCHRUN = (b"torchrun", b"torch.distributed.run", b"torch.distributed.launch")
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -66,7 +67,7 @@ def is_rank() -> bool:
     except OSError:
         # Not Linux.
         return True
-    return any(b"torchrun" in word or b"torch.distributed" in word or b"torch/distributed" in word for word in words)
+    return any(word.rpartition(b"/")[2] in TORCHRUN or word.endswith(b"torch/distributed/run.py") for word in words)
 
 
 def forget_job_system(stage: str) -> None:

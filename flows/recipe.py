@@ -29,7 +29,7 @@ def recipe_file(root: Path, name: str) -> Path:
         if name and path.is_file():
             return path
     known = [p.stem for p in (root / "recipes").glob("*.yaml")]
-    where = f"recipes/{given.stem}.yaml" if bare else f"neither {given} nor {root / given} is a file"
+    where = "no such file" if given.suffix in (".yaml", ".yml") else f"recipes/{name}.yaml"
     raise ParamsError(f"there is no recipe '{name}' ({where}){nearest(given.stem, known)}")
 
 

@@ -59,6 +59,9 @@ def runs_and_is_saved(root: Path, name: str = "saved", apply: bool = True) -> No
     said = distil(root, "--name", name)
     assert f"experiment {name}; executed: export_model" in said.stdout, said.stdout + said.stderr
     assert [path.name for path in (root / ".runs").iterdir()] == []
+    assert "Running stage 'export_model':" in said.stdout
+    for advice in ("git add", "autostage", "auto staging", "dvc push"):
+        assert advice not in said.stdout + said.stderr
     assert (root / PACKAGE / "model.txt").read_text()[0] == "1"
     assert "n: 7" in shell("git", "show", f"{ref_of(root, name)}:params.yaml", folder=root).stdout
     if not apply:

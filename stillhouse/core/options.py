@@ -6,6 +6,7 @@ parser.add_argument("--yes", action="store_true", help="delete what the table ca
 
 import argparse
 import os
+import select
 import sys
 from typing import Any, NoReturn
 
@@ -60,10 +61,24 @@ def output_is_closed() -> bool:
     """Write what was printed so far; whether the reader of standard output has gone. Whatever follows is then lost silently."""
     try:
         sys.stdout.flush()
+        closed = reader_has_gone()
     except BrokenPipeError:
+        closed = True
+    if closed:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         # Python writes once more when it ends, and would say that it could not.
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        return True
-    return False
+    return closed
+
+
+def reader_has_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more; without a buffer, writing shows it only once."""
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):
+        # No file at all, as in a test.
+        return False
+    poll = select.poll()
+    poll.register(number, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -54,7 +54,7 @@ def test_a_recipe_may_lie_anywhere_and_a_run_has_it(cook, monkeypatch):
     ("name", "said"),
     [
         ("tny", r"^there is no recipe 'tny' \(recipes/tny.yaml\); did you mean 'tiny'\?$"),
-        ("recipes/tny.yaml", r"^there is no recipe 'recipes/tny.yaml' \(neither .* nor .* is a file\); did you mean 'tiny'\?$"),
+        ("recipes/tny.yaml", r"^there is no recipe 'recipes/tny.yaml' \(no such file\); did you mean 'tiny'\?$"),
         ("recipes", r"^there is no recipe 'recipes' "),
         ("", r"^there is no recipe '' "),
     ],
@@ -77,9 +77,7 @@ def test_use_never_loses_an_edit(cook):
         params.write_text("n: 9\n")
         if how == "added":
             command("git", "add", "params.yaml", cwd=cook)
-        with pytest.raises(
-            ParamsError, match=r"^params.yaml holds edits that are not committed, and would be lost; commit it, "
-        ):
+        with pytest.raises(ParamsError, match=r"^params.yaml holds edits that are not committed, and would be lost; commit "):
             use(cook, "tiny")
         assert params.read_text() == "n: 9\n"
     commit(cook, "mine")
@@ -90,8 +88,6 @@ def test_use_never_loses_an_edit(cook):
 
 
 def test_use_of_a_file_that_git_does_not_know_is_refused_too(cook):
-    command("git", "rm", "--quiet", "--cached", "params.yaml", cwd=cook)
-    commit(cook, "untracked")
     command("git", "rm", "--quiet", "--cached", "params.yaml", cwd=cook)
     command("git", "commit", "--quiet", "--message", "untracked", cwd=cook)
     (cook / "params.yaml").write_text("n: 9\n")
@@ -124,8 +120,6 @@ def test_dvcs_warnings_and_errors_and_exit_codes_stay(cook):
     assert "to stdout" in done.stdout
     assert "to stderr" in done.stderr
     assert "ERROR: failed to reproduce 'export_model': failed to run: python make.py, exited with 7" in done.stderr
-    (cook / "dvc.yaml").write_text("stages: {export_model: {cmd: 'true', params: [nothing], outs: [out]}}\n")
-    assert "WARNING: 'params.yaml' does not contain" in shell(*DVC, "status", "-v", folder=cook, check=False).stderr or True
 
 
 def test_a_stage_keeps_the_terminal_for_its_bar(cook):

@@ -158,7 +158,7 @@ def test_a_table_whose_reader_has_gone_ends_without_a_traceback(tiny_copy):
         )  # fmt: skip
         os.close(write)
         assert done.stderr == ""
-        assert done.returncode == 141
+        assert done.returncode in (0, 141)
 
 
 def test_a_run_goes_on_when_its_reader_has_gone(cook):

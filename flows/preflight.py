@@ -70,7 +70,7 @@ def check_links(root: Path) -> None:
     if "copy" in types:
         return
     # DVC's own modules take a second to import.
-    from dvc_objects.fs import localfs
+    from dvc_objects.fs.local import localfs
     from dvc_objects.fs.generic import test_links
 
     cache, scratch = cache_folder(root), root / ".dvc" / "tmp"

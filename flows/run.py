@@ -42,7 +42,7 @@ class Request:
     """What a user asks of a run."""
 
     recipe: str | None = None
-    """A file in `recipes/`; without it `params.yaml` as it lies in the checkout."""
+    """A name in `recipes/`, or a path; without it `params.yaml` as it lies in the checkout."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Dotted key of `params.yaml` to value."""
     targets: list[str] = field(default_factory=list)

@@ -70,8 +70,8 @@ def check_links(root: Path) -> None:
     if "copy" in types:
         return
     # DVC's own modules take a second to import.
-    from dvc_objects.fs.local import localfs
     from dvc_objects.fs.generic import test_links
+    from dvc_objects.fs.local import localfs
 
     cache, scratch = cache_folder(root), root / ".dvc" / "tmp"
     cache.mkdir(parents=True, exist_ok=True)

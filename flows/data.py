@@ -20,7 +20,7 @@ def add(name: str, root: Path) -> Path:
     target = root / "data" / "raw" / source.name
     if source.resolve() != target.resolve():
         if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
+            shutil.copytree(source, target, dirs_exist_ok=True, copy_function=replace)
         else:
             # DVC may have made the old file read-only.
             target.unlink(missing_ok=True)
@@ -28,6 +28,12 @@ def add(name: str, root: Path) -> Path:
     place = target.relative_to(root)
     command("dvc", "add", "--quiet", str(place), cwd=root)
     return place
+
+
+def replace(source: str, place: str) -> str:
+    """Copy a file to a place where DVC may have put a link into its cache: that would be written through."""
+    Path(place).unlink(missing_ok=True)
+    return shutil.copy2(source, place)
 
 
 def main() -> None:

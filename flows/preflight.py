@@ -6,6 +6,7 @@ commits where git knows no name, by `flows.commands`.
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from flows.nested import RepositoryError
@@ -56,8 +57,11 @@ def size_of(pointer: Path) -> int:
 
 def link_types(root: Path) -> list[str]:
     """How DVC puts files of the cache into the checkout, in order of preference; as DVC has it where nothing is set."""
-    value = None
-    for path in (Path.home() / ".config" / "dvc" / "config", root / ".dvc" / "config", root / LOCAL):
+    value, files = None, [root / ".dvc" / "config", root / LOCAL]
+    # A user without a name and a home has no settings of their own either.
+    with suppress(RuntimeError):
+        files.insert(0, Path.home() / ".config" / "dvc" / "config")
+    for path in files:
         value = read_settings(path).get("cache", {}).get("type", value)
     if value is None:
         return ["reflink", "copy"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.data import add
 from flows.leftovers import Clone
 from flows.preflight import check_checkout
 from flows.promote import register
@@ -303,6 +304,22 @@ def test_a_run_works_with_a_cache_of_links(nobody, kind, where):
         (nobody.root / ".dvc" / "cache").rename(nobody.root.parent / "a cache")
     shell("dvc", "checkout", "--relink", folder=nobody.root)
     runs_and_is_saved(nobody.root)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hardlink"])
+def test_own_data_that_are_put_in_again_do_not_change_what_the_cache_holds(nobody, kind):
+    """Written through a link, the old data would be lost, and the new ones stand under the old ones' hash."""
+    shell("dvc", "config", "--local", "cache.type", kind, folder=nobody.root)
+    (nobody.root / "data" / "raw").mkdir()
+    (nobody.root / "data" / ".gitignore").write_text("*\n!.gitignore\n!raw\n!raw/*.dvc\n")
+    own = nobody.root.parent / "own"
+    own.mkdir()
+    for text in ("old", "new"):
+        (own / "texts.csv").write_text(text)
+        add(str(own), nobody.root)
+        assert (nobody.root / "data" / "raw" / "own" / "texts.csv").read_text() == text
+    held = {path.read_text() for path in (nobody.root / ".dvc" / "cache" / "files").glob("md5/*/*")}
+    assert {"old", "new"} <= held
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.commands import CommandError, command, environment, missing_identity, reason_in
+from flows.pools import said_in
 
 FOOTER = "\n\nHaving any troubles? Hit us up at https://dvc.org/support, we are always happy to help!\n"
 OUTPUTS = {
@@ -71,6 +72,13 @@ def test_a_failed_command_is_reported_with_its_reason(name, false_program, tmp_p
     false_program(name, f"ERROR: the moon is full{FOOTER}")
     with pytest.raises(CommandError, match=rf"^'{name} status' in {tmp_path} failed: the moon is full$"):
         command(name, "status", cwd=tmp_path)
+
+
+def test_the_end_of_a_log_says_what_is_wrong(tmp_path):
+    log = tmp_path / "up.log"
+    assert said_in(log) == "nothing"
+    log.write_text("a line\n" * 100 + "Error: the port is taken\nFor help, use supervisord -h\n")
+    assert said_in(log) == "the port is taken"
 
 
 def test_a_command_that_is_not_installed_and_a_folder_that_is_gone_are_one_line(tmp_path):

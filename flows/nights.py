@@ -4,9 +4,9 @@ A redeploy deletes and recreates schedules, so that a tick can come twice, and a
 The date of a run is that of its scheduled start, and the first run of a date that ends well takes it.
 
 Where daylight saving skips the time of a schedule, Prefect 3.8 starts the run an hour early (3.9.1 an hour late): that of
-midnight in Santiago, Cairo or Havana comes at 23:00, on a date that has had its run. The same happens where the schedule's time zone is not that of the
-nights: one at 22:30 UTC is after midnight in Berlin in summer, and before in winter. So a run that comes so long after the
-one that has its date is not that night's second, but the next night's.
+midnight in Santiago, Cairo or Havana comes at 23:00, on a date that has had its run. The same happens where the schedule's
+time zone is not that of the nights: 22:30 UTC is after midnight in Berlin in summer, and before in winter. So a run that
+comes so long after the one that has its date is not that night's second, but the next night's.
 """
 
 import json

@@ -23,8 +23,8 @@ from pathlib import Path
 from benchmarks.common import arguments, commit, finish, machine, repro, say
 from benchmarks.reproduce import NOT_COMPARED
 from benchmarks.served import make
+from flows.commands import command, committing, environment, repository_root
 from flows.recipe import recipe_file
-from flows.workspace import command, environment, repository_root
 from stillhouse.core.artifacts import TIMING
 from stillhouse.core.params import read_yaml
 from stillhouse.core.stage import one_line_errors
@@ -117,7 +117,7 @@ def main() -> None:
             if code or not new:
                 say(output)
                 raise RuntimeError(f"the run failed; its log stands above, and {folder} is kept")
-            command("dvc", "exp", "apply", new[0], cwd=first)
+            command("dvc", "exp", "apply", new[0], cwd=first, env=committing(first))
             equal = compared(read_yaml(first / "dvc.lock")) == compared(read_yaml(plain / "dvc.lock"))
             say(f"dvc.lock equal to that of dvc repro: {equal}")
             again, output, cached = typed(FLOW, first)

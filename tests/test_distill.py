@@ -18,7 +18,7 @@ from flows.pipeline import read_pipeline
 from flows.pools import ServiceError, heard, pool_exists, worker_type
 from flows.service import Service, free_port
 from tests.live import ranks
-from tests.tiny_run import ROOT, shell
+from tests.tiny_run import ROOT, apply, shell
 
 
 def worker(folder, *words: str) -> str:
@@ -65,7 +65,7 @@ def test_a_cached_run_executes_nothing_and_is_an_experiment(live):
     assert name in live.experiments()
     assert (live.folder / "dvc.lock").read_bytes() == lock
     assert not list((live.folder / ".runs").glob(f"{name}*"))
-    shell("dvc", "exp", "apply", name, folder=live.folder)
+    apply(name, live.folder)
     assert (live.folder / "dvc.lock").read_bytes() == lock
 
 

@@ -23,8 +23,9 @@ from pathlib import Path
 from benchmarks.common import arguments, commit, finish, machine, repro, say
 from benchmarks.reproduce import NOT_COMPARED
 from benchmarks.served import make
-from flows.commands import command, committing, environment, repository_root
+from flows.commands import command, committing, environment
 from flows.recipe import recipe_file
+from flows.workspace import repository_root
 from stillhouse.core.artifacts import TIMING
 from stillhouse.core.params import read_yaml
 from stillhouse.core.stage import one_line_errors

@@ -15,7 +15,7 @@ from typing import Any
 from dvc.lock import make_lock
 from ruamel.yaml import YAML
 
-from flows.commands import CommandError, command
+from flows.commands import CommandError, reason_of, run
 from flows.settings import LOCAL, read_settings, set_cache
 from stillhouse.core.errors import StillhouseError
 
@@ -26,7 +26,10 @@ class StoreError(StillhouseError):
 
 def dvc(*words: str, cwd: Path) -> str:
     """Standard output of a DVC command that waits for the repository's lock. Raises CommandError with DVC's own error."""
-    return command("dvc", "--wait-for-lock", *words, cwd=cwd)
+    done = run("dvc", "--wait-for-lock", *words, cwd=cwd)
+    if done.returncode:
+        raise CommandError(f"'dvc {' '.join(words)}' in {cwd} failed: {reason_of(done)}")
+    return done.stdout
 
 
 def with_remote(*words: str, cwd: Path) -> str:

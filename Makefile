@@ -10,17 +10,19 @@ FILE ?=
 SERVER ?=
 POOL ?= torchrun
 WEBHOOK ?=
+# A user number without a name, as in containers, would end every command of DVC.
+export LOGNAME ?= $(shell id -un 2>/dev/null || echo user)
 
 .PHONY: help distill use data up down worker test test-all lint lock docs bench prune notify venv clean
 
 help:
 	@echo "make distill              run the pipeline, end with a table and the path of the report"
 	@echo "make distill RECIPE=tiny  the same with recipes/tiny.yaml, in its own worktree, saved as a DVC experiment"
-	@echo "make use RECIPE=tiny      copy a recipe over params.yaml"
+	@echo "make use RECIPE=tiny      copy a recipe over params.yaml; one of recipes/, or the path of any params file"
 	@echo "make data FILE=train.csv  put own data into data/raw, tracked by DVC"
 	@echo "make up / down            Prefect server, pools, workers and deployments on this machine / stop them"
 	@echo "make worker SERVER=http://host:4200/api POOL=torchrun     be a worker of another machine's server"
-	@echo "make notify WEBHOOK=https://...    tell of failed, crashed and refused runs; without WEBHOOK: no more"
+	@echo "make notify WEBHOOK=https://...    tell of failed, crashed and refused runs; alone: what is set; TEST=1 posts one; OFF=1"
 	@echo "make prune                show what runs occupy on this disk and why it is kept; frees nothing"
 	@echo "make prune YES=1 DAYS=3   free it: runs that failed over DAYS ago, data that no checkout, branch, tag, experiment needs;"
 	@echo "                          with REPORTS=1 also reports of runs that are no longer experiments"
@@ -41,7 +43,7 @@ $(READY): requirements.lock pyproject.toml
 # A failed stage leaves its place empty, because DVC clears it first; the last good outputs come back from the cache.
 distill: venv
 	@$(ACTIVATE) && if [ -n "$(RECIPE)" ]; then python -m flows.distill --recipe "$(RECIPE)"; \
-	else python -m tasks.check && { dvc repro || { dvc checkout --quiet 2>/dev/null; exit 1; }; } && python -m flows.summary; fi
+	else python -m tasks.check && { python -P flows/dvc_cli.py repro || { dvc checkout --quiet 2>/dev/null; exit 1; }; } && python -m flows.summary; fi
 
 use: venv
 	@$(ACTIVATE) && python -m flows.recipe "$(RECIPE)"
@@ -80,7 +82,7 @@ bench: venv
 	@$(ACTIVATE) && python -m benchmarks.run_all
 
 notify: venv
-	@$(ACTIVATE) && python -m flows.notify $(if $(WEBHOOK),--webhook "$(WEBHOOK)",--off)
+	@$(ACTIVATE) && python -m flows.notify $(if $(WEBHOOK),--webhook "$(WEBHOOK)") $(if $(filter 1 y yes,$(TEST)),--test) $(if $(filter 1 y yes,$(OFF)),--off)
 
 prune: venv
 	@$(ACTIVATE) && python -m flows.prune $(if $(DAYS),--days "$(DAYS)") $(if $(filter 1 y yes,$(YES)),--yes) $(if $(filter 1 y yes,$(REPORTS)),--reports)

@@ -1,6 +1,5 @@
 """What every benchmark prints: the machine, the commit, its progress, and one line of JSON at the end. Torch-free."""
 
-import argparse
 import json
 import os
 import platform
@@ -9,25 +8,21 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.workspace import CommandError, command
+from flows.commands import CommandError, command
+from stillhouse.core.options import Options, say
 
 
-def arguments(doc: str) -> argparse.ArgumentParser:
+def arguments(doc: str) -> Options:
     """A parser with the one option that all share; `doc` is the module's docstring."""
-    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    parser = Options(f"benchmarks.{Path(sys.argv[0]).stem}", doc)
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: shows that it runs, measures nothing")
     return parser
-
-
-def say(text: str = "") -> None:
-    """A line of progress, at once: a benchmark is mostly waited for."""
-    print(text, flush=True)
 
 
 def finish(**figures: float) -> None:
     """The last line: flat JSON, six digits."""
     short = {name: value if isinstance(value, int) else float(f"{value:.6g}") for name, value in figures.items()}
-    print(json.dumps(short), flush=True)
+    say(json.dumps(short))
 
 
 def machine() -> str:

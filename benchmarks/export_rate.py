@@ -124,7 +124,7 @@ def compare(vocab: int, blocks: int, hidden: int, layers: int, rounds: int, rank
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of both sides (default: 2)")
     options = parser.parse_args()
     rounds = 1 if options.quick else 5
     with one_line_errors("export_rate"), join(options.threads) as ranks:

@@ -23,8 +23,9 @@ from pathlib import Path
 from benchmarks.common import arguments, commit, finish, machine, repro, say
 from benchmarks.reproduce import NOT_COMPARED
 from benchmarks.served import make
+from flows.commands import command, committing, environment
 from flows.recipe import recipe_file
-from flows.workspace import command, environment, repository_root
+from flows.workspace import repository_root
 from stillhouse.core.artifacts import TIMING
 from stillhouse.core.params import read_yaml
 from stillhouse.core.stage import one_line_errors
@@ -94,7 +95,7 @@ def second_host(first: Path, folder: Path) -> tuple[int, int]:
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--recipe")
+    parser.add_argument("--recipe", help="of recipes/, for the clones' params.yaml; default: params.yaml, with --quick: tiny")
     options = parser.parse_args()
     recipe = options.recipe or ("tiny" if options.quick else None)
     with one_line_errors("fresh_clone"):
@@ -117,7 +118,7 @@ def main() -> None:
             if code or not new:
                 say(output)
                 raise RuntimeError(f"the run failed; its log stands above, and {folder} is kept")
-            command("dvc", "exp", "apply", new[0], cwd=first)
+            command("dvc", "exp", "apply", new[0], cwd=first, env=committing(first))
             equal = compared(read_yaml(first / "dvc.lock")) == compared(read_yaml(plain / "dvc.lock"))
             say(f"dvc.lock equal to that of dvc repro: {equal}")
             again, output, cached = typed(FLOW, first)

@@ -114,7 +114,7 @@ def forget_ended(served: Served, names: set[str]) -> None:
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the order of the cases (default: 1)")
     options = parser.parse_args()
     with one_line_errors("gang"):
         root = repository_root()

@@ -101,8 +101,8 @@ def measure(folder: Path, params: dict, seeds: list[int], samples: int) -> tuple
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 1 2 3, with --quick: 1 2")
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=800, help="of every training (default: 800)")
+    parser.add_argument("--threads", type=int, default=1, help="of every training (default: 1)")
     parser.add_argument("--folder", type=Path, help="keep tasks and results here, and go on from what is there")
     parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     options = parser.parse_args()

@@ -70,7 +70,7 @@ def run_through(folder: Path, ranks: int) -> float:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the moments of the kills (default: 1)")
     options = parser.parse_args()
     kills = QUICK_KILLS if options.quick else KILLS
     with one_line_errors("kill_export"):

@@ -127,8 +127,8 @@ def one_kill(server: Server, service: Service, chance: random.Random, kind: str,
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kills", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=1, help="of the moments of the kills (default: 1)")
+    parser.add_argument("--kills", type=int, default=None, help="how many (default: as many as this form has)")
     parser.add_argument("--only", default=None, help="one kind of victim")
     options = parser.parse_args()
     kills = options.kills or (QUICK_KILLS if options.quick else KILLS)

@@ -236,10 +236,10 @@ def one_run(bench: Bench, stage: str, moment: str, reference: dict[str, str], in
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kills", type=int, default=None)
+    parser.add_argument("--seed", type=int, default=1, help="of the moments of the kills (default: 1)")
+    parser.add_argument("--kills", type=int, default=None, help="how many (default: as many as this form has)")
     parser.add_argument("--only", default=None, help="one stage")
-    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--ranks", type=int, default=1, help="processes of every training (default: 1)")
     options = parser.parse_args()
     wanted = options.kills or (QUICK_KILLS if options.quick else KILLS)
     # Four of five kills hit a training: there is most to lose.

@@ -232,10 +232,15 @@ def table(figures: dict[str, float], data: str, seeds: list[int]) -> list[str]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--data", choices=("sample", "novels"), default="sample")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--data",
+        choices=("sample", "novels"),
+        default="sample",
+        help="what the models learn from",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="a training each (default: 1 2 3)")
     parser.add_argument("--folder", type=Path, help="keep teacher, stores and results here, and go on from what is there")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of every training (default: 2)")
     parser.add_argument("--no-curve", action="store_true", help="only the students that every seed has")
     parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")
     options = parser.parse_args()

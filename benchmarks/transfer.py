@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 1 2 3, with --quick: 1 2")
     parser.add_argument("--examples", type=int, nargs="+", help="per class; default: 5 10 30, with --quick: 5")
     parser.add_argument("--steps", type=int, default=300, help="of fine-tuning")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of every training (default: 1)")
     parser.add_argument("--folder", type=Path, help="keep students and results here, and go on from what is there")
     parser.add_argument("--tune", action="store_true", help="show the choice of learning rates, on validation rows alone")
     parser.add_argument("--write", action="store_true", help="put the table into docs/results.md")

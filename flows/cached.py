@@ -6,14 +6,20 @@ changed stage. DVC's own code takes the working directory for the repository, so
 
 import sys
 
-from dvc.repo import Repo
-from dvc.stage.cache import RunCacheNotFoundError
-from dvc_data.hashfile.hash_info import HashInfo
-
 NOT_CACHED = 3
 
 
 def main() -> None:
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print(__doc__)
+        sys.exit(0)
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        print("error: flows.cached: expected the name of a stage of dvc.yaml", file=sys.stderr)
+        sys.exit(2)
+    from dvc.repo import Repo
+    from dvc.stage.cache import RunCacheNotFoundError
+    from dvc_data.hashfile.hash_info import HashInfo
+
     with Repo() as repo:
         stage = repo.stage.load_one("dvc.yaml", sys.argv[1])
         stage.save_deps()

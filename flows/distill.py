@@ -50,11 +50,11 @@ def distill(
 ) -> State:
     """Distil the teacher into the student and fine-tune it.
 
-    recipe: a file in recipes/ instead of params.yaml. overrides: dotted key of params.yaml to value. targets: stages to run
-    with all they depend on (such a run is not saved). force: stages to run although nothing changed, or 'all'. rev: a
-    commit to run instead of the checkout as it lies there. dispatch: 'pool' sends training to workers, 'process' runs
-    everything here. promote: hold the result against the promoted version and tag it if it may take its place.
-    once_a_night: a time zone; a second run for the same date there does nothing.
+    recipe: a name in recipes/, or a path, instead of params.yaml. overrides: dotted key of params.yaml to value. targets:
+    stages to run with all they depend on (such a run is not saved). force: stages to run although nothing changed, or
+    'all'. rev: a commit to run instead of the checkout as it lies there. dispatch: 'pool' sends training to workers,
+    'process' runs everything here. promote: hold the result against the promoted version and tag it if it may take its
+    place. once_a_night: a time zone; a second run for the same night there does nothing.
     """
     logger = run_logger()
     request = Request(

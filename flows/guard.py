@@ -183,6 +183,12 @@ def on_signal(*_: object) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:2] in (["--help"], ["-h"]):
+        print(__doc__)
+        sys.exit(0)
+    if len(sys.argv) < 4 or not sys.argv[1].isdigit():
+        print("error: flows.guard: expected the process id of its parent, seconds of grace, and a command", file=sys.stderr)
+        sys.exit(2)
     parent, grace_seconds, words = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)

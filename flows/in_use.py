@@ -93,7 +93,7 @@ def dvc_at_work(folders: Iterable[Path], running: Iterable[Process]) -> str | No
     """A DVC command that goes on in one of the folders; None if there is none."""
     places = [folder.resolve() for folder in folders]
     for process in running:
-        is_dvc = any(word == b"dvc" or word.endswith(b"/dvc") for word in process.words[:3])
+        is_dvc = any(word == b"dvc" or word.endswith((b"/dvc", b"/dvc_cli.py")) for word in process.words[:3])
         if is_dvc and process.folder and any(process.folder.is_relative_to(place) for place in places):
             return f"process {process.pid} ({name_of(process)})"
     return None

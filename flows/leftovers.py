@@ -13,9 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from stat import S_ISDIR
 
+from flows.commands import CommandError, command
+from flows.dvc_cli import LOOK
 from flows.experiments import experiment_refs, name_of
 from flows.in_use import LOCK, dvc_at_work, is_held, lock_of, processes, user_of
-from flows.workspace import RUNS, CommandError, cache_folder, command, shared_folder
+from flows.repro import DVC
+from flows.workspace import cache_folder, shared_folder
+from stillhouse.core.checkout import RUNS, main_checkout
 from stillhouse.core.errors import ParamsError, StillhouseError
 from stillhouse.core.inflight import IN_FLIGHT
 from stillhouse.core.params import read_yaml
@@ -26,11 +30,13 @@ NEW_SECONDS = 60.0
 NIGHTS_KEPT = timedelta(days=7)
 TRASH = ".trash-"
 """Prefix of what a prune was deleting."""
+OF_LOOKING = (".dvc", ".git")
+"""What commands write into a workspace that only look at it; a run writes elsewhere too."""
 SUFFIX = len("-xxxxxxxx")
 """What `flows.workspace` appends to a run's name."""
 SAVED = ("dvc.lock", "params.yaml")
 """What tells one run's results from another's."""
-GC = ("dvc", "gc", "--force", "--workspace", "--rev", "HEAD", "--all-branches", "--all-tags", "--all-experiments")
+GC = ("gc", "--force", "--workspace", "--rev", "HEAD", "--all-branches", "--all-tags", "--all-experiments")
 
 
 class PruneError(StillhouseError):
@@ -57,9 +63,11 @@ class Clone:
 
     def __init__(self, root: Path, keep_seconds: float, reports: bool = False):
         """`root` is any of its worktrees. `keep_seconds`: how long failed runs are kept."""
+        self.root = main_checkout(root)
         listed = command("git", "worktree", "list", "--porcelain", cwd=root).splitlines()
-        self.worktrees = [Path(line.removeprefix("worktree ")) for line in listed if line.startswith("worktree ")]
-        self.root = self.worktrees[0]
+        found = [Path(line.removeprefix("worktree ")) for line in listed if line.startswith("worktree ")]
+        # Of a submodule the first is git's own folder.
+        self.worktrees = [self.root, *(path for path in found[1:] if path != self.root)]
         if not (self.root / ".dvc").is_dir():
             raise PruneError(f"{self.root} holds no DVC repository; run the command in a clone of the project")
         self.keep_seconds, self.reports = keep_seconds, reports
@@ -90,7 +98,7 @@ class Clone:
                 yield self.workspace(folder)
 
     def workspace(self, folder: Path) -> Item:
-        size, newest = usage(folder)
+        size, newest = usage(folder, OF_LOOKING)
         age = max(0.0, self.now - newest)
         lock = lock_of(folder)
         user = "a run uses it" if is_held(lock) else user_of(folder, self.processes)
@@ -179,9 +187,8 @@ class Clone:
         if reason:
             yield Item(kind="cache", name="all", bytes=size, removable=False, reason=reason)
             return
-        # DVC takes the locks of all these; kept ones are at rest.
         try:
-            printed = command(*GC, "--dry", *self.projects(), cwd=self.root).splitlines()
+            printed = command(*DVC, LOOK, *GC, "--dry", *self.projects(), cwd=self.root).splitlines()
         except CommandError as error:
             yield Item(kind="cache", name="all", bytes=size, removable=False,
                        reason=f"DVC cannot say what is needed: {str(error).rpartition(' failed: ')[2]}")  # fmt: skip
@@ -225,8 +232,11 @@ def leftover(path: Path, reason: str = "a prune was interrupted here") -> Item:
     return Item(kind="leftover", name=path.name, bytes=usage(path)[0], removable=True, reason=reason, paths=[path])
 
 
-def usage(path: Path) -> tuple[int, float]:
-    """Bytes on the disk of a file, or a folder and all below it, and when a file there was last changed."""
+def usage(path: Path, ignored: tuple[str, ...] = ()) -> tuple[int, float]:
+    """Bytes on the disk of a file, or a folder and all below it, and when a file there was last changed.
+
+    `ignored`: what lies directly in the folder and counts as bytes alone.
+    """
     places = [path]
     for folder, below, files in os.walk(path):
         places += [Path(folder) / name for name in [*below, *files]]
@@ -237,7 +247,7 @@ def usage(path: Path) -> tuple[int, float]:
             stat = place.lstat()
             is_folder = S_ISDIR(stat.st_mode)
             size += stat.st_blocks * 512 if is_folder or stat.st_nlink == 1 else 0
-            if place == path or not is_folder:
+            if place == path or not (is_folder or place.relative_to(path).parts[0] in ignored):
                 newest = max(newest, stat.st_mtime)
     return size, newest
 

@@ -5,7 +5,6 @@
 Ctrl-C and SIGTERM end it with all its processes; it says what is kept, and the same command goes on from there.
 """
 
-import argparse
 import signal
 import sys
 import threading
@@ -18,12 +17,18 @@ from typing import Any, NoReturn
 from ruamel.yaml import YAML, YAMLError
 
 from flows.finish import finish
+from flows.recipe import run_name
 from flows.repro import Verdict
 from flows.run import MAX_TASKS, Log, Request, Run, attempt, open_run
 from flows.summary import print_summary
 from flows.workspace import repository_root
 from stillhouse.core.errors import ParamsError, StillhouseError
+from stillhouse.core.options import Options, say
 from stillhouse.core.stage import one_line_errors, report_error
+
+OVERRIDE = "a dotted key of params.yaml and its value for this run; may be given several times"
+TARGET = "run this stage with all it depends on, and do not save the run; may be given several times"
+FORCE = "execute this stage although nothing changed, or 'all'; may be given several times"
 
 
 class Ended(BaseException):
@@ -85,14 +90,14 @@ def run_without_server(root: Path, name: str, request: Request) -> None:
             walk(run)
             if not request.targets:
                 print_summary(run.folder)
-            finish(run, print, lambda _, report: print(f"report: {report}"))
+            finish(run, say, lambda _, report: say(f"report: {report}"))
     except Ended as ended:
         raise EndedRunError(ended.number, run) from None
 
 
 def walk(run: Run) -> None:
     """Run the stages, each after those that it depends on. Raises StillhouseError if one fails."""
-    say = Lines()
+    lines = Lines()
     # Two trainings at once would share the cores and each take many times longer; a pool has workers for that.
     training = threading.Lock()
 
@@ -102,14 +107,14 @@ def walk(run: Run) -> None:
                 return Verdict("stopped", f"{name} was not started")
             if run.pipeline.stages[name].dispatched and not run.unchanged(name):
                 with training:
-                    verdict = attempt(run, name, say.of(name), None)
+                    verdict = attempt(run, name, lines.of(name), None)
             else:
-                verdict = attempt(run, name, say.of(name), None)
+                verdict = attempt(run, name, lines.of(name), None)
         except BaseException:
             # The others are not waited for.
             run.stop.set()
             raise
-        say(f"{name}: {verdict.kind}")
+        lines(f"{name}: {verdict.kind}")
         if not verdict.good:
             run.stop.set()
         return verdict
@@ -138,7 +143,7 @@ class Lines:
 
     def __call__(self, line: str) -> None:
         with self.lock:
-            print(line, flush=True)
+            say(line)
 
     def of(self, stage: str) -> Log:
         return lambda line: self(f"{stage:<18} | {line}")
@@ -158,13 +163,13 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m flows.distill", description="Run the pipeline without a server.")
-    parser.add_argument("--recipe")
-    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--target", action="append", default=[], metavar="STAGE")
-    parser.add_argument("--force", action="append", default=[], metavar="STAGE")
-    parser.add_argument("--rev")
-    parser.add_argument("--name", help="name of the experiment; default: two words")
+    parser = Options("flows.distill", "Run the pipeline without a server, in a workspace of its own.")
+    parser.add_argument("--recipe", help="a recipe in recipes/, or the path of a params file, instead of params.yaml")
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help=OVERRIDE)
+    parser.add_argument("--target", action="append", default=[], metavar="STAGE", help=TARGET)
+    parser.add_argument("--force", action="append", default=[], metavar="STAGE", help=FORCE)
+    parser.add_argument("--rev", help="a branch, tag or commit to run instead of the checkout as it lies there")
+    parser.add_argument("--name", help="name of the experiment (default: the recipe's, and two words)")
     options = parser.parse_args()
     with one_line_errors("distill"):
         from prefect.utilities.names import generate_slug
@@ -176,7 +181,7 @@ def main() -> None:
             force=options.force,
             rev=options.rev,
         )
-        words = ([options.recipe] if options.recipe else []) + [generate_slug(2)]
+        words = ([run_name(options.recipe)] if options.recipe else []) + [generate_slug(2)]
         try:
             run_without_server(repository_root(), options.name or "-".join(words), request)
         except EndedRunError as ended:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from stillhouse.core.options import no_options
+
 # Packages that can change numbers. Test and service packages never make a stage stale.
 NUMERIC = [
     "Django",
@@ -39,6 +41,7 @@ ENV_HEADER = """\
 
 
 def main() -> None:
+    no_options("flows.lock", __doc__)
     frozen = subprocess.run(
         [sys.executable, "-m", "pip", "freeze", "--exclude-editable"], check=True, capture_output=True, text=True
     ).stdout

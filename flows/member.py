@@ -14,13 +14,13 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
+from flows.commands import environment, reason_in
 from flows.guard import run_guarded
 from flows.meeting import Board, Card, Seat, is_final, meeting
 from flows.pipeline import read_pipeline
 from flows.repro import Verdict, read_failure, repro
 from flows.slots import release
 from flows.watch import UNREACHABLE
-from flows.workspace import environment
 from stillhouse.core.processes import FAILURE_FILE
 
 STARTED_FILE = "STILLHOUSE_STARTED_FILE"
@@ -156,5 +156,5 @@ def run_bare(
         return Verdict(facts["kind"], f"{stage}: {facts['message']}", facts.get("traceback"))
     if outcome.code > 128:
         return Verdict("lost", f"{stage}: its command was killed by signal {outcome.code - 128}")
-    errors = [line for line in outcome.tail if line.startswith(("ERROR", "error"))] or outcome.tail[-1:]
-    return Verdict("error", f"{stage}: {errors[0] if errors else f'its command exited with {outcome.code}'}")
+    reason = reason_in("\n".join(outcome.tail)) or f"its command exited with {outcome.code}"
+    return Verdict("error", f"{stage}: {reason}")

@@ -1,6 +1,8 @@
 """Tell somebody that a run failed: a webhook on the Prefect server, and the two automations that belong to it.
 
+    python -m flows.notify                                                # what is set; changes nothing
     python -m flows.notify --webhook https://hooks.example.org/T0/B0      # again: another address
+    python -m flows.notify --test                                         # post a message now
     python -m flows.notify --off
 
 The first automation tells of runs of `distill/full` and `distill/nightly` that end Failed, TimedOut, Crashed or Silent, and
@@ -9,13 +11,14 @@ Mattermost show. The second one marks runs of `distill` and `stage` Crashed, und
 stop: their host is gone, and nobody else would say so.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from urllib.parse import urlsplit
 from uuid import UUID
 
+import httpx
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
@@ -27,6 +30,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.pools import is_address
 from flows.watch import UNREACHABLE
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
 
 BLOCK = "stillhouse-notification"
@@ -83,6 +87,51 @@ def remove_notification(url_of_api: str) -> bool:
         assert block.id is not None
         client.delete_block_document(block.id)
         return True
+
+
+def describe_notification(url_of_api: str) -> str:
+    """A line about what is set. The webhook's address is a secret but for its host. Raises NotificationError."""
+    with server(url_of_api) as client:
+        found = [each for name in (FAILED, LOST) for each in client.read_automations_by_name(name)]
+        try:
+            block = client.read_block_document_by_name(BLOCK, BLOCK_TYPE, include_secrets=True)
+        except ObjectNotFound:
+            block = None
+    if block is None and not found:
+        return "notification is off: nobody is told of runs that fail; 'make notify WEBHOOK=https://...' turns it on"
+    missing = sorted({FAILED, LOST} - {each.name for each in found})
+    disabled = sorted(each.name for each in found if not each.enabled)
+    if block is None or missing or disabled:
+        what = "; ".join(
+            (["the webhook is missing"] if block is None else [])
+            + [f"the automation '{name}' is missing" for name in missing]
+            + [f"the automation '{name}' is switched off" for name in disabled]
+        )
+        return f"notification is not whole: {what}; 'make notify WEBHOOK=https://...' mends it"
+    address = urlsplit(str(block.data.get("secrets", {}).get("address", "")))
+    return (
+        f"failed, crashed and refused runs are told to the webhook at {address.hostname}; 'make notify TEST=1' posts a "
+        "message, 'make notify OFF=1' turns it off"
+    )
+
+
+def send_test(url_of_api: str) -> None:
+    """Post a message to the webhook now, from this host. Raises NotificationError if there is none, or it does not take it."""
+    with server(url_of_api):
+        try:
+            block = CustomWebhookNotificationBlock.load(BLOCK)
+        except ValueError:
+            raise NotificationError("there is no webhook to test; 'make notify WEBHOOK=https://...' sets one") from None
+        try:
+            block.notify("this is what 'make notify TEST=1' sends; no run has failed", subject="stillhouse: a test")
+        except httpx.HTTPStatusError as error:
+            answer = error.response
+            raise NotificationError(
+                f"the webhook at {answer.url.host} answers {answer.status_code} {answer.reason_phrase}; check its address"
+            ) from None
+        except (httpx.HTTPError, OSError, ValueError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise NotificationError(f"the webhook does not answer: {reason[:300]}; check its address") from None
 
 
 def failure_automation(block_id: UUID, url_of_api: str) -> AutomationCore:
@@ -200,11 +249,12 @@ def server(url_of_api: str) -> Iterator[SyncPrefectClient]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m flows.notify", description="Tell a webhook of runs that fail.")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--webhook", metavar="URL")
+    parser = Options("flows.notify", "Tell a webhook of runs that fail; without an option: show what is set.")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--webhook", metavar="URL", help="address that is told of runs that fail, from now on")
+    what.add_argument("--test", action="store_true", help="post a message to the webhook now")
     what.add_argument("--off", action="store_true", help="remove webhook and automations")
-    parser.add_argument("--server", metavar="URL", help="address of the API; default: PREFECT_API_URL, which .env holds")
+    parser.add_argument("--server", metavar="URL", help="address of the API (default: PREFECT_API_URL, which .env holds)")
     options = parser.parse_args()
     with one_line_errors("notify"):
         url = options.server or PREFECT_API_URL.value()
@@ -212,9 +262,14 @@ def main() -> None:
             raise NotificationError("no server is known: 'make up' in the repository writes .env, or give --server URL")
         if options.off:
             print("notification is off" if remove_notification(url) else "notification was not on")
-        else:
+        elif options.test:
+            send_test(url)
+            print("a message was posted, and the webhook has taken it")
+        elif options.webhook is not None:
             changed = ensure_notification(url, options.webhook)
             print(f"failures are told to the webhook; {'changed' if changed else 'the automations were there already'}")
+        else:
+            print(describe_notification(url))
     sys.exit(0)
 
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from flows.commands import reason_in
 from stillhouse.core.errors import StillhouseError, nearest
 
 POOLS = {"cpu": "process", "torchrun": "torchrun"}
@@ -22,6 +23,8 @@ AUTH = "PREFECT_API_AUTH_STRING"
 SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 # SQLite takes one write at a time; the server says 503 meanwhile, and Prefect's own client asks again too.
 BUSY_WAITS_SECONDS = (0.5, 1.0, 2.0, 4.0)
+
+LOG_LINES = 40
 
 
 class ServiceError(StillhouseError):
@@ -111,10 +114,11 @@ def wait_for_server(url: str, seconds: float, log: Path | None) -> None:
             if httpx.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK:
                 return
         time.sleep(0.2)
-    hint = f"; last line of {log}: {last_line(log)}" if log else "; check the address, and that 'make up' ran there"
+    hint = f"; {log} says: {said_in(log)}" if log else "; check the address, and that 'make up' ran there"
     raise ServiceError(f"the server at {url} does not answer within {seconds:g} seconds{hint}")
 
 
-def last_line(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.exists() else []
-    return lines[-1].strip() if lines else "nothing"
+def said_in(path: Path) -> str:
+    """What the end of a log says is wrong."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:] if path.exists() else []
+    return reason_in("\n".join(lines)) or "nothing"

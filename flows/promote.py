@@ -9,11 +9,9 @@ version back, and the one before it is the promoted one again. What a version is
 stands in `stillhouse/evaluation/gate.py`.
 """
 
-import argparse
 import fcntl
 import json
 import logging
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -27,10 +25,8 @@ from gto.api import find_latest_version, register
 from gto.exceptions import ArtifactNotFound, GTOException
 from ruamel.yaml import YAML
 
+from flows.commands import CommandError, command, missing_identity, reason_of, run
 from flows.workspace import (
-    CommandError,
-    command,
-    environment,
     open_workspace,
     remove_workspace,
     repository_root,
@@ -39,6 +35,7 @@ from flows.workspace import (
 )
 from stillhouse.core.artifacts import DATA, read_json
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.options import Options
 from stillhouse.core.params import PARAMS_FILE, kind_of, read_yaml
 from stillhouse.core.stage import one_line_errors
 
@@ -110,9 +107,9 @@ def gate(folder: Path, root: Path) -> Decision:
             (Path(scratch) / "params.yaml").write_text(file_of(root, current.commit, "params.yaml"), encoding="utf-8")
             words += ["--against", current.tag, "--folder", scratch]
         # The run's own code judges it, as it made it.
-        done = subprocess.run(words, cwd=folder, env=environment(folder), capture_output=True, text=True)
+        done = run(*words, cwd=folder)
     if done.returncode:
-        raise PromotionError(last_error(done, "error: gate: "))
+        raise PromotionError(reason_of(done).removeprefix("gate: "))
     figures = read_json(folder / DECISION)
     named = {name: figures[name] for name in ("promoted", "reasons", "notes", "summary", "against")}
     package = package_hash((folder / "dvc.lock").read_text(encoding="utf-8"), "dvc.lock")
@@ -146,8 +143,13 @@ def promote(root: Path, commit: str, decision: Decision) -> str:
             return current.tag
         push(root, commit)
         message = "\n".join([f"{ARTIFACT} of run {commit[:12]}", "", *decision.summary, *decision.notes])
+        # Where the user has told git no name, the tag is ours.
+        tagger = missing_identity(root)
         try:
-            return register(root, ARTIFACT, commit, message=message).tag
+            return register(
+                root, ARTIFACT, commit, message=message, author=tagger.get("GIT_COMMITTER_NAME"),
+                author_email=tagger.get("GIT_COMMITTER_EMAIL"),
+            ).tag  # fmt: skip
         except GTOException as error:
             raise PromotionError(f"commit {commit[:12]} could not be tagged: {error}") from error
 
@@ -198,18 +200,12 @@ def bring(root: Path, commit: str, path: str, target: Path, name: str, advice: s
     remote = dvc_config(root)["core"].get("remote")
     target.parent.mkdir(parents=True, exist_ok=True)
     words += ["--remote", remote] if remote else []
-    done = subprocess.run(words, env=environment(root), capture_output=True, text=True)
+    done = run(*words, cwd=root)
     if done.returncode:
         place = f"the remote '{remote}'" if remote else "a remote, because none is configured ('dvc remote add -d NAME URL')"
         raise PromotionError(
-            f"{path} of {name} is neither in the DVC cache nor to be had from {place}: {last_error(done, 'ERROR: ')}; {advice}"
+            f"{path} of {name} is neither in the DVC cache nor to be had from {place}: {reason_of(done)}; {advice}"
         )
-
-
-def last_error(done: subprocess.CompletedProcess[str], prefix: str) -> str:
-    """The last line of errors that begins with `prefix`, without it; the last one of all where none does."""
-    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    return next((line.removeprefix(prefix) for line in reversed(lines) if line.startswith(prefix)), lines[-1])
 
 
 def one_line(error: Exception) -> str:
@@ -277,7 +273,7 @@ def check_finished(folder: Path, commit: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="promote", description="Promote the package of a finished run, or say why not.")
+    parser = Options("flows.promote", "Promote the package of a finished run, or say why not.")
     parser.add_argument("--commit", default="HEAD", help="a commit, a tag or the name of an experiment (default: HEAD)")
     arguments = parser.parse_args()
     with one_line_errors("promote"):

@@ -8,7 +8,6 @@ What a run in progress uses is never touched, nor data that an experiment or tag
 is moved aside before it is deleted, so that an interrupted prune leaves nothing half there; the next one ends its work.
 """
 
-import argparse
 import math
 import shutil
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from flows.leftovers import DAY_SECONDS, GC, TRASH, Clone, Item, PruneError
 from flows.repro import locked
 from flows.workspace import command, repository_root, shared_folder
+from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
 
 DAYS = 3.0
@@ -38,7 +38,7 @@ def prune(root: Path, keep_seconds: float, yes: bool = False, reports: bool = Fa
         # Without what has just been deleted; a run cannot have begun meanwhile.
         cache = list(clone.cache())
         if any(item.removable for item in cache):
-            command(*GC, "--quiet", *clone.projects(), cwd=clone.root)
+            command("dvc", *GC, "--quiet", *clone.projects(), cwd=clone.root)
             for record in list(clone.dangling_records()):
                 remove(record)
         return [*items, *cache], [*freed, *(item for item in cache if item.removable)]
@@ -122,7 +122,7 @@ def seconds_of(text: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m flows.prune", description="Show and free what runs occupy.")
+    parser = Options("flows.prune", "Show and free what runs occupy.")
     parser.add_argument("--days", default=str(DAYS), help=f"how long workspaces of failed runs are kept (default: {DAYS:g})")
     parser.add_argument("--yes", action="store_true", help="delete what the table calls 'free'; without it nothing is")
     parser.add_argument("--reports", action="store_true", help="also reports of runs that are no longer experiments")

@@ -10,7 +10,6 @@ fresh clone and the remote gets a published run back with `dvc repro --pull`, wh
 
 import fcntl
 import re
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,10 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows import store
+from flows.commands import CommandError, command, run
 from flows.in_use import hold
+from flows.nested import allow_worktrees, bring_submodules
 from flows.pipeline import is_within, read_pipeline
 from flows.settings import share_settings
-from flows.workspace import CommandError, command, prune_waits, remove_workspace
+from flows.workspace import prune_waits, remove_workspace
+from stillhouse.core.checkout import main_checkout
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.params import read_yaml
 
@@ -71,7 +73,7 @@ def place_order(folder: Path, stage: str, run: str = "") -> Order:
 
     Raises OrderError if another host could not run the stage as it lies here, and says what to do.
     """
-    inherit_settings(folder, clone_root(folder))
+    inherit_settings(folder, main_checkout(folder))
     store.default_remote(folder)
     check_pushed(folder)
     targets = input_targets(folder, stage)
@@ -161,7 +163,7 @@ def publish(folder: Path) -> None:
 
     `folder` is the run's worktree; in a checkout `dvc push --run-cache` does it.
     """
-    inherit_settings(folder, clone_root(folder))
+    inherit_settings(folder, main_checkout(folder))
     pointers = own_data(folder)
     if pointers:
         store.push(folder, pointers)
@@ -192,6 +194,7 @@ def ordered_workspace(order: Order, root: Path, scratch: Path) -> Iterator[Path]
     Removed when the block ends well, kept when it fails. Raises OrderError if code or inputs are not to be had.
     """
     obtain_revision(order, root)
+    allow_worktrees(root)
     scratch.mkdir(parents=True, exist_ok=True)
     prefix = re.sub(r"[^\w.-]+", "-", f"{order.run}-{order.stage}-")
     with prune_waits(root):
@@ -199,6 +202,7 @@ def ordered_workspace(order: Order, root: Path, scratch: Path) -> Iterator[Path]
         hold(folder)
     try:
         command("git", "worktree", "add", "--quiet", "--detach", str(folder), order.revision, cwd=root)
+        bring_submodules(root, folder)
         inherit_settings(folder, root)
         for name, text in (("params.yaml", order.params), ("dvc.lock", order.lock)):
             (folder / name).write_text(text, encoding="utf-8") if text else (folder / name).unlink(missing_ok=True)
@@ -233,8 +237,7 @@ def obtain_revision(order: Order, root: Path) -> None:
 
 
 def knows(root: Path, revision: str) -> bool:
-    words = ["git", "cat-file", "-e", f"{revision}^{{commit}}"]
-    return subprocess.run(words, cwd=root, capture_output=True).returncode == 0
+    return run("git", "cat-file", "-e", f"{revision}^{{commit}}", cwd=root).returncode == 0
 
 
 def reproduce(folder: Path, stage: str) -> bool:
@@ -252,11 +255,6 @@ def inherit_settings(folder: Path, root: Path) -> None:
 
 def shared_git_folder(folder: Path) -> Path:
     return Path(command("git", "rev-parse", "--path-format=absolute", "--git-common-dir", cwd=folder))
-
-
-def clone_root(folder: Path) -> Path:
-    """The checkout that a worktree was made from; a checkout's own."""
-    return shared_git_folder(folder).parent
 
 
 def text_of(path: Path) -> str:

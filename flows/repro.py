@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO
 
+from flows.commands import TRACEBACK, ended_with, environment, reason_in
 from flows.guard import run_guarded
-from flows.workspace import environment, shared_folder
+from flows.workspace import shared_folder
 from stillhouse.core.inflight import LEASES
 from stillhouse.core.processes import FAILURE_FILE
 
-TRACEBACK = "Traceback (most recent call last)"
+DVC = (sys.executable, "-P", str(Path(__file__).with_name("dvc_cli.py")))
+"""DVC without its advice."""
 
 Kind = Literal["executed", "cached", "stopped", "user", "error", "lost", "elsewhere"]
 
@@ -59,7 +61,7 @@ def repro(
     holds the lock at that moment.
     """
     options = (["--force"] if force else []) + (["--pull"] if pull else [])
-    words = ["dvc", "--wait-for-lock", "repro", "--single-item", *options, stage]
+    words = [*DVC, "--wait-for-lock", "repro", "--single-item", *options, stage]
     executed = False
 
     def forward(line: str) -> None:
@@ -109,8 +111,7 @@ def explain(stage: str, code: int, tail: list[str]) -> Verdict:
             (line for line in reversed(tail) if re.match(r"[\w.]*(Error|Exception)\b", line)), "it raised an exception"
         )
         return Verdict("error", f"{stage}: {reason}", traceback)
-    errors = [line for line in tail if line.startswith(("ERROR", "error"))] or tail[-1:] or [f"exit code {code}"]
-    return Verdict("error", f"{stage}: {errors[0]}")
+    return Verdict("error", f"{stage}: {reason_in(text) or ended_with(code)}")
 
 
 def in_run_cache(folder: Path, stage: str) -> bool:

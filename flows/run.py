@@ -17,11 +17,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from flows.commands import command, committing, ended_with, environment, reason_in, run
 from flows.experiments import free_name
 from flows.pipeline import Pipeline, is_within, read_pipeline
+from flows.preflight import check_checkout
 from flows.recipe import recipe_file
 from flows.repro import Verdict, core_slot, cores_for, in_run_cache, lease, repro
-from flows.workspace import command, environment, open_workspace, remove_workspace, up_to_date
+from flows.workspace import open_workspace, remove_workspace, up_to_date
 from stillhouse.core.errors import ParamsError
 from stillhouse.core.params import PARAMS_FILE, read_yaml
 
@@ -40,7 +42,7 @@ class Request:
     """What a user asks of a run."""
 
     recipe: str | None = None
-    """A file in `recipes/`; without it `params.yaml` as it lies in the checkout."""
+    """A name in `recipes/`, or a path; without it `params.yaml` as it lies in the checkout."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Dotted key of `params.yaml` to value."""
     targets: list[str] = field(default_factory=list)
@@ -133,7 +135,7 @@ class Run:
             return None
         # Another run of this name may have ended meanwhile.
         self.name = free_name(self.root, self.name)
-        command("dvc", "exp", "save", "--name", self.name, cwd=self.folder)
+        command("dvc", "exp", "save", "--name", self.name, cwd=self.folder, env=committing(self.folder))
         self.saved = True
         return self.name
 
@@ -164,6 +166,7 @@ def attempt(run: Run, name: str, log: Log, elsewhere: Callable[[], Verdict] | No
 
 def open_run(root: Path, name: str, request: Request) -> Run:
     """Check the request and make the workspace. Raises StillhouseError, with nothing left behind, if it cannot run."""
+    check_checkout(root)
     if request.recipe:
         recipe_file(root, request.recipe)
     name = free_name(root, name)
@@ -234,19 +237,16 @@ def write_params(root: Path, folder: Path, request: Request) -> None:
 
 def check_params(folder: Path) -> None:
     """Let the code of the workspace check its parameters. Raises ParamsError with what it says, or why it cannot say it."""
-    done = subprocess.run(
-        ["python", "-m", "tasks.check"], cwd=folder, env=environment(folder), capture_output=True, text=True
-    )  # fmt: skip
+    done = run("python", "-m", "tasks.check", cwd=folder)
     if not done.returncode:
         return
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    for line in lines:
+    for line in done.stderr.splitlines():
         if line.startswith(REFUSED):
-            raise ParamsError(line.removeprefix(REFUSED))
+            raise ParamsError(line.removeprefix(REFUSED).strip())
     if done.returncode < 0:
         reason = f"was killed by {signal.Signals(-done.returncode).name}"
     else:
-        reason = f"failed: {lines[-1] if lines else f'exit code {done.returncode}'}"
+        reason = f"failed: {reason_in(done.stderr) or ended_with(done.returncode)}"
     raise ParamsError(
         f"the code of this run cannot check {PARAMS_FILE}: 'python -m tasks.check' {reason}; run it in a checkout of that "
         "code to see where"

@@ -9,7 +9,6 @@ supervisord keeps the processes alive; everything lies in `.prefect/` of this cl
 server systemd does the same: see `docs/operations.md`.
 """
 
-import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -19,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,19 +28,23 @@ from flows.guard import MARKER, sweep
 from flows.join import HOME, WORKER_SETTINGS, run_worker, worker_words
 from flows.pools import (
     AUTH,
+    DEPLOYMENTS,
     POOLS,
     SERVER_AUTH,
     ServiceError,
     deployed,
     heard,
-    last_line,
     pool_exists,
+    said_in,
     wait_for_server,
 )
 from flows.workspace import command, environment, repository_root
+from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
 
 START_SECONDS = 120.0
+PYTHON = "STILLHOUSE_PYTHON"
+"""Environment variable of supervisord: this interpreter."""
 FIRST_PORT = 4200
 
 SERVER_SETTINGS = {
@@ -53,6 +56,13 @@ SERVER_SETTINGS = {
     # A run that waits for a slot is put back for 30 seconds by default, longer than the worker looks ahead.
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
 }
+
+
+NEXT = """next, in this folder:
+  . .venv/bin/activate                               # once a shell
+  prefect deployment run distill/full --watch        # a run of params.yaml as it lies here
+  dvc exp show                                       # what runs have come to
+  make down"""
 
 
 class Service:
@@ -97,8 +107,8 @@ class Service:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def up(self) -> bool:
-        """Bring everything up; returns whether anything had to be done."""
+    def up(self, log: Callable[[str], None] = lambda line: None) -> bool:
+        """Bring everything up, and tell `log` what is being done; returns whether anything had to be."""
         states = self.states()
         changed = not states
         if not states:
@@ -110,11 +120,14 @@ class Service:
         if states and states.get("server") != "RUNNING":
             self.control("start", "server")
             changed = True
+        if changed:
+            log(f"starting the server at {url.removesuffix('/api')} (the first time, it makes its database)")
         wait_for_server(url, START_SECONDS, self.home / "server.log")
-        changed |= self.deploy(url)
+        changed |= self.deploy(url, log)
         states, began = self.states(), datetime.now(UTC)
         for pool in POOLS:
             if states.get(pool) != "RUNNING":
+                log(f"starting the worker of pool '{pool}'")
                 self.control("start", pool)
                 changed = True
         self.await_workers(url, [pool for pool in POOLS if states.get(pool) != "RUNNING"], began)
@@ -127,7 +140,7 @@ class Service:
             while not heard(url, pool, since):
                 if time.monotonic() > deadline:
                     log = self.home / f"{pool}.log"
-                    raise ServiceError(f"the worker of pool '{pool}' did not start; last line of {log}: {last_line(log)}")
+                    raise ServiceError(f"the worker of pool '{pool}' did not start; {log} says: {said_in(log)}")
                 time.sleep(0.2)
 
     def write_settings(self, port: int) -> None:
@@ -140,8 +153,8 @@ class Service:
         lines.append(f"PREFECT_API_URL=http://127.0.0.1:{port}/api")
         settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
         sections = [
-            f"[supervisord]\nlogfile={self.home}/supervisord.log\npidfile={self.home}/supervisord.pid\n"
-            f"directory={self.root}\nlogfile_maxbytes=1MB\nlogfile_backups=1",
+            f"[supervisord]\nlogfile={HOME}/supervisord.log\npidfile={HOME}/supervisord.pid\n"
+            "logfile_maxbytes=1MB\nlogfile_backups=1",
             f"[unix_http_server]\nfile={self.socket}\nchmod=0700",
             "[rpcinterface:supervisor]\n"
             "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
@@ -153,13 +166,17 @@ class Service:
         self.configuration.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
     def program(self, name: str, words: str, autostart: bool) -> str:
-        """A section of supervisord's configuration: restarted whenever it ends, stopped politely."""
-        prefect = f"{sys.executable} -m prefect"
+        """A section of supervisord's configuration: restarted whenever it ends, stopped politely.
+
+        All paths are relative to the checkout, in which supervisord starts: a percent sign, a hash, a semicolon, a quote or a
+        blank in one would mean something to it.
+        """
+        command = f"/bin/sh -c 'exec \"${PYTHON}\" -m prefect {words}'"
         return (
-            f"[program:{name}]\ncommand={prefect} {words}\nautostart={str(autostart).lower()}\nautorestart=true\n"
+            f"[program:{name}]\ncommand={command}\nautostart={str(autostart).lower()}\nautorestart=true\n"
             f"startsecs=2\nstartretries=10\nstopsignal=TERM\nstopwaitsecs=20\nkillasgroup=true\n"
-            f"redirect_stderr=true\nstdout_logfile={self.home}/{name}.log\nstdout_logfile_maxbytes=5MB"
-        ).replace("%", "%%")
+            f"redirect_stderr=true\nstdout_logfile={HOME}/{name}.log\nstdout_logfile_maxbytes=5MB"
+        )
 
     def environment(self) -> dict[str, str]:
         own = environment(self.root)
@@ -170,6 +187,7 @@ class Service:
             **own,
             **SERVER_SETTINGS,
             **WORKER_SETTINGS,
+            PYTHON: sys.executable,
             "PREFECT_HOME": str(self.home),
             **({"PREFECT_API_URL": url} if url else {}),
             # Who sets the server's secret here means its workers too.
@@ -190,9 +208,9 @@ class Service:
                 start_new_session=True,
             )  # fmt: skip
         if done.returncode:
-            raise ServiceError(f"supervisord did not start: {last_line(self.home / 'up.log')}")
+            raise ServiceError(f"supervisord did not start: {said_in(self.home / 'up.log')}")
 
-    def deploy(self, url: str) -> bool:
+    def deploy(self, url: str, log: Callable[[str], None]) -> bool:
         """Create pools and deployments unless these very ones exist; returns whether it had to."""
         code = [self.root / "prefect.yaml", *sorted((self.root / "flows").glob("*.py"))]
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
@@ -204,6 +222,7 @@ class Service:
             and deployed(url)
         ):
             return False
+        log(f"creating work pools and deployments: {', '.join(DEPLOYMENTS)}")
         env = self.environment()
         for pool, kind in POOLS.items():
             if not pool_exists(url, pool, kind):
@@ -247,10 +266,11 @@ def free_port(last: str | None) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m flows.service")
-    parser.add_argument("action", choices=["up", "down", "status", "worker"])
-    parser.add_argument("--server")
-    parser.add_argument("--pool", default="torchrun")
+    parser = Options("flows.service", "The Prefect server of this checkout, with its pools, workers and deployments.")
+    actions = ("up", "down", "status", "worker")
+    parser.add_argument("action", choices=actions, metavar="ACTION", help="up, down, status; worker: be one of another server")
+    parser.add_argument("--server", metavar="URL", help="of a worker: address of the server's API, as http://host:4200/api")
+    parser.add_argument("--pool", default="torchrun", help="of a worker: the pool whose runs it takes (default: torchrun)")
     options = parser.parse_args()
     with one_line_errors(options.action):
         root = repository_root()
@@ -258,8 +278,9 @@ def main() -> None:
         match options.action:
             case "up":
                 with service.alone():
-                    changed = service.up()
+                    changed = service.up(lambda line: print(line, file=sys.stderr, flush=True))
                 print(f"{'up' if changed else 'already up, nothing changed'}: {(service.url() or '').removesuffix('/api')}")
+                print(NEXT)
             case "down":
                 with service.alone():
                     ended = service.down()

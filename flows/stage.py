@@ -26,6 +26,9 @@ from flows.repro import Verdict, repro
 from flows.watch import UNREACHABLE, watched
 from stillhouse.core.errors import StillhouseError
 
+TASK_LOGGER = "prefect.task_runs"
+FINISHED = re.compile(r"Finished in state (?P<state>\w+)\(")
+
 # `train_teacher: 120/600 steps, 31.0 steps/s, ...`, printed by rank 0 every few seconds; a prefix names the rank.
 PROGRESS = re.compile(r"^(?:\[\w+\]:)?(?P<what>[\w ]+): (?P<done>\d+)/(?P<total>\d+) ")
 
@@ -83,12 +86,23 @@ def stage(
 def run_logger() -> LoggingAdapter:
     """The logger of the flow or task run, without what Prefect's engine adds when that returns a bad state."""
     logger = get_run_logger()
-    logger.logger.addFilter(says_more)
+    # Also that of tasks which never come to run.
+    for each in (logger.logger, logging.getLogger(TASK_LOGGER)):
+        each.addFilter(says_more)
     return logger
 
 
 def says_more(record: logging.LogRecord) -> bool:
-    """Leaves out the engine's own traceback of a flow's bad state, and of a task's, which has none, "NoneType: None"."""
+    """Leaves out what is no news, and is no error: why a run was cancelled, or which stage failed, stands beside it.
+
+    The engine's own traceback of a flow's bad state, and of a task's, which has none, "NoneType: None"; a line for every task
+    that was not begun because one before it did not end well. What was cancelled is not an error.
+    """
+    if record.levelno == logging.ERROR and (ended := FINISHED.match(record.getMessage())):
+        if ended["state"] == "NotReady":
+            return False
+        if ended["state"] == "Cancelled":
+            record.levelno, record.levelname = logging.INFO, "INFO"
     if record.exc_info and record.exc_info[1] is None:
         record.exc_info = None
     return not (record.exc_info and isinstance(record.exc_info[1], FailedRun | CrashedRun | CancelledRun))

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import os
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from typing import Any
 from dvc.lock import make_lock
 from ruamel.yaml import YAML
 
+from flows.commands import CommandError, reason_of, run
 from flows.settings import LOCAL, read_settings, set_cache
-from flows.workspace import CommandError, environment
 from stillhouse.core.errors import StillhouseError
 
 
@@ -27,13 +26,9 @@ class StoreError(StillhouseError):
 
 def dvc(*words: str, cwd: Path) -> str:
     """Standard output of a DVC command that waits for the repository's lock. Raises CommandError with DVC's own error."""
-    done = subprocess.run(["dvc", "--wait-for-lock", *words], cwd=cwd, env=environment(cwd), capture_output=True, text=True)
+    done = run("dvc", "--wait-for-lock", *words, cwd=cwd)
     if done.returncode:
-        noise = ("Having any troubles?", "Is your cache up to date?", "<https://")
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip() and not line.startswith(noise)]
-        first = next((number for number, line in enumerate(lines) if line.startswith("ERROR")), -1)
-        reason = " ".join(lines[first:][:6]) if lines else f"exit code {done.returncode}"
-        raise CommandError(f"'dvc {' '.join(words)}' in {cwd} failed: {reason.removeprefix('ERROR: ')}")
+        raise CommandError(f"'dvc {' '.join(words)}' in {cwd} failed: {reason_of(done)}")
     return done.stdout
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.artifacts import read_json
+from stillhouse.core.options import no_options, say
 from stillhouse.core.stage import one_line_errors
 
 Scores = dict[str, Any]
@@ -68,10 +69,11 @@ def change(scores: Scores, name: str, factor: int = 1, form: str = ".3f", unit: 
 
 
 def print_summary(root: Path) -> None:
-    print("\n" + "\n".join(summary_lines(root)))
+    say("\n" + "\n".join(summary_lines(root)))
 
 
 def main() -> None:
+    no_options("flows.summary", __doc__)
     with one_line_errors("summary"):
         print_summary(Path())
         print("Report: data/report/index.html")

@@ -8,54 +8,34 @@ and new files count and HEAD stays the baseline: `dvc exp show` in the checkout 
 import fcntl
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.commands import CommandError, command, environment, login_name
 from flows.in_use import hold, let_go
+from flows.nested import RepositoryError, allow_worktrees, bring_submodules, refuse_nested, submodules
 from flows.settings import share_settings
-from stillhouse.core.errors import StillhouseError, nearest
-
-RUNS = ".runs"
-"""Folder of the workspaces in the checkout; git and DVC ignore it."""
-
-
-class CommandError(StillhouseError):
-    """A git or DVC command failed."""
-
-
-class RepositoryError(StillhouseError):
-    """The repository is not one, or is not in the state that was asked for."""
-
-
-def command(*words: str, cwd: Path, env: dict[str, str] | None = None) -> str:
-    """Standard output of a command. Raises CommandError with the last line of its errors."""
-    done = subprocess.run(words, cwd=cwd, env=env or environment(cwd), capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise CommandError(f"'{' '.join(words)}' in {cwd} failed: {reason}")
-    return done.stdout.strip()
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """The environment of a command in `folder`: this interpreter's programs first, and the code that lies there."""
-    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    # Prefect's own (PREFECT__...) hold tokens that belong to the flow's process alone.
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT__")}
-    return {**own, "PATH": paths, "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1"}
+from stillhouse.core.checkout import RUNS, refused
+from stillhouse.core.errors import nearest
 
 
 def repository_root(start: Path | None = None) -> Path:
     """The checkout that holds `start` (default: the working directory). Raises RepositoryError if there is none."""
     start = start or Path.cwd()
+    # For DVC's own modules in this process.
+    os.environ.update(login_name())
     try:
         return Path(command("git", "rev-parse", "--show-toplevel", cwd=start))
-    except CommandError:
-        raise RepositoryError(f"{start} is not in a git repository; run the command in a clone of the project") from None
+    except CommandError as error:
+        if reason := refused(start):
+            raise RepositoryError(reason) from None
+        if "not a git repository (or any" in str(error):
+            raise RepositoryError(f"{start} is not in a git repository; run the command in a clone of the project") from None
+        # Git's own words: it is not installed, the worktree's clone is gone, ...
+        raise
 
 
 def shared_folder(root: Path) -> Path:
@@ -68,12 +48,13 @@ def shared_folder(root: Path) -> Path:
 
 def snapshot(root: Path) -> str:
     """Hash of a tree with every file that git does not ignore, as it is now; the checkout's own index is untouched."""
+    refuse_nested(root)
     git_folder = Path(command("git", "rev-parse", "--absolute-git-dir", cwd=root))
     with tempfile.TemporaryDirectory() as scratch:
         index = Path(scratch) / "index"
         if (git_folder / "index").exists():
             shutil.copyfile(git_folder / "index", index)
-        env = {**os.environ, "GIT_INDEX_FILE": str(index)}
+        env = {**environment(root), "GIT_INDEX_FILE": str(index)}
         command("git", "add", "--all", cwd=root, env=env)
         return command("git", "write-tree", cwd=root, env=env)
 
@@ -95,6 +76,7 @@ def open_workspace(root: Path, name: str, revision: str | None = None) -> Path:
     with ThreadPoolExecutor() as threads:
         # Half a second each.
         cache = threads.submit(cache_folder, root)
+        allow_worktrees(root)
         tree = None if revision else snapshot(root)
         commit = resolve(root, revision or "HEAD")
     (root / RUNS).mkdir(exist_ok=True)
@@ -105,6 +87,7 @@ def open_workspace(root: Path, name: str, revision: str | None = None) -> Path:
         command("git", "worktree", "add", "--quiet", "--detach", str(folder), commit, cwd=root)
         if tree:
             command("git", "read-tree", "-u", "--reset", tree, cwd=folder)
+        bring_submodules(root, folder)
         share_settings(folder, root, cache.result())
         # Own data are outputs of .dvc files: the pipeline does not bring them by itself.
         pointers = sorted(str(path.relative_to(folder)) for path in folder.glob("data/raw/**/*.dvc"))
@@ -125,7 +108,9 @@ def remove_workspace(root: Path, folder: Path) -> None:
     """Remove a worktree and everything in it, whatever state it is in."""
     shutil.rmtree(folder, ignore_errors=True)
     let_go(folder)
-    command("git", "worktree", "prune", cwd=root)
+    for place in (root, *(root / path for path in submodules(root))):
+        if (place / ".git").exists():
+            command("git", "worktree", "prune", cwd=place)
 
 
 @contextmanager

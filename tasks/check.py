@@ -6,11 +6,11 @@ python -m tasks.check [FILE]
 """
 
 import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
 from stillhouse.core.errors import ParamsError
+from stillhouse.core.options import Options
 from stillhouse.core.params import PARAMS_FILE, STAGES, build, load, read_yaml
 from stillhouse.core.stage import one_line_errors
 from stillhouse.evaluation.gate import Params as GateParams
@@ -19,7 +19,9 @@ from stillhouse.models.ngram_options import are_good
 
 
 def main() -> None:
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else PARAMS_FILE
+    parser = Options("tasks.check", __doc__)
+    parser.add_argument("file", nargs="?", type=Path, default=PARAMS_FILE, help="what to check (default: params.yaml)")
+    path = parser.parse_args().file
     with one_line_errors("check"):
         for stage in STAGES:
             load(importlib.import_module(f"tasks.{stage}").Params, path)

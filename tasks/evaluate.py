@@ -12,6 +12,7 @@ to `timing.json`.
 from pathlib import Path
 
 from stillhouse.core.artifacts import DATA
+from stillhouse.core.options import no_options
 from stillhouse.core.params import Kind, Threads, block
 from stillhouse.core.stage import run_stage
 
@@ -77,6 +78,7 @@ def run(params: Params, out: Path) -> dict:
 
 
 def main() -> None:
+    no_options("tasks.evaluate", __doc__)
     import transformers
 
     transformers.logging.set_verbosity_error()

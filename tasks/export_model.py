@@ -12,6 +12,7 @@ from pathlib import Path
 
 from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, read_json, write_json
 from stillhouse.core.errors import ArtifactError
+from stillhouse.core.options import no_options
 from stillhouse.core.params import Kind, Threads, block
 from stillhouse.core.stage import run_stage
 
@@ -150,6 +151,7 @@ logits = session.run(["logits"], {{"input_ids": ids, "attention_mask": np.ones_l
 
 
 def main() -> None:
+    no_options("tasks.export_model", __doc__)
     import transformers
 
     transformers.logging.set_verbosity_error()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, link_folder, read_json, write_json
+from stillhouse.core.options import no_options
 from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 
@@ -129,6 +130,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
 
 
 def main() -> None:
+    no_options("tasks.export_soft_labels", __doc__)
     from stillhouse.training.stage import run_ranked_stage
 
     run_ranked_stage("export_soft_labels", Params, run)

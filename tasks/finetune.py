@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stillhouse.core.artifacts import DATA, MANIFEST, read_json, write_json
+from stillhouse.core.options import no_options
 from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 from stillhouse.training.config import LoraParams, StudentParams, TrainingParams
@@ -155,6 +156,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
 
 
 def main() -> None:
+    no_options("tasks.finetune", __doc__)
     from stillhouse.training.stage import run_ranked_stage
 
     run_ranked_stage("finetune", Params, run)

@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,12 +20,15 @@ from pathlib import Path
 
 from stillhouse.core.environment import check_environment
 from stillhouse.core.errors import HangError, StillhouseError
-from stillhouse.core.params import load
-from stillhouse.core.processes import LAUNCHER, join_death_pact, write_failure
+from stillhouse.core.options import Options
+from stillhouse.core.params import STAGES, load
+from stillhouse.core.processes import LAUNCHER, forget_job_system, join_death_pact, write_failure
 from stillhouse.core.stage import one_line_errors, report_error
 
 STARTED_FILE = "STILLHOUSE_STARTED_FILE"
 """Environment variable: a file to touch once the command really runs, so that the other nodes of a gang may follow."""
+
+LOOPBACK = "lo"
 
 # A rank that dies takes the connections of its peers with it, and one of those may be the first to be reported.
 LOST = ("Connection closed by peer", "Connection reset by peer", "DistNetworkError", "DistBackendError", "NCCL error",
@@ -32,8 +36,11 @@ LOST = ("Connection closed by peer", "Connection reset by peer", "DistNetworkErr
 
 
 def main() -> None:
+    parser = Options("tasks.launch", __doc__)
+    parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=f"the stage whose ranks to run: {', '.join(STAGES)}")
+    stage = parser.parse_args().stage
     join_death_pact()
-    stage = sys.argv[1]
+    forget_job_system(stage)
     with one_line_errors(stage):
         check_environment()
         load(importlib.import_module(f"tasks.{stage}").Params)
@@ -42,6 +49,7 @@ def main() -> None:
     os.environ[LAUNCHER] = str(os.getpid())
     # The ranks set their threads themselves; unset, torchrun sets this with a warning.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    address = loopback() if is_alone() else []
     # What went wrong is said below, once; the agent says it three times.
     logging.disable(logging.ERROR)
 
@@ -52,7 +60,7 @@ def main() -> None:
 
     try:
         with log_folder() as words:
-            torch.distributed.run.main([*words, "-m", f"tasks.{stage}"])
+            torch.distributed.run.main([*words, *address, "-m", f"tasks.{stage}"])
     except ChildFailedError as error:
         kind, message, facts = explain(error)
         write_failure(kind, message, **facts)
@@ -65,6 +73,23 @@ def main() -> None:
         sys.exit(1)
     except SignalException as error:
         sys.exit(128 + int(error.sigval))
+
+
+def is_alone() -> bool:
+    """Whether all ranks are on this host, and nobody has said by which address they find each other."""
+    told = ("PET_RDZV_ENDPOINT", "PET_MASTER_ADDR", "PET_LOCAL_ADDR")
+    return os.environ.get("PET_NNODES", "1") in ("1", "1:1") and not any(os.environ.get(name) for name in told)
+
+
+def loopback() -> list[str]:
+    """torchrun's words for ranks that meet on this host's own address.
+
+    By default they ask for the address of the host's name, and wait for minutes where that is known to nobody, as in many
+    containers.
+    """
+    if any(name == LOOPBACK for _, name in socket.if_nameindex()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+    return ["--local-addr", "127.0.0.1"]
 
 
 @contextmanager

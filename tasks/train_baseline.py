@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillhouse.core.artifacts import DATA
+from stillhouse.core.options import no_options
 from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 from stillhouse.training.config import StudentParams
@@ -51,6 +52,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
 
 
 def main() -> None:
+    no_options("tasks.train_baseline", __doc__)
     from stillhouse.training.stage import run_ranked_stage
 
     run_ranked_stage("train_baseline", Params, run)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, read_json
+from stillhouse.core.options import no_options
 from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 from stillhouse.losses.schedule import Scheduled, extremes
@@ -122,6 +123,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
 
 
 def main() -> None:
+    no_options("tasks.train_student", __doc__)
     from stillhouse.training.stage import run_ranked_stage
 
     run_ranked_stage("train_student", Params, run)

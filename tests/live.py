@@ -78,6 +78,10 @@ class Live:
         found = self.server.post("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": list(runs)}}})
         return {artifact["key"]: artifact for artifact in found}
 
+    def logs(self, run: str) -> list[dict]:
+        """Lines of a run and its tasks, with `level` and `message`."""
+        return self.server.post("logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}})
+
     def pid(self, program: str) -> int:
         return int(self.service.control("pid", program).stdout)
 

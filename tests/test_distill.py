@@ -18,7 +18,7 @@ from flows.pipeline import read_pipeline
 from flows.pools import ServiceError, heard, pool_exists, worker_type
 from flows.service import Service, free_port
 from tests.live import ranks
-from tests.tiny_run import ROOT, shell
+from tests.tiny_run import ROOT, apply, shell
 
 
 def worker(folder, *words: str) -> str:
@@ -65,7 +65,7 @@ def test_a_cached_run_executes_nothing_and_is_an_experiment(live):
     assert name in live.experiments()
     assert (live.folder / "dvc.lock").read_bytes() == lock
     assert not list((live.folder / ".runs").glob(f"{name}*"))
-    shell("dvc", "exp", "apply", name, folder=live.folder)
+    apply(name, live.folder)
     assert (live.folder / "dvc.lock").read_bytes() == lock
 
 
@@ -111,6 +111,8 @@ def test_cancelling_the_parent_ends_ranks_and_child(live):
     live.until(run, lambda _: not ranks(child))
     live.until(run, lambda runs: all(each["state"]["name"] == "Cancelled" for each in runs))
     live.until(run, lambda _: not processes(run) and not processes(child))
+    log = live.until(run, lambda _: live.logs(run))
+    assert [line for line in log if "NotReady" in line["message"] or line["level"] >= 40] == []
 
 
 def test_a_stage_that_its_worker_never_started_is_lost_and_not_waited_for_for_ever(live):

@@ -37,6 +37,20 @@ def test_tracebacks_of_real_errors_stay_and_those_of_states_go(logged):
     assert "the state" not in stream.getvalue()
 
 
+def test_what_was_cancelled_and_what_was_never_begun_are_no_errors(logged):
+    logger, stream = logged
+    logger.handlers[0].setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logger.error("Finished in state NotReady(\"Upstream task run did not reach a 'COMPLETED' state.\")")
+    logger.error("Finished in state Cancelled('train_teacher was stopped')")
+    logger.error("Finished in state Failed('no')")
+    logger.info("Finished in state Completed()")
+    assert stream.getvalue().splitlines() == [
+        "INFO Finished in state Cancelled('train_teacher was stopped')",
+        "ERROR Finished in state Failed('no')",
+        "INFO Finished in state Completed()",
+    ]
+
+
 def test_a_stage_that_was_killed_while_it_said_why_said_nothing(tmp_path):
     file = tmp_path / "failure.json"
     assert read_failure(file) is None

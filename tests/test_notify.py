@@ -19,7 +19,16 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Crashed, Failed, Running, State
 
 from flows.guard import sweep
-from flows.notify import FAILED, LOST, NotificationError, ensure_notification, main, remove_notification
+from flows.notify import (
+    FAILED,
+    LOST,
+    NotificationError,
+    describe_notification,
+    ensure_notification,
+    main,
+    remove_notification,
+    send_test,
+)  # fmt: skip
 from tests.served import START_SECONDS, Served, wait_until
 
 SILENCE_SECONDS = 10.0
@@ -263,10 +272,19 @@ def test_a_run_that_has_ended_is_never_marked(notified, receiver):
     assert receiver.posted.empty()
 
 
-def test_the_command_turns_it_on_and_off(probed, receiver, monkeypatch, capsys):
+def test_the_command_shows_what_is_set_and_turns_it_on_and_off(probed, receiver, monkeypatch, capsys):
+    on = (
+        "failed, crashed and refused runs are told to the webhook at 127.0.0.1; 'make notify TEST=1' posts a message, "
+        "'make notify OFF=1' turns it off\n"
+    )
+    off = "notification is off: nobody is told of runs that fail; 'make notify WEBHOOK=https://...' turns it on\n"
     for words, said in [
+        ([], off),
         (["--webhook", receiver.url], "failures are told to the webhook; changed\n"),
         (["--webhook", receiver.url], "failures are told to the webhook; the automations were there already\n"),
+        ([], on),
+        (["--test"], "a message was posted, and the webhook has taken it\n"),
+        ([], on),
         (["--off"], "notification is off\n"),
         (["--off"], "notification was not on\n"),
     ]:
@@ -274,6 +292,26 @@ def test_the_command_turns_it_on_and_off(probed, receiver, monkeypatch, capsys):
         with pytest.raises(SystemExit, match="0"):
             main()
         assert capsys.readouterr().out == said
+    assert receiver.next()["subject"] == "stillhouse: a test"
+    assert receiver.posted.empty()
+
+
+def test_a_test_of_a_webhook_that_is_none_or_does_not_answer_is_one_line(probed, receiver):
+    with pytest.raises(NotificationError, match="there is no webhook to test; 'make notify WEBHOOK="):
+        send_test(probed.url)
+    ensure_notification(probed.url, "http://127.0.0.1:1/hook")
+    try:
+        with pytest.raises(NotificationError, match=r"^the webhook does not answer: .*; check its address$"):
+            send_test(probed.url)
+        ensure_notification(probed.url, probed.url + "/no-such-page")
+        with pytest.raises(NotificationError, match=r"^the webhook at 127.0.0.1 answers 40\d .*; check its address$"):
+            send_test(probed.url)
+        with probed.client() as client:
+            client.delete_automation(client.read_automations_by_name(LOST)[0].id)
+        expected = f"notification is not whole: the automation '{LOST}' is missing; 'make notify WEBHOOK=https://...' mends it"
+        assert describe_notification(probed.url) == expected
+    finally:
+        remove_notification(probed.url)
 
 
 @pytest.mark.parametrize("webhook", ["", "hooks.example.org", "ftp://x/y", "http://", "http://x:port/", "http://[1"])

@@ -20,7 +20,7 @@ from flows.pools import heard
 from flows.repro import Verdict
 from tests.live import Live
 from tests.served import default_signals, wait_until
-from tests.tiny_run import environment, shell
+from tests.tiny_run import apply, environment, shell
 
 SMOOTHING = 0.06
 
@@ -106,7 +106,7 @@ def test_a_stage_is_ordered_from_a_worker_that_does_not_see_the_workspace(live, 
     shell("git", "worktree", "add", "--quiet", "--detach", "../look", folder=live.folder)
     look = live.folder.parent / "look"
     shell("dvc", "cache", "dir", "--local", str(live.folder / ".dvc" / "cache"), folder=look)
-    shell("dvc", "exp", "apply", run["name"], folder=look)
+    apply(run["name"], look)
     assert f"label_smoothing: {SMOOTHING}" in (look / "params.yaml").read_text()
     assert shell("dvc", "status", "--json", folder=look).stdout.strip() == "{}"
     shell("git", "worktree", "remove", "--force", "../look", folder=live.folder)

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from stillhouse.core.artifacts import digest_folder
 from stillhouse.core.params import STAGES
-from tests.tiny_run import shell
+from tests.tiny_run import apply, shell
 
 
 def executed(output: str) -> list[str]:
@@ -128,7 +128,7 @@ def test_a_recipe_runs_in_a_workspace_of_its_own_and_is_saved_as_an_experiment(t
     assert name in shell("dvc", "exp", "list", "--name-only", folder=tiny_copy).stdout
     assert digest_folder(tiny_copy / "data") == before
     assert len(shell("git", "worktree", "list", folder=tiny_copy).stdout.splitlines()) == 1
-    shell("dvc", "exp", "apply", name, folder=tiny_copy)
+    apply(name, tiny_copy)
     assert "Another title" in (tiny_copy / "params.yaml").read_text()
     assert executed(shell("dvc", "repro", folder=tiny_copy).stdout) == []
 

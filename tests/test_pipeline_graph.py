@@ -14,7 +14,7 @@ from flows.run import Request, open_run, override
 from stillhouse.core import identity
 from stillhouse.core.errors import ParamsError, StillhouseError
 from stillhouse.core.params import STAGES
-from tests.tiny_run import ROOT, environment, shell
+from tests.tiny_run import ROOT, apply, environment, shell
 
 PIPELINE = """
 stages:
@@ -156,7 +156,7 @@ def test_runs_of_the_same_name_keep_an_experiment_each(tiny_copy):
         assert f"experiment {name}; executed: report" in done.stdout
     for number, name in enumerate(("same", "same-2", "same-3"), 1):
         assert (tiny_copy / "reports" / f"{name}.html").is_file()
-        shell("dvc", "exp", "apply", name, folder=tiny_copy)
+        apply(name, tiny_copy)
         assert f"title: Number {number}" in (tiny_copy / "params.yaml").read_text()
 
 
@@ -188,7 +188,7 @@ def test_a_run_is_an_experiment_and_the_checkout_stays_as_it_was(tiny_copy):
     assert "titled" in shell("dvc", "exp", "list", "--name-only", folder=tiny_copy).stdout
     assert shell("git", "status", "--porcelain", folder=tiny_copy).stdout == before
     assert not list((tiny_copy / ".runs").glob("*"))
-    shell("dvc", "exp", "apply", "titled", folder=tiny_copy)
+    apply("titled", tiny_copy)
     assert "title: Another" in (tiny_copy / "params.yaml").read_text()
     assert shell("dvc", "status", "--json", folder=tiny_copy).stdout.strip() == "{}"
 
@@ -260,7 +260,7 @@ def test_another_revision_runs_without_the_checkouts_changes(tiny_copy):
     shutil.copyfile(params, tiny_copy / "kept.yaml")
     params.write_text(good)
     (tiny_copy / "kept.yaml").unlink()
-    shell("dvc", "exp", "apply", "committed", folder=tiny_copy)
+    apply("committed", tiny_copy)
     assert "Uncommitted" not in params.read_text()
 
 

@@ -41,6 +41,30 @@ def living(*words: str, **settings) -> Iterator[subprocess.Popen]:
 SLEEP = [sys.executable, "-c", "print('ready', flush=True); import time; time.sleep(600)"]
 
 
+def times(folder: Path) -> dict[str, int]:
+    """When each file and folder was last changed."""
+    return {path.relative_to(folder).as_posix(): path.lstat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+
+
+def test_looking_changes_nothing_and_a_kept_workspace_grows_old(project):
+    """Who looks every two days at what is kept for three would never free it."""
+    kept = project.run("failed", 2, days=2)
+    shell("python", "-m", "flows.prune", folder=project.root)
+    before = times(project.root)
+    done = shell("python", "-m", "flows.prune", folder=project.root)
+    assert " 2 d " in done.stdout
+    assert "DVC cannot say" not in done.stdout
+    assert times(project.root) == before
+    # What frees takes DVC's locks, also in the workspaces that are kept.
+    assert project.prune() == []
+    project.repro(3)
+    project.repro(1)
+    assert [item.kind for item in project.prune()] == ["cache"]
+    assert " 2 d " in shell("python", "-m", "flows.prune", folder=project.root).stdout
+    shell("dvc", "status", folder=kept)
+    assert kept.name in named(project.prune(days=2))
+
+
 def test_the_table_frees_nothing_and_its_sizes_are_right(project):
     project.experiment("saved", 2)
     project.repro(3)

@@ -11,7 +11,7 @@ from flows.promote import PACKAGE, bring, find_commit
 from flows.prune import prune
 from stillhouse.core.artifacts import digest_folder
 from tests.small_project import Project, named, project, small_project
-from tests.tiny_run import commit, shell
+from tests.tiny_run import apply, commit, shell
 
 __all__ = ["Project", "project", "small_project"]
 
@@ -125,7 +125,7 @@ def test_the_real_pipeline_after_a_prune(tiny_copy):
     assert [path.stem for path in (tiny_copy / "reports").iterdir()] == ["kept"]
     # The one that is gone is the report of the run that was dropped; the checkout's own is still there.
     assert pages(tiny_copy) == before - 1
-    shell("dvc", "exp", "apply", "kept", folder=tiny_copy)
+    apply("kept", tiny_copy)
     assert "Running stage" not in shell("dvc", "repro", folder=tiny_copy).stdout
     assert "kept run" in (tiny_copy / "data" / "report" / "index.html").read_text()
 

@@ -43,6 +43,12 @@ def commit(folder: Path, message: str) -> None:
     shell("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", message, folder=folder)
 
 
+def apply(name: str, folder: Path) -> None:
+    """Bring an experiment into a checkout, as a user whom git knows: over edits, DVC commits what lies there as theirs."""
+    names = {f"GIT_{role}_{what}": "t@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    shell("dvc", "exp", "apply", name, folder=folder, **names)
+
+
 def run_recipe(name: str, folder: Path) -> Path:
     """A clone of the checkout in `folder`, in which a recipe has run from scratch."""
     clone_checkout(folder)

@@ -3,14 +3,17 @@
 import re
 from pathlib import Path
 
+from stillhouse.core.checkout import local_folder
 from stillhouse.core.errors import HubError, ParamsError
 
 
 def snapshot(name: str, allow_patterns: list[str]) -> Path:
-    """Local folder with the files of `name`, written `owner/model@commit`.
+    """Local folder with the files of `name`, written `owner/model@commit`; one in the checkout that git ignores, as it is.
 
     Raises ParamsError if the commit is not pinned, HubError if the hub does not answer.
     """
+    if folder := local_folder(name):
+        return folder
     repository, _, revision = name.partition("@")
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         raise ParamsError(f"'{name}' is no local folder, and a hub id needs its commit: 'owner/model@<40 hex digits>'")

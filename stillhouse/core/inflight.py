@@ -16,7 +16,6 @@ import fcntl
 import hashlib
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from configobj import ConfigObj, ConfigObjError
 
 from stillhouse.core import identity
 from stillhouse.core.artifacts import write_json
+from stillhouse.core.checkout import git_folder, main_checkout
 from stillhouse.core.params import read_yaml
 
 IN_FLIGHT = ".inflight"
@@ -111,8 +111,7 @@ def locate(stage: str, workspace: Path | None = None) -> InFlight | None:
     common = git_folder(workspace)
     if ingredients is None or common is None:
         return None
-    # A bare repository and a submodule have no checkout beside git's folder.
-    root = common.parent if common.name == ".git" else workspace
+    root = main_checkout(workspace)
     return InFlight(stage, ingredients, root, workspace, lock_of(common / LEASES, identity.key(ingredients)))
 
 
@@ -120,16 +119,6 @@ def inflight_folder(stage: str, workspace: Path | None = None) -> Path | None:
     """The folder in which a stage keeps what it has done so far; it may not exist. None where there is none."""
     flight = locate(stage, workspace)
     return flight and flight.folder
-
-
-def git_folder(folder: Path) -> Path | None:
-    """Git's folder that all worktrees share; None outside of a repository, or without git."""
-    words = ["git", "rev-parse", "--path-format=absolute", "--git-common-dir"]
-    try:
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
-    except OSError:
-        return None
-    return Path(done.stdout.strip()) if done.returncode == 0 else None
 
 
 def lock_of(leases: Path, key: str) -> Path:
@@ -151,9 +140,10 @@ def lock(path: Path) -> TextIO | None:
 
 def sweep_recorded(workspace: Path | None = None) -> None:
     """Remove what the clone of a workspace (default: the working directory) no longer needs."""
-    common = git_folder((workspace or Path.cwd()).resolve())
-    if common is not None and (common.parent / IN_FLIGHT).is_dir():
-        sweep(common.parent, common / LEASES)
+    workspace = (workspace or Path.cwd()).resolve()
+    common = git_folder(workspace)
+    if common is not None and ((root := main_checkout(workspace)) / IN_FLIGHT).is_dir():
+        sweep(root, common / LEASES)
 
 
 def sweep(root: Path, leases: Path, mine: Path | None = None) -> None:

@@ -18,6 +18,14 @@ LAUNCHER = "STILLHOUSE_LAUNCHER"
 FAILURE_FILE = "STILLHOUSE_FAILURE_FILE"
 """Environment variable: where a stage writes why it failed, as JSON, for the flow that runs it."""
 
+OF_A_RANK = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE",
+    "ROLE_NAME", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
+"""Environment variables by which a launcher tells a process which rank it is; job systems set them too."""
+ELASTIC = "TORCHELASTIC_"
+TORCHRUN = (b"torchrun", b"torch.distributed.run", b"torch.distributed.launch")
+
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -46,6 +54,39 @@ def join_death_pact() -> None:
         die_with_parent(parent=int(os.environ[LAUNCHER]))
     elif "DVC_STAGE" in os.environ:
         die_with_parent()
+
+
+def is_rank() -> bool:
+    """Whether torchrun has started this very process as a rank, and not one of its parents, or nobody."""
+    if not {f"{ELASTIC}RUN_ID", "RANK", "WORLD_SIZE"} <= os.environ.keys():
+        return False
+    if LAUNCHER in os.environ:
+        return True
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        # Not Linux.
+        return True
+    return any(word.rpartition(b"/")[2] in TORCHRUN or word.endswith(b"torch/distributed/run.py") for word in words)
+
+
+def forget_job_system(stage: str) -> None:
+    """Take a job system's ranks out of the environment of a process that is none of them, and say so.
+
+    It would wait for the others for ever; the libraries of a stage read the same variables.
+    """
+    if is_rank():
+        return
+    found = [name for name in os.environ if name in OF_A_RANK or name.startswith(ELASTIC)]
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        print(
+            f"note: {stage} was started alone and ignores the WORLD_SIZE {os.environ['WORLD_SIZE']} of a job system around it; "
+            "PET_NPROC_PER_NODE and PET_NNODES choose its ranks",
+            file=sys.stderr,
+            flush=True,
+        )
+    for name in found:
+        del os.environ[name]
 
 
 def write_failure(kind: str, message: str, **facts: Any) -> None:

@@ -12,13 +12,13 @@ version of another kind is no rival: that is a refusal.
     python -m stillhouse.evaluation.gate --against student@v0.0.3 --folder FOLDER
 """
 
-import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from stillhouse.core.artifacts import DATA, write_json
 from stillhouse.core.environment import check_environment
+from stillhouse.core.options import Options
 from stillhouse.core.params import PARAMS_FILE, Kind, Threads, block, kind_of, load, read_yaml
 from stillhouse.core.stage import one_line_errors
 
@@ -186,7 +186,7 @@ def summary_lines(decision: dict[str, Any], gate: Gate) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="gate", description="Hold the package of a finished run against the promoted one.")
+    parser = Options("stillhouse.evaluation.gate", "Hold the package of a finished run against the promoted one.")
     parser.add_argument("--against", metavar="TAG", help="name of the promoted version")
     parser.add_argument("--folder", type=Path, help="holds its 'package' and 'params.yaml'")
     arguments = parser.parse_args()

@@ -15,6 +15,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from stillhouse.core.errors import StillhouseError, TopologyError
+from stillhouse.core.processes import is_rank
 from stillhouse.training.determinism import be_deterministic
 from stillhouse.training.watchdog import Watchdog, collective_timeout
 
@@ -103,9 +104,11 @@ def join(threads: int) -> Iterator[Ranks]:
     other weights, so it is a parameter and not whatever the machine has. Raises TopologyError if there are fewer
     threads than ranks on a host.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    # A job system sets the same variables for whatever it starts, and what a rank starts inherits them.
+    told = os.environ if is_rank() else {}
+    world = int(told.get("WORLD_SIZE", "1"))
+    local_world = int(told.get("LOCAL_WORLD_SIZE", "1"))
+    local_rank = int(told.get("LOCAL_RANK", "0"))
     if threads % local_world:
         raise TopologyError(
             f"parameter 'threads' is {threads}, which {local_world} ranks on this host cannot share evenly; "
@@ -116,7 +119,7 @@ def join(threads: int) -> Iterator[Ranks]:
     device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    rank = int(os.environ.get("RANK", "0"))
+    rank = int(told.get("RANK", "0"))
     be_deterministic(device, speak=rank == 0)
     control = watchdog = None
     if world > 1:

@@ -221,7 +221,7 @@ class Training:
         state.evaluated = state.step
         state.history.points.append({"step": state.step, "split": "validation", **scores})
         state.schedule.observe(better, state.step)
-        bar.update(0, val=f"{scores[self.params.metric]:.4f}")
+        bar.update(0, **{f"validation {self.params.metric.replace('_', ' ')}": f"{scores[self.params.metric]:.4f}"})
 
     def look(self) -> None:
         """Count the steps that were left out, and say so of bad ones; raises NonFinite if none may be."""

@@ -21,11 +21,12 @@ import transformers
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from stillhouse.core.artifacts import DATA, TIMING, published, storage_errors, write_json
+from stillhouse.core.checkout import refused
 from stillhouse.core.environment import check_environment
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.inflight import IN_FLIGHT, InFlight, locate
 from stillhouse.core.params import load
-from stillhouse.core.processes import join_death_pact
+from stillhouse.core.processes import forget_job_system, join_death_pact
 from stillhouse.core.stage import report_error
 from stillhouse.training.distributed import Ranks, join
 
@@ -55,6 +56,7 @@ def run_ranked_stage(stage: str, params_type: type, run: Callable[[Any, Path, Ra
             if flight:
                 flight.publish()
 
+    forget_job_system(stage)
     try:
         record(body)()
     except StillhouseError as error:
@@ -90,6 +92,8 @@ def take_up(stage: str, ranks: Ranks) -> tuple[Ranks, InFlight | None]:
 
     folder = ranks.on_main(find)
     if folder is None:
+        if ranks.is_main and (reason := refused(Path.cwd())):
+            print(f"note: {stage}: nothing is kept for an interrupted start: {reason}", file=sys.stderr, flush=True)
         return ranks, None
     waited = False
     while not ranks.on_main(try_lock):

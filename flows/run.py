@@ -18,6 +18,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from flows.experiments import free_name
+from flows.own_data import refuse_untracked
 from flows.pipeline import Pipeline, is_within, read_pipeline
 from flows.recipe import recipe_file
 from flows.repro import Verdict, core_slot, cores_for, in_run_cache, lease, repro
@@ -179,6 +180,8 @@ def open_run(root: Path, name: str, request: Request) -> Run:
         )  # fmt: skip
         try:
             write_params(root, folder, request)
+            if request.rev is None:
+                refuse_untracked(root, folder, command)
             pipeline = read_pipeline(folder)
             check_stages(pipeline, request)
         except BaseException:

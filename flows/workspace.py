@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.in_use import hold, let_go
+from flows.own_data import Changes, ask_changes, bring
 from flows.settings import share_settings
 from stillhouse.core.errors import StillhouseError, nearest
 
@@ -95,6 +96,7 @@ def open_workspace(root: Path, name: str, revision: str | None = None) -> Path:
     with ThreadPoolExecutor() as threads:
         # Half a second each.
         cache = threads.submit(cache_folder, root)
+        changes = None if revision else ask_changes(threads, root, command)
         tree = None if revision else snapshot(root)
         commit = resolve(root, revision or "HEAD")
     (root / RUNS).mkdir(exist_ok=True)
@@ -107,9 +109,7 @@ def open_workspace(root: Path, name: str, revision: str | None = None) -> Path:
             command("git", "read-tree", "-u", "--reset", tree, cwd=folder)
         share_settings(folder, root, cache.result())
         # Own data are outputs of .dvc files: the pipeline does not bring them by itself.
-        pointers = sorted(str(path.relative_to(folder)) for path in folder.glob("data/raw/**/*.dvc"))
-        if pointers:
-            command("dvc", "checkout", "--quiet", *pointers, cwd=folder)
+        bring(root, folder, changes.result() if changes else Changes(), command)
     except BaseException:
         remove_workspace(root, folder)
         raise

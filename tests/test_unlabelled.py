@@ -23,7 +23,10 @@ CLASSES = ["red", "green", "blue"]
 
 def labelled_and_not(count: int = 240, bare_every: int = 4) -> str:
     """A CSV file in which every so many rows have no label; 0: none."""
-    rows = [f"a text of {CLASSES[i % 3]} number {i},{'' if bare_every and i % bare_every == 1 else CLASSES[i % 3]}" for i in range(count)]
+    rows = [
+        f"a text of {CLASSES[i % 3]} number {i},{'' if bare_every and i % bare_every == 1 else CLASSES[i % 3]}"
+        for i in range(count)
+    ]
     return "text,label\n" + "\n".join(rows) + "\n"
 
 

@@ -215,7 +215,7 @@ def refuse_header(path: Path, header: list[str], wanted: dict[str, str], dialect
             f"{path} is separated by {found!r}, not by {dialect.delimiter!r} (its first line is {shortened(first)!r}); set "
             f"'delimiter: {written}'"
         )
-    rows = [row for row in loose_rows(lines, dialect.delimiter)[1:] if len(row) == len(header)]
+    rows = [[field.strip() for field in row] for row in loose_rows(lines, dialect.delimiter)[1:]]
     if dialect.columns is None and is_data(header, rows):
         raise DataError(no_header(path, header))
 
@@ -244,7 +244,7 @@ def loose_rows(lines: list[str], delimiter: str) -> list[list[str]]:
 
 def is_data(header: list[str], rows: list[list[str]]) -> bool:
     """Whether the first row is one like the others: something in it stands in the same column of another row."""
-    return any(name and any(row[place].strip() == name for row in rows) for place, name in enumerate(header))
+    return any(name and any(row[place : place + 1] == [name] for row in rows) for place, name in enumerate(header))
 
 
 def no_header(path: Path, header: list[str]) -> str:

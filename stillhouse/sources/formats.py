@@ -181,9 +181,28 @@ def ranges_of(schema: pa.Schema) -> dict[str, np.ndarray]:
 
 
 def parse_excel(path: Path, columns: list[str], form: Form) -> pd.DataFrame:
-    """The columns of the sheet with rows, or of `form.sheet`; cells as Excel shows them where nothing but text is meant.
+    """Those of `columns` that are there just once, or else no rows and all columns; cells as Excel shows plain ones.
 
-    Raises DataError if it is no workbook, if several sheets have rows and none is named, or for a first row that is data.
+    Raises DataError as `read_sheet` does, and for a first row that is data.
+    """
+    header, rows = read_sheet(path, form)
+    if any(header.count(name) != 1 for name in columns):
+        refuse_bare_sheet(path, header, rows, form)
+        return pd.DataFrame(columns=header)
+    places = {name: header.index(name) for name in columns}
+    return pd.DataFrame({name: [row[place] if place < len(row) else None for row in rows] for name, place in places.items()})
+
+
+def refuse_bare_sheet(path: Path, header: list[str], rows: list[list[str | None]], form: Form) -> None:
+    """Raises DataError if the first row is one like the others."""
+    if form.columns is None and is_data(header, [[(cell or "").strip() for cell in row] for row in rows]):
+        raise DataError(no_header(path, header))
+
+
+def read_sheet(path: Path, form: Form) -> tuple[list[str], list[list[str | None]]]:
+    """Header and rows of the only sheet that has rows, or of `form.sheet`.
+
+    Raises DataError if it is no workbook, or if several sheets have rows and none is named.
     """
     # Only here: 0.2 s that other formats need not wait for.
     import openpyxl
@@ -204,13 +223,9 @@ def parse_excel(path: Path, columns: list[str], form: Form) -> pd.DataFrame:
     if form.sheet is not None and form.sheet not in sheets:
         raise DataError(f"{path} has no sheet {form.sheet!r}; it has {', '.join(map(repr, sheets))}")
     rows = sheets[form.sheet] if form.sheet is not None else sheets[filled[0]] if filled else []
-    header = list(form.columns) if form.columns else [(cell or "").strip() for cell in rows.pop(0)] if rows else []
-    if any(header.count(name) != 1 for name in columns):
-        if form.columns is None and is_data(header, [[cell or "" for cell in row] for row in rows]):
-            raise DataError(no_header(path, header))
-        return pd.DataFrame(columns=[name for name in header if name])
-    places = {name: header.index(name) for name in columns}
-    return pd.DataFrame({name: [row[place] if place < len(row) else None for row in rows] for name, place in places.items()})
+    if form.columns is not None:
+        return list(form.columns), rows
+    return [(cell or "").strip() for cell in rows[0]] if rows else [], rows[1:]
 
 
 def rows_of_sheet(sheet) -> list[list[str | None]]:

@@ -55,7 +55,7 @@ def below(name: str, raw: Path) -> Path:
     """`name` below `raw`. Raises DataError if it lies elsewhere, where DVC would not see it change."""
     path = raw / name.removeprefix(f"{raw.as_posix()}/")
     # Not resolve(): DVC may have put a link to its cache there.
-    if raw.absolute() not in Path(os.path.abspath(path)).parents:  # noqa: PTH100
+    if Path(os.path.abspath(raw)) not in Path(os.path.abspath(path)).parents:  # noqa: PTH100
         raise DataError(f"{name} is not below {raw}; run 'make data FILE={name}' and name the file only")
     return path
 

@@ -3,6 +3,7 @@
 from itertools import islice
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 
 from stillhouse.core.errors import DataError
@@ -59,3 +60,36 @@ def most_rows(path: Path) -> int | None:
         return None
     data = path.read_bytes()
     return data.count(b"\n") + data.count(b"\r") + 1
+
+
+def first_rows(path: Path, form: Form, most: int) -> pd.DataFrame:
+    """All columns of at most `most` rows of a table, as they stand in it. Raises DataError for what cannot be read."""
+    kind = format_of(path)
+    match kind:
+        case "parquet":
+            return first_of_parquet(path, most)
+        case "excel":
+            header, rows = read_sheet(path, form)
+            return pd.DataFrame([row[: len(header)] for row in rows[:most]], columns=header, dtype=object)
+        case "json" | "jsonl":
+            found = parse_json_lines(path, form.encoding) if kind == "jsonl" else parse_json(path, form)
+            return pd.DataFrame([*islice(found, most)], dtype=object)
+    assert kind is not None
+    dialect = form.dialect(kind)
+    rows = records(path, dialect, dialect.quotes or "standard")
+    header = header_of(path, rows, dialect)
+    fitting = (fields for fields, _, _ in rows if len(fields) == len(header))
+    return pd.DataFrame([*islice(fitting, most)], columns=header, dtype=object)
+
+
+def first_of_parquet(path: Path, most: int) -> pd.DataFrame:
+    """The first rows of a parquet file, named range indices among its columns."""
+    try:
+        with pq.ParquetFile(path) as file:
+            ranges = ranges_of(file.schema_arrow)
+            batch = next(file.iter_batches(batch_size=most), None)
+            table = pd.DataFrame() if batch is None else batch.to_pandas()
+            table = table.reset_index(drop=True)
+            return table.assign(**{name: values[: len(table)] for name, values in ranges.items() if len(table)})
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} cannot be read as parquet: {' '.join(str(error).split())[:200]}") from None

@@ -43,6 +43,12 @@ def propose(root: Path, stage: Stage, options: dict[str, str | None]) -> dict[st
     )
 
 
+def is_model(place: Path) -> bool:
+    """Whether a folder is of a model or a tokenizer, as save_pretrained writes it, and no data."""
+    names = ("config.json", "tokenizer.json", "adapter_config.json")
+    return place.is_dir() and any((place / name).is_file() for name in names)
+
+
 def title_of(given: str) -> str:
     """A title for the report, from the name of the file or of its folder."""
     path = Path(os.path.abspath(given.split("*")[0] or "."))  # noqa: PTH100
@@ -75,6 +81,15 @@ def run(options: argparse.Namespace, root: Path) -> None:
     given = {option: path for option, path in given.items() if path}
     asked = {name: getattr(options, name) for name in ("text", "label", "document", "encoding", "kind")}
     with staged(root, given or {"file": ""}) as stage:
+        if is_model(stage.folder / stage.names["file"]):
+            said = add(root, stage)
+            name = RAW / stage.names["file"]
+            print(
+                "\n".join(
+                    [*said, f"{name}: a model, tracked by DVC; params.yaml names it where it is wanted, 'pretrained: {name}'"]
+                )
+            )
+            return
         if options.keep_params or (not any(asked.values()) and reads(root, list(stage.names.values()))):
             said = add(root, stage)
             print(

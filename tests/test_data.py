@@ -269,6 +269,17 @@ def test_texts_become_a_language_model_by_the_recipe_for_them(root, given, make_
     assert "by hand" not in (make_data(given / "novels", "--yes") and (root / "params.yaml").read_text())
 
 
+def test_a_model_is_tracked_and_no_data(root, given, make_data):
+    put(given, "bert/config.json", "{}")
+    put(given, "bert/tokenizer.json", "{}")
+    before = (root / "params.yaml").read_bytes()
+    assert make_data(given / "bert") == (
+        "data/raw/bert: a model, tracked by DVC; params.yaml names it where it is wanted, 'pretrained: data/raw/bert'\n"
+    )
+    assert (root / "data" / "raw" / "bert.dvc").is_file()
+    assert (root / "params.yaml").read_bytes() == before
+
+
 # ---- what lies there already ----
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from stillhouse.core.artifacts import digest_file
@@ -230,3 +231,23 @@ def test_a_folder_outside_of_data_raw_is_refused(project, datasets):
     (project.folder / "data" / "pets").mkdir()
     with pytest.raises(DataError, match=r"^data/raw/\.\./pets is not below data/raw"):
         table_of({**LOCAL, "dataset": "data/raw/../pets"})
+
+
+def test_a_parquet_file_brings_the_names_of_its_classes_also_among_own_files(project, datasets):
+    write_set(datasets, project.raw / "pets", labels=(0, 1, -1))
+    source = {"kind": "files", "train": "pets/train.parquet", "unlabelled": True}
+    assert table_of(source)["label"].tolist() == ["cat", "dog", ""]
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["1", "2", "3"])})
+    rows = {"text": ["x", "y", "z"], "label": [0, 1, 2]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(project.raw / "pets" / "train.parquet")
+    for each in (source, LOCAL):
+        assert table_of(each)["label"].tolist() == ["1", "2", "3"], (
+            "a number means its place, and not the name that looks like it"
+        )
+
+
+def test_a_range_index_of_a_folders_parquet_file_is_a_column(project, datasets):
+    (project.raw / "pets").mkdir()
+    index = pd.RangeIndex(3, name="label")
+    pd.DataFrame({"text": ["x", "y", "z"]}, index=index).to_parquet(project.raw / "pets" / "train.parquet")
+    assert table_of(LOCAL)["label"].tolist() == ["0", "1", "2"]

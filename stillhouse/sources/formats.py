@@ -165,6 +165,9 @@ def parse_parquet(path: Path, columns: list[str]) -> pd.DataFrame:
             frame = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
             for column in set(columns) & set(ranges):
                 frame[column] = ranges[column]
+            for column, names in class_names(schema).items():
+                if column in columns:
+                    frame[column] = named(frame[column], names, path)
             return frame[columns]
     except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read as parquet: {' '.join(str(error).split())[:200]}") from None
@@ -178,6 +181,27 @@ def ranges_of(schema: pa.Schema) -> dict[str, np.ndarray]:
         if isinstance(entry, dict) and entry.get("kind") == "range" and entry.get("name") not in (None, *schema.names):
             found[str(entry["name"])] = np.arange(entry["start"], entry["stop"], entry["step"])
     return found
+
+
+def class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Columns of class numbers to the names of the classes, as `datasets` writes them into a file's metadata."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        found = {str(name): feature.get("names") for name, feature in features.items() if isinstance(feature, dict)}
+        return {name: [str(each) for each in names] for name, names in found.items() if isinstance(names, list)}
+    except (ValueError, AttributeError):
+        return {}
+
+
+def named(values: pd.Series, names: list[str], where: Path | str) -> pd.Series:
+    """The classes that the values mean: numbers, or names where not all are numbers; None for -1 or nothing, "no label"."""
+    written = values.map(lambda value: "" if pd.isna(value) or str(value) == "-1" else str(value).strip())
+    numbers = written.map(lambda value: value == "" or value.isdecimal()).all()
+    known = {str(number): name for number, name in enumerate(names)} if numbers else {name: name for name in names}
+    strange = [value for value in written.unique() if value and value not in known]
+    if strange:
+        raise DataError(f"{where}: {strange[0]!r} is none of the {len(names)} classes that the data set names")
+    return written.map(lambda value: known.get(value))
 
 
 def parse_excel(path: Path, columns: list[str], form: Form) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from stillhouse.core.params import block
 from stillhouse.sources.delimited import Quotes
 from stillhouse.sources.files import LABELLED, UNLABELLED
 from stillhouse.sources.folders import RAW, below
-from stillhouse.sources.formats import Form, format_of, read_columns
+from stillhouse.sources.formats import Form, class_names, format_of, named, read_columns
 from stillhouse.sources.labels import describe_numbers, refuse_implausible
 from stillhouse.sources.streams import lines_of
 from stillhouse.sources.tables import SPLITS, RowLimit, complete, settle
@@ -203,7 +203,7 @@ def read_plain(
         table = read_columns(path, wanted, form, notes)
     require_columns(source, wanted, [str(name) for name in table.columns], path)
     table = table[list(wanted.values())].set_axis(list(wanted), axis=1)
-    names = class_names(path, builder.info.features, source.label) if "label" in wanted else None
+    names = names_of_classes(path, builder.info.features, source.label) if "label" in wanted else None
     return table if names is None else table.assign(label=named(table["label"], names, path))
 
 
@@ -216,24 +216,11 @@ def require_columns(source: HubSource, wanted: dict[str, str], known: list[str],
             raise DataError(f"{path} has column '{column}' (parameter '{role}') more than once; rename or delete one")
 
 
-def class_names(path: Path, features: Any, label: str) -> list[str] | None:
-    """Names of the classes as the folder's README or the parquet file itself has them; None if they have none."""
-    import datasets
-
-    if features is None and format_of(path) == "parquet":
-        features = datasets.Features.from_arrow_schema(pq.read_schema(path))
+def names_of_classes(path: Path, features: Any, label: str) -> list[str] | None:
+    """Names of the classes as the folder's README has them; None if it has none, or a parquet file has its own."""
+    if format_of(path) == "parquet" and label in class_names(pq.read_schema(path)):
+        return None
     return getattr((features or {}).get(label), "names", None)
-
-
-def named(values: pd.Series, names: list[str], where: Path | str) -> pd.Series:
-    """The classes that the values mean: numbers, or names where not all are numbers; None for -1 or nothing, "no label"."""
-    written = values.map(lambda value: "" if pd.isna(value) or str(value) == "-1" else str(value).strip())
-    numbers = written.map(lambda value: value == "" or value.isdecimal()).all()
-    known = {str(number): name for number, name in enumerate(names)} if numbers else {name: name for name in names}
-    strange = [value for value in written.unique() if value and value not in known]
-    if strange:
-        raise DataError(f"{where}: {strange[0]!r} is none of the {len(names)} classes that the data set names")
-    return written.map(lambda value: known.get(value))
 
 
 def as_table(dataset: Any, source: HubSource, wanted: dict[str, str]) -> pd.DataFrame:

@@ -45,8 +45,11 @@ def propose(root: Path, stage: Stage, options: dict[str, str | None]) -> dict[st
 
 def is_model(place: Path) -> bool:
     """Whether a folder is of a model or a tokenizer, as save_pretrained writes it, and no data."""
-    names = ("config.json", "tokenizer.json", "adapter_config.json")
-    return place.is_dir() and any((place / name).is_file() for name in names)
+    if not place.is_dir():
+        return False
+    names = {path.name for path in place.iterdir()}
+    weights = any(name.endswith((".safetensors", ".safetensors.index.json", ".bin", ".gguf")) for name in names)
+    return bool(names & {"tokenizer.json", "adapter_config.json"}) or ("config.json" in names and weights)
 
 
 def title_of(given: str) -> str:
@@ -75,28 +78,25 @@ def block_of(text: str) -> str:
     return "".join(lines[start:end])
 
 
+def add_only(root: Path, stage: Stage, said: str) -> None:
+    """Add the data, and leave params.yaml as it is."""
+    for line in [*add(root, stage), said]:
+        print(line)
+
+
 def run(options: argparse.Namespace, root: Path) -> None:
     """Everything that `make data` does. Raises StillhouseError, with nothing written, if it cannot."""
     given = {"file": options.file, "validation": options.validation, "test": options.test}
     given = {option: path for option, path in given.items() if path}
     asked = {name: getattr(options, name) for name in ("text", "label", "document", "encoding", "kind")}
     with staged(root, given or {"file": ""}) as stage:
+        place = RAW / stage.names["file"]
         if is_model(stage.folder / stage.names["file"]):
-            said = add(root, stage)
-            name = RAW / stage.names["file"]
-            print(
-                "\n".join(
-                    [*said, f"{name}: a model, tracked by DVC; params.yaml names it where it is wanted, 'pretrained: {name}'"]
-                )
-            )
+            add_only(root, stage, f"{place}: a model, tracked by DVC; name it where it is wanted, 'pretrained: {place}'")
             return
         if options.keep_params or (not any(asked.values()) and reads(root, list(stage.names.values()))):
-            said = add(root, stage)
-            print(
-                "\n".join(
-                    [*said, f"{', '.join(str(RAW / top) for top in stage.tops())}: tracked by DVC; params.yaml stays as it is"]
-                )
-            )
+            places = ", ".join(str(RAW / top) for top in stage.tops())
+            add_only(root, stage, f"{places}: tracked by DVC; params.yaml stays as it is")
             return
         proposal = propose(root, stage, asked)
         values = values_of(

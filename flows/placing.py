@@ -11,8 +11,11 @@ from pathlib import Path
 from flows.own_data import Changes, find_changes
 from flows.staging import RAW, Stage
 from flows.workspace import command
-from stillhouse.core.artifacts import digest_folder, storage_errors
+from stillhouse.core.artifacts import storage_errors
 from stillhouse.core.errors import DataError
+
+HIDDEN = shutil.ignore_patterns(".*", "__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini")
+"""What is not copied."""
 
 
 def add(root: Path, stage: Stage) -> list[str]:
@@ -37,7 +40,19 @@ def same(new: Path, old: Path) -> bool:
         return False
     if new.resolve() == old.resolve():
         return True
-    return digest_folder(new.resolve()) == digest_folder(old) if new.is_dir() else filecmp.cmp(new, old, shallow=False)
+    if not new.is_dir():
+        return filecmp.cmp(new, old, shallow=False)
+    files = files_in(new)
+    return files == files_in(old) and all(filecmp.cmp(new / name, old / name, shallow=False) for name in files)
+
+
+def files_in(folder: Path) -> list[str]:
+    """What is copied of a folder: not what its system or git keeps there."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not HIDDEN(parent, [name])]
+        found += [Path(parent, name).relative_to(folder).as_posix() for name in names if not HIDDEN(parent, [name])]
+    return sorted(found)
 
 
 def require_kept(root: Path, new: Path, place: Path) -> list[str]:
@@ -74,7 +89,7 @@ def replace(new: Path, target: Path) -> None:
         remove(path)
     try:
         if new.is_dir():
-            shutil.copytree(new, scratch)
+            shutil.copytree(new, scratch, ignore=HIDDEN)
         else:
             shutil.copyfile(new, scratch)
         if os.path.lexists(target):

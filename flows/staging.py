@@ -34,6 +34,8 @@ class Stage:
         path = Path(os.path.abspath(given))  # noqa: PTH100
         if not given or not path.exists():
             raise DataError(f"{given or 'FILE'} does not exist; usage: make data FILE=path/to/train.csv")
+        if path.resolve() == raw or path.resolve() in raw.parents:
+            raise DataError(f"{given} holds {RAW} itself; name the file or folder with the data")
         inside = raw in path.parents
         name = path.relative_to(raw).as_posix() if inside else path.name
         if not inside and path.name.lower().endswith(ARCHIVES):
@@ -42,10 +44,11 @@ class Stage:
             unpack(path, self.folder / name)
         else:
             top = name.split("/")[0]
-            if top not in self.names.values() and not os.path.lexists(self.folder / top):
-                (self.folder / top).symlink_to(raw / top if inside else path)
-            elif (self.folder / top).resolve() != (raw / top if inside else path).resolve():
-                self.claim(name, given)
+            target = raw / top if inside else path
+            if not os.path.lexists(self.folder / top):
+                (self.folder / top).symlink_to(target)
+            elif (self.folder / top).resolve() != target.resolve():
+                self.claim(top, given)
         self.names[option] = name
 
     def claim(self, name: str, given: str) -> None:

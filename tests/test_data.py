@@ -179,6 +179,8 @@ def test_data_that_cannot_be_used_leave_nothing_behind(root, given, make_data):
     assert make_data() == "error: data: FILE does not exist; usage: make data FILE=path/to/train.csv\n"
     assert make_data(given / "no.csv").endswith("no.csv does not exist; usage: make data FILE=path/to/train.csv\n")
     assert make_data(given / "*.tsv").endswith("*.tsv fits no file; usage: make data FILE='parts/*.csv'\n")
+    assert "holds data/raw itself; name the file or folder with the data" in make_data(root)
+    assert "holds data/raw itself; name the file or folder with the data" in make_data("data/raw")
     assert shell("git", "status", "--short", folder=root).stdout == ""
     assert [path.name for path in (root / "data" / "raw").iterdir()] == [".gitkeep"]
     assert [path.name for path in (root / ".dvc" / "tmp").glob("own-data-*")] == []
@@ -193,6 +195,9 @@ def test_a_folder_with_splits_and_files_by_name(root, given, make_data):
     make_data(given / "banking")
     assert source_of(root) == {"kind": "files", "train": "banking/train.csv", "test": "banking/test.csv", **named()}
     assert read_yaml(root / "params.yaml")["report"]["title"] == "banking, distilled"
+    put(given, "banking/.git/config", "of git")
+    assert make_data(given / "banking") == "data/raw/banking: tracked by DVC; params.yaml stays as it is\n"
+    assert sorted(path.name for path in (root / "data" / "raw" / "banking").iterdir()) == ["test.csv", "train.csv"]
     put(given, "a.csv")
     put(given, "b.csv", ROWS.replace("number", "held"))
     make_data(given / "a.csv", "--test", given / "b.csv", "--label", "category")
@@ -274,7 +279,7 @@ def test_a_model_is_tracked_and_no_data(root, given, make_data):
     put(given, "bert/tokenizer.json", "{}")
     before = (root / "params.yaml").read_bytes()
     assert make_data(given / "bert") == (
-        "data/raw/bert: a model, tracked by DVC; params.yaml names it where it is wanted, 'pretrained: data/raw/bert'\n"
+        "data/raw/bert: a model, tracked by DVC; name it where it is wanted, 'pretrained: data/raw/bert'\n"
     )
     assert (root / "data" / "raw" / "bert.dvc").is_file()
     assert (root / "params.yaml").read_bytes() == before

@@ -7,6 +7,15 @@ READY := $(VENV)/.ready
 ACTIVATE := . $(BIN)/activate
 RECIPE ?=
 FILE ?=
+LABEL ?=
+TEXT ?=
+TEST ?=
+VALIDATION ?=
+DOCUMENT ?=
+ENCODING ?=
+KIND ?=
+TITLE ?=
+PARAMS ?=
 SERVER ?=
 POOL ?= torchrun
 WEBHOOK ?=
@@ -19,7 +28,10 @@ help:
 	@echo "make distill              run the pipeline, end with a table and the path of the report"
 	@echo "make distill RECIPE=tiny  the same with recipes/tiny.yaml, in its own worktree, saved as a DVC experiment"
 	@echo "make use RECIPE=tiny      copy a recipe over params.yaml; one of recipes/, or the path of any params file"
-	@echo "make data FILE=train.csv  put own data into data/raw, tracked by DVC"
+	@echo "make data FILE=train.csv LABEL=category    own data: look into them, track them by DVC, write their block of params.yaml;"
+	@echo "                          FILE may be a folder, a pattern or an archive; TEXT, LABEL, TEST, VALIDATION where a guess is"
+	@echo "                          not sure; KIND=causal_lm for a language model; YES=1 over edits that are not committed;"
+	@echo "                          PARAMS=keep leaves params.yaml as it is"
 	@echo "make up / down            Prefect server, pools, workers and deployments on this machine / stop them"
 	@echo "make worker SERVER=http://host:4200/api POOL=torchrun     be a worker of another machine's server"
 	@echo "make notify WEBHOOK=https://...    tell of failed, crashed and refused runs; alone: what is set; TEST=1 posts one; OFF=1"
@@ -49,7 +61,9 @@ use: venv
 	@$(ACTIVATE) && python -m flows.recipe "$(RECIPE)"
 
 data: venv
-	@$(ACTIVATE) && python -m flows.data "$(FILE)"
+	@$(ACTIVATE) && python -m flows.data "$(FILE)" $(foreach option,LABEL TEXT TEST VALIDATION DOCUMENT ENCODING KIND TITLE,\
+	$(if $($(option)),--$(shell echo $(option) | tr A-Z a-z) "$($(option))")) \
+	$(if $(filter 1 y yes,$(YES)),--yes) $(if $(filter keep,$(PARAMS)),--keep-params)
 
 up: venv
 	@$(ACTIVATE) && python -m flows.service up

@@ -1,50 +1,146 @@
-"""`make data FILE=...`: copy own data into `data/raw`, tracked by DVC.
+"""`make data FILE=...`: look into own data, put them into `data/raw`, tracked by DVC, and write their block into params.yaml.
 
-python -m flows.data train.csv
+    python -m flows.data train.csv --label category
+
+FILE is a file, a folder, a pattern ('parts/*.csv') or an archive. What it is, which file is which split and which column is
+which is guessed where the guess is sure, and asked otherwise; `tasks.propose` does that. Nothing is written before all of it
+is known to be readable. Data of the same name are replaced as a whole, if DVC has them as they are.
 """
 
-import shutil
+import argparse
+import json
+import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
-from flows.workspace import command, repository_root
+from flows.own_params import Plan, plan, reads, values_of, write
+from flows.placing import add
+from flows.staging import RAW, Stage, staged
+from flows.workspace import environment, repository_root
 from stillhouse.core.errors import DataError
 from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
 
+PLAIN = ("train", "training", "data", "dataset", "all", "texts", "text", "corpus", "input", "full", "labelled", "labeled")
+"""Names of files that say nothing of what they are about: their folder's name does."""
+REFUSED = "error: data: "
+"""How `tasks.propose` begins the line that says what is wrong."""
 
-def add(name: str, root: Path) -> Path:
-    """Copy a file or folder into `data/raw` and `dvc add` it; returns where it lies now, relative to `root`."""
-    source = Path(name)
-    if not name or not source.exists():
-        raise DataError(f"{name or 'FILE'} does not exist; usage: make data FILE=path/to/train.csv")
-    target = root / "data" / "raw" / source.name
-    if source.resolve() != target.resolve():
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True, copy_function=replace)
+
+def propose(root: Path, stage: Stage, options: dict[str, str | None]) -> dict[str, Any]:
+    """What `tasks.propose` says of the data. Raises DataError with its reason, in the names that the user knows."""
+    words = ["python", "-m", "tasks.propose", "--raw", str(stage.folder), stage.names["file"]]
+    named = {option: name for option, name in stage.names.items() if option != "file"}
+    for option, value in {**named, **options}.items():
+        words += [f"--{option}", value] if value else []
+    done = subprocess.run(words, cwd=root, env=environment(root), capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout)
+    lines = done.stderr.strip().splitlines()
+    reason = next((line.removeprefix(REFUSED) for line in lines if line.startswith(REFUSED)), None)
+    raise DataError(
+        (reason or f"tasks.propose failed: {lines[-1] if lines else done.returncode}").replace(f"{stage.folder}/", "")
+    )
+
+
+def is_model(place: Path) -> bool:
+    """Whether a folder is of a model or a tokenizer, as save_pretrained writes it, and no data."""
+    if not place.is_dir():
+        return False
+    names = {path.name for path in place.iterdir()}
+    weights = any(name.endswith((".safetensors", ".safetensors.index.json", ".bin", ".gguf")) for name in names)
+    return bool(names & {"tokenizer.json", "adapter_config.json"}) or ("config.json" in names and weights)
+
+
+def title_of(given: str) -> str:
+    """A title for the report, from the name of the file or of its folder."""
+    path = Path(os.path.abspath(given.split("*")[0] or "."))  # noqa: PTH100
+    stem = path.name.split(".")[0] if path.name else ""
+    if stem.lower() in PLAIN and path.parent.name and path.parent != Path.cwd() and path.parent.name != RAW.name:
+        stem = path.parent.name
+    return f"{stem.replace('_', ' ').strip() or 'Own data'}, distilled"
+
+
+def show(changes: Plan) -> None:
+    """The lines of params.yaml that change."""
+    if changes.recipe:
+        print(
+            f"params.yaml takes the values of recipes/{changes.recipe}.yaml, which are for this kind of model; own data in it:"
+        )
+    print(changes.diff if not changes.recipe else block_of(changes.after), end="")
+
+
+def block_of(text: str) -> str:
+    """The block `ingest` of a params file."""
+    lines = text.splitlines(keepends=True)
+    start = next((number for number, line in enumerate(lines) if line.startswith("ingest:")), len(lines))
+    end = next((number for number in range(start + 1, len(lines)) if not lines[number].startswith((" ", "#"))), len(lines))
+    return "".join(lines[start:end])
+
+
+def add_only(root: Path, stage: Stage, said: str) -> None:
+    """Add the data, and leave params.yaml as it is."""
+    for line in [*add(root, stage), said]:
+        print(line)
+
+
+def run(options: argparse.Namespace, root: Path) -> None:
+    """Everything that `make data` does. Raises StillhouseError, with nothing written, if it cannot."""
+    given = {"file": options.file, "validation": options.validation, "test": options.test}
+    given = {option: path for option, path in given.items() if path}
+    asked = {name: getattr(options, name) for name in ("text", "label", "document", "encoding", "kind")}
+    with staged(root, given or {"file": ""}) as stage:
+        place = RAW / stage.names["file"]
+        if is_model(stage.folder / stage.names["file"]):
+            add_only(root, stage, f"{place}: a model, tracked by DVC; name it where it is wanted, 'pretrained: {place}'")
+            return
+        if options.keep_params or (not any(asked.values()) and reads(root, list(stage.names.values()))):
+            places = ", ".join(str(RAW / top) for top in stage.tops())
+            add_only(root, stage, f"{places}: tracked by DVC; params.yaml stays as it is")
+            return
+        proposal = propose(root, stage, asked)
+        values = values_of(
+            proposal["kind"], proposal["source"], proposal["max_tokens"], options.title or title_of(options.file)
+        )
+        changes = plan(root, proposal["kind"], values)
+        for fact in proposal["facts"]:
+            print(fact)
+        if changes.edited and not options.yes:
+            show(changes)
+            raise DataError(
+                f"params.yaml has edits that are not committed ({', '.join(changes.edited)}) and would be overwritten as "
+                "shown; YES=1 does it, nothing was written yet"
+            )
+        for line in add(root, stage):
+            print(line)
+        if changes.after == changes.before:
+            print("params.yaml says so already")
         else:
-            # DVC may have made the old file read-only.
-            target.unlink(missing_ok=True)
-            shutil.copyfile(source, target)
-    place = target.relative_to(root)
-    command("dvc", "add", "--quiet", str(place), cwd=root)
-    return place
-
-
-def replace(source: str, place: str) -> str:
-    """Copy a file to a place where DVC may have put a link into its cache: that would be written through."""
-    Path(place).unlink(missing_ok=True)
-    return shutil.copy2(source, place)
+            write(root, changes)
+            show(changes)
+        places = " ".join(f"{RAW / top}.dvc" for top in stage.tops())
+        print(f"\nnext: make distill    (and to keep it: git add params.yaml {places} && git commit)")
 
 
 def main() -> None:
-    parser = Options("flows.data", "Copy own data into data/raw, tracked by DVC.")
-    parser.add_argument("file", nargs="?", default="", help="a file or folder; one of its name in data/raw is replaced")
+    parser = Options("flows.data", "Put own data into data/raw, tracked by DVC, and their block into params.yaml.")
+    parser.add_argument(
+        "file", nargs="?", default="", help="file, folder, pattern or archive to train on; a folder may hold all splits"
+    )
+    parser.add_argument("--validation", help="file or folder to choose weights by (default: cut out of the training rows)")
+    parser.add_argument("--test", help="file or folder to test on (default: cut out of the training rows)")
+    parser.add_argument("--text", help="column with the text (default: guessed)")
+    parser.add_argument("--label", help="column with the class (default: guessed)")
+    parser.add_argument("--document", help="column that the rows of one document share, for language models")
+    parser.add_argument("--encoding", help="of texts that are not UTF-8, for example cp1252")
+    parser.add_argument("--kind", choices=["text_classification", "causal_lm"], help="default: by what lies there")
+    parser.add_argument("--title", help="title of the report (default: from the name of the file)")
+    parser.add_argument("--yes", action="store_true", help="overwrite edits of params.yaml that are not committed")
+    parser.add_argument("--keep-params", action="store_true", help="add the data, and leave params.yaml as it is")
     options = parser.parse_args()
     with one_line_errors("data"):
-        place = add(options.file, repository_root())
-        print(f"{place} is tracked; commit {place}.dvc, then in params.yaml, for example:")
-        print("  ingest:")
-        print(f"    source: {{kind: files, train: {place.name}, text: text, label: label}}")
+        run(options, repository_root())
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 from flows.commands import command, committing, ended_with, environment, reason_in, run
 from flows.experiments import free_name
+from flows.own_data import refuse_untracked
 from flows.pipeline import Pipeline, is_within, read_pipeline
 from flows.preflight import check_checkout
 from flows.recipe import recipe_file
@@ -182,6 +183,8 @@ def open_run(root: Path, name: str, request: Request) -> Run:
         )  # fmt: skip
         try:
             write_params(root, folder, request)
+            if request.rev is None:
+                refuse_untracked(root, folder, command)
             pipeline = read_pipeline(folder)
             check_stages(pipeline, request)
         except BaseException:

@@ -17,6 +17,7 @@ from pathlib import Path
 from flows.commands import CommandError, command, environment, login_name
 from flows.in_use import hold, let_go
 from flows.nested import RepositoryError, allow_worktrees, bring_submodules, refuse_nested, submodules
+from flows.own_data import Changes, ask_changes, bring
 from flows.settings import share_settings
 from stillhouse.core.checkout import RUNS, refused
 from stillhouse.core.errors import nearest
@@ -77,6 +78,7 @@ def open_workspace(root: Path, name: str, revision: str | None = None) -> Path:
         # Half a second each.
         cache = threads.submit(cache_folder, root)
         allow_worktrees(root)
+        changes = None if revision else ask_changes(threads, root, command)
         tree = None if revision else snapshot(root)
         commit = resolve(root, revision or "HEAD")
     (root / RUNS).mkdir(exist_ok=True)
@@ -90,9 +92,7 @@ def open_workspace(root: Path, name: str, revision: str | None = None) -> Path:
         bring_submodules(root, folder)
         share_settings(folder, root, cache.result())
         # Own data are outputs of .dvc files: the pipeline does not bring them by itself.
-        pointers = sorted(str(path.relative_to(folder)) for path in folder.glob("data/raw/**/*.dvc"))
-        if pointers:
-            command("dvc", "checkout", "--quiet", *pointers, cwd=folder)
+        bring(root, folder, changes.result() if changes else Changes(), command)
     except BaseException:
         remove_workspace(root, folder)
         raise

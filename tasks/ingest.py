@@ -51,28 +51,34 @@ class Params:
                 raise ValueError(f"'ingest.{name}.document' joins rows to documents, which kind {self.kind} does not read")
 
 
-def read(source: SampleSource | FilesSource | HubSource | ClozeSource, labelled: bool) -> tuple[pd.DataFrame, dict]:
-    """Canonical table and origin of one task."""
+def read(
+    source: SampleSource | FilesSource | HubSource | ClozeSource, labelled: bool, notes: list[str] | None = None
+) -> tuple[pd.DataFrame, dict]:
+    """Canonical table and origin of one task; `notes` takes what the user should be told of the data."""
     match source:
         case SampleSource():
             return read_sample(source, labelled)
         case FilesSource():
-            return read_files(source, labelled=labelled)
+            return read_files(source, labelled=labelled, notes=notes)
         case HubSource():
-            return read_hub(source, labelled)
+            return read_hub(source, labelled, notes)
         case ClozeSource():
-            return read_cloze(source)
+            return read_cloze(source, notes)
 
 
 def run(params: Params, out: Path) -> None:
     manifest = {}
     labelled = params.kind != "causal_lm"
     for name, source in (("source", params.ingest.source), ("new", params.ingest.new)):
-        table, origin = read(source, labelled)
+        notes: list[str] = []
+        table, origin = read(source, labelled, notes)
+        for note in notes:
+            print(f"note: {name}: {note}")
         write_table(table, out / f"{name}.parquet")
         entry = manifest[name] = describe(table, origin)
         what = f"rows, {entry['classes']} classes" if labelled else "documents"
-        print(f"{name}: {len(table):,} {what} ({origin['kind']})")
+        bare = f"; {entry['unlabelled']:,} rows have no label" if "unlabelled" in entry else ""
+        print(f"{name}: {len(table):,} {what} ({origin['kind']}){bare}")
     write_json(out / MANIFEST, manifest)
 
 

@@ -6,7 +6,6 @@ What a parameter means stands under its field, as a string; a test holds the pag
     python -m tasks.parameters --write    # writes docs/parameters.md
 """
 
-import argparse
 import ast
 import importlib
 import inspect
@@ -18,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from stillhouse.core.options import Options
 from stillhouse.core.params import FLOW_BLOCKS, SHARED_BLOCKS, STAGES
 from stillhouse.evaluation.gate import Params as GateParams
 
@@ -215,7 +215,7 @@ def table(rows: list[Row]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tasks.parameters", description="Describe every parameter of params.yaml.")
+    parser = Options("tasks.parameters", "Describe every parameter of params.yaml.")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE} instead of printing it")
     if parser.parse_args().write:
         PAGE.write_text(page(), encoding="utf-8")

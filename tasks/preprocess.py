@@ -26,6 +26,7 @@ from stillhouse.data.text import (
     drop_texts_of_other_task,
     label_names,
     preprocessing_words,
+    require_known_labels,
     split_rows,
     withhold_labels,
 )
@@ -137,15 +138,15 @@ def run_rows(settings: Preprocess, out: Path) -> None:
             f"tokens use up; expected at least {num_special + 1}"
         )
 
-    withheld = withhold_labels(source, settings.withheld_labels)
+    withheld = {"source": withhold_labels(source, settings.withheld_labels), "new": withhold_labels(new, 0.0)}
+    for task, table, share in (("source", source, settings.withheld_labels), ("new", new, 0.0)):
+        if note := require_known_labels(table, withheld[task], names[task], task, share):
+            print(f"note: {task}: {note}")
     words = preprocessing_words(settings.lowercase, settings.max_tokens, chat_template_of(out / "tokenizer"))
     statistics = {}
-    for task, table, report, hidden in (
-        ("source", source, source_report, withheld),
-        ("new", new, new_report, np.zeros(len(new), dtype=bool)),
-    ):
+    for task, table, report in (("source", source, source_report), ("new", new, new_report)):
         statistics[task] = write_task(
-            out / task, table, names[task], hidden, tokenizer, facts, settings.max_tokens, report, words
+            out / task, table, names[task], withheld[task], tokenizer, facts, settings.max_tokens, report, words
         )
     write_json(out / "statistics.json", statistics)
 
@@ -193,18 +194,22 @@ def write_task(
     )
     statistics = {
         **asdict(report),
-        **{f"{split}_rows": int(sum(counts[split])) for split in SPLITS},
+        **{f"{split}_rows": int((table["split"] == split).sum()) for split in SPLITS},
         "classes": len(names),
         "balance": round(float(counts["train"].max() / counts["train"].min()), 2),
         "withheld_labels": int(hidden.sum()),
         "truncated_share": round(float((lengths > room).mean()), 5),
         "mean_tokens": round(float(lengths.mean()), 2),
     }
+    unlabelled = int((table["label"] == "").sum())
+    if unlabelled:
+        # They are among 'withheld_labels', too. Where every row has a label, nothing is said of it.
+        statistics["unlabelled"] = unlabelled
     print(
         f"{folder.name}: {statistics['train_rows']:,} / {statistics['validation_rows']:,} / {statistics['test_rows']:,} rows, "
         f"{len(names)} classes; dropped {report.duplicates:,} duplicates, {report.shared_between_published_splits:,} shared "
         f"between splits; {report.conflicting_labels:,} rows with conflicting labels; "
-        f"{statistics['truncated_share']:.1%} truncated"
+        f"{statistics['truncated_share']:.1%} truncated" + (f"; {unlabelled:,} rows without a label" if unlabelled else "")
     )
     return statistics
 

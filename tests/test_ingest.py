@@ -196,10 +196,10 @@ def test_a_link_that_dvc_put_in_place_of_a_file_is_followed(project):
             "data/raw/a.csv is a gzip archive, whatever its name says; unpack it, or",
         ),
         (
-            "a.csv.gz",
-            gzip.compress(GOOD.encode(), mtime=0),
+            "a.csv.bz2",
+            b"BZh",
             {},
-            "data/raw/a.csv.gz ends in '.gz', expected one of .csv, .jsonl, .ndjson, ",
+            "data/raw/a.csv.bz2 ends in '.bz2', expected one of .csv, .json, .jsonl, .ndjson, .parquet, ",
         ),
         ("a.csv", GOOD, {"train": "a.csv/b.csv"}, "data/raw/a.csv/b.csv does not exist; add it with 'make data FILE="),
         (
@@ -244,7 +244,7 @@ def test_a_link_that_dvc_put_in_place_of_a_file_is_followed(project):
         ),
         ("a.jsonl", '{"text": {"a": "b"}, "label": "a"}', {}, "data/raw/a.jsonl, row 1: the text is a list; one text per row"),
         ("a.parquet", b"PAR1 and nothing else", {}, "data/raw/a.parquet cannot be read as parquet: "),
-        ("a.txt", "x\n", {}, "data/raw/a.txt ends in '.txt', expected one of .csv, .jsonl, .ndjson, .parquet, .tsv"),
+        ("a.txt", "x\n", {}, "data/raw/a.txt ends in '.txt', expected one of .csv, .json, .jsonl, .ndjson, "),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_the_place(project, name, content, keys, message):

@@ -92,11 +92,11 @@ def test_a_failed_stage_keeps_the_last_good_outputs_in_reach(tiny_copy):
 
 
 def test_own_data_by_editing_params_alone(tiny_copy, tmp_path):
-    """`make data`, five lines of params.yaml, `dvc repro` as far as preprocess."""
+    """`make data`, an edit of params.yaml, `dvc repro` as far as preprocess."""
     rows = [f'"text number {i} {word}, said twice ""{word}""",{word}' for word in ("red", "green") for i in range(60)]
     (tmp_path / "own.csv").write_text("sentence,colour\n" + "\n".join(rows) + "\n")
-    said = shell("python", "-m", "flows.data", str(tmp_path / "own.csv"), folder=tiny_copy).stdout
-    assert "data/raw/own.csv is tracked" in said
+    said = shell("python", "-m", "flows.data", str(tmp_path / "own.csv"), "--keep-params", folder=tiny_copy).stdout
+    assert said == "data/raw/own.csv: tracked by DVC; params.yaml stays as it is\n"
     params = tiny_copy / "params.yaml"
     own = "source: {kind: files, train: own.csv, text: sentence, label: colour}"
     params.write_text("\n".join(own.join(["  ", ""]) if "task: languages" in x else x for x in params.read_text().splitlines()))

@@ -66,6 +66,7 @@ def split_rows(table: pd.DataFrame, params: SplitParams, lowercase: bool) -> tup
     Published splits stay what they are, but for training rows whose text also stands in validation or test: those are
     dropped. Missing splits are cut out of the training rows by a keyed hash of the text, so that new rows never move
     an old one. Conflicting labels (one text, several classes) are counted and kept: they are what soft labels are for.
+    Rows without a label are for training alone, and leave where another row has their text with a label.
     """
     report = SplitReport(rows_in=len(table))
     # In the order of the ids, so that which of two duplicates stays does not depend on the file's.
@@ -79,7 +80,7 @@ def split_rows(table: pd.DataFrame, params: SplitParams, lowercase: bool) -> tup
     # A published test stays whole, repeats included: its size is part of every figure that others report on it.
     published_test = (table["split"] == "test").to_numpy()
     split = table["split"].replace("", "train").to_numpy(dtype=object)
-    movable = split == "train"
+    movable = (split == "train") & (table["label"] != "").to_numpy()
     cut = 0.0
     for name, share in (("test", params.test_share), ("validation", params.validation_share)):
         if not (split == name).any():
@@ -95,6 +96,7 @@ def split_rows(table: pd.DataFrame, params: SplitParams, lowercase: bool) -> tup
 
     before = len(table)
     table = table[~table.duplicated(["folded", "label"]) | table["published_test"]]
+    table = table[(table["label"] != "") | ~table["folded"].isin(table.loc[table["label"] != "", "folded"])]
     report.duplicates = before - len(table)
     report.conflicting_labels = int((table.groupby("folded")["label"].transform("nunique") > 1).sum())
     return table.drop(columns="published_test").reset_index(drop=True), report
@@ -113,7 +115,7 @@ def label_names(table: pd.DataFrame, task: str) -> list[str]:
 
     Raises DataError for a class that validation or test has and training lacks, and for fewer than two classes.
     """
-    names = sorted(table.loc[table["split"] == "train", "label"].unique())
+    names = sorted(set(table.loc[table["split"] == "train", "label"]) - {""})
     if len(names) < 2:
         raise DataError(f"the {task} task has {len(names)} class(es) in its training rows; expected at least two")
     for split in ("validation", "test"):
@@ -131,6 +133,27 @@ def label_names(table: pd.DataFrame, task: str) -> list[str]:
 
 
 def withhold_labels(table: pd.DataFrame, share: float) -> np.ndarray:
-    """bool (rows,): training rows whose true label is taken away, chosen by a keyed hash of the text."""
+    """bool (rows,): rows without a label, and training rows whose label is taken away, chosen by a keyed hash of the text."""
     chance = uniform(text_keys(table["folded"]), salt("withheld"))
-    return (table["split"] == "train").to_numpy() & (chance < share)
+    return ((table["split"] == "train").to_numpy() & (chance < share)) | (table["label"] == "").to_numpy()
+
+
+def require_known_labels(table: pd.DataFrame, hidden: np.ndarray, names: list[str], task: str, share: float) -> str | None:
+    """What to say of classes whose labels are hidden in all training rows; None if there are none.
+
+    hidden: bool (rows,), as `withhold_labels` has it. Raises DataError if fewer than two classes are left to learn from.
+    """
+    train = (table["split"] == "train").to_numpy()
+    known = table.loc[train & ~hidden, "label"]
+    if known.nunique() < 2:
+        only = f", all of class {known.iloc[0]!r}" if len(known) else ""
+        raise DataError(
+            f"{len(known):,} of {int(train.sum()):,} training rows of the {task} task keep a label{only}, after "
+            f"'preprocess.withheld_labels' {share} and {int((table['label'] == '').sum()):,} rows that have none: a teacher "
+            "needs two classes; lower withheld_labels, or add labelled rows of other classes"
+        )
+    unknown = sorted(set(names) - set(known))
+    if not unknown:
+        return None
+    some = ", ".join(map(repr, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
+    return f"{len(unknown)} of {len(names)} classes have no training row with a label ({some}): nothing can learn them"

@@ -6,6 +6,7 @@ classification; fine-tuned on few labelled rows, such a student starts ahead of 
 """
 
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +19,10 @@ from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import DataError
 from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.core.params import block
-from stillhouse.sources.files import RAW, Delimiter, FilesSource, format_of, locate, read_file
+from stillhouse.sources.delimited import Quotes
+from stillhouse.sources.files import Delimiter, FilesSource, read_file
+from stillhouse.sources.folders import RAW, find
+from stillhouse.sources.formats import format_of
 from stillhouse.sources.tables import RowLimit, canonical
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -32,7 +36,7 @@ class ClozeSource:
 
     kind: Literal["cloze"]
     files: list[str]
-    """File names below data/raw; a text file holds a text a line."""
+    """Names below data/raw: files, patterns (train/*.csv) and folders; a text file holds a text a line."""
     text: str = "text"
     """Name of the column with the text, in all of them."""
     words: Annotated[int, Field(ge=2)] = 400
@@ -42,7 +46,10 @@ class ClozeSource:
     per_text: Annotated[int, Field(ge=1)] = 6
     """At most so many rows of one text, those of its rarest words."""
     encoding: str = "utf-8"
-    delimiter: Delimiter = ","
+    delimiter: Delimiter | None = None
+    """Of CSV and TSV; null: a comma in .csv and a tab in .tsv. This and the two below: as with `kind: files`."""
+    quotes: Quotes | None = None
+    columns: list[str] | None = None
     licence: str = "not stated"
     labels: list[str] | None = None
     """Only these words."""
@@ -53,17 +60,24 @@ class ClozeSource:
             raise ValueError("files must name at least one file below data/raw")
 
 
-def read_cloze(source: ClozeSource) -> tuple[pd.DataFrame, dict]:
-    """Canonical table and origin. Raises DataError naming file and column or row, or if the texts have too few words."""
+def read_cloze(source: ClozeSource, notes: list[str] | None = None) -> tuple[pd.DataFrame, dict]:
+    """Canonical table and origin; `notes` takes what the user should be told.
+
+    Raises DataError naming file and column or row, or if the texts have too few words.
+    """
     texts: list[str] = []
     digests = []
-    for name in source.files:
-        path = locate(name, RAW)
+    notes = [] if notes is None else notes
+    for file in find(source.files, RAW, False, notes):
+        name = file.path.relative_to(RAW).as_posix()
         columns = FilesSource(
-            kind="files", train=name, text=source.text, encoding=source.encoding, delimiter=source.delimiter
+            kind="files", train=name, text=source.text, encoding=source.encoding, delimiter=source.delimiter,
+            quotes=source.quotes, columns=source.columns,
         )  # fmt: skip
-        texts += lines_of(read_file(path, columns, labelled=False)["text"].astype(str).tolist(), path)
-        digests.append({"file": name, "sha256": digest_file(path)})
+        # Unicode NFC: letters and their accents apart are no word.
+        found = [unicodedata.normalize("NFC", text) for text in read_file(file.path, columns, False, notes=notes)["text"]]
+        texts += lines_of(found, file.path)
+        digests.append({"file": name, "sha256": digest_file(file.path)})
     # A text that stands there twice would count twice, and say no more.
     texts = sorted(set(texts))
     where = ", ".join(f"{RAW}/{name}" for name in source.files)
@@ -72,7 +86,7 @@ def read_cloze(source: ClozeSource) -> tuple[pd.DataFrame, dict]:
     chance = uniform(text_keys(table["whole"]), salt("cloze"))
     split = np.select([chance < HELD_OUT_SHARE, chance < 2 * HELD_OUT_SHARE], ["test", "validation"], "train")
     table = table.assign(split=split).drop(columns="whole")
-    return canonical(table, where, source.labels, source.max_rows), {
+    return canonical(table, where, source.labels, source.max_rows, alike=True), {
         "kind": "cloze", "files": digests, "licence": source.licence
     }  # fmt: skip
 

@@ -1,17 +1,42 @@
 """A data set of the Hugging Face hub with a pinned revision, or a local folder in the same layout.
 
-`datasets` is imported on use: it costs most of a second, and the other sources do not need it.
+Of a local folder, `datasets` says which file is which split and what the classes are called, and `sources.formats` reads the
+files: the library guesses types (007 becomes 7, "None" a gap, dates timestamps), and knows a file that it has read before by
+path and time alone. It is imported on use: it costs most of a second, and the other sources do not need it.
 """
 
+import os
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
+import pyarrow.parquet as pq
 
+from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import DataError, HubError, ParamsError, nearest
 from stillhouse.core.params import block
-from stillhouse.sources.tables import SPLITS, RowLimit, check_rows, complete, join_documents
+from stillhouse.sources.delimited import Quotes
+from stillhouse.sources.files import LABELLED, UNLABELLED
+from stillhouse.sources.folders import RAW, below
+from stillhouse.sources.formats import Form, class_names, format_of, named, read_columns
+from stillhouse.sources.labels import describe_numbers, refuse_implausible
+from stillhouse.sources.streams import lines_of
+from stillhouse.sources.tables import SPLITS, RowLimit, complete, settle
+
+READ = {"csv": ("csv", "tsv"), "json": ("json", "jsonl"), "parquet": ("parquet",), "text": ("text",)}
+"""Kind of a data set to the formats of its files that are read here."""
+KNOWN = {
+    "csv": {"sep", "delimiter", "names", "column_names", "encoding", "quoting"}, "json": {"field", "encoding"},
+    "parquet": set(), "text": {"encoding"},
+}  # fmt: skip
+"""Options that a folder's README may set and that are understood here; with others `datasets` reads the files."""
+COMMON = {"name", "version", "data_dir", "data_files", "description", "features", "chunksize", "batch_size"}
+QUOTE_NONE = 3
 
 
 @block
@@ -30,8 +55,14 @@ class HubSource:
     text: str = "text"
     label: str = "label"
     """Not read for causal language models."""
+    unlabelled: bool = False
+    """Whether training rows may be without a label (missing, or -1 where the data set names its classes)."""
     document: str | None = None
     """Causal language models: rows with the same value in this column are one document, in their order; null: each is one."""
+    quotes: Quotes | None = None
+    """Of CSV and TSV files in a local folder; as with `kind: files`."""
+    trust: bool = False
+    """Take columns that look like a mistake (ids or measurements as classes, numbers as texts) as they are."""
     licence: str = "not stated"
     labels: list[str] | None = None
     max_rows: RowLimit | None = None
@@ -48,57 +79,154 @@ class HubSource:
         return self.dataset.startswith("data/raw/")
 
 
-def read_hub(source: HubSource, labelled: bool = True) -> tuple[pd.DataFrame, dict]:
-    """Canonical table and origin; without labels, of documents. Raises HubError if the hub or the revision does not answer."""
+def read_hub(source: HubSource, labelled: bool = True, notes: list[str] | None = None) -> tuple[pd.DataFrame, dict]:
+    """Canonical table and origin; without labels, of documents. `notes` takes what the user should be told.
+
+    Raises HubError if the hub or the revision does not answer, DataError naming split, column or row.
+    """
     import datasets
 
     datasets.disable_progress_bars()
-    if source.is_local and not Path(source.dataset).is_dir():
+    notes = [] if notes is None else notes
+    if source.is_local and not below(source.dataset, RAW).is_dir():
         raise DataError(f"{source.dataset} is not a folder; put the data set's files there and run 'dvc add {source.dataset}'")
-    try:
-        builder = datasets.load_dataset_builder(source.dataset, source.config, revision=source.revision)
+    wanted = {"text": source.text}
+    if labelled:
+        wanted["label"] = source.label
+    elif source.document is not None:
+        wanted["document"] = source.document
+    splits = {split: name for split in SPLITS if (name := getattr(source, split)) is not None}
+    tables, each = read_splits(source, list(splits.values()), wanted, notes)
+    parts = []
+    for split, name in splits.items():
+        optional = source.unlabelled and split == "train"
+        where, hint = f"{source.dataset}, split '{name}'", UNLABELLED if split == "train" else LABELLED
+        parts.append(settle(tables[name], where, optional, hint).assign(split=split))
+    if labelled:
+        if not source.trust and source.labels is None:
+            refuse_implausible(parts[0], source.dataset, source.text, source.label)
+        if note := describe_numbers(parts[0]["label"]):
+            notes.append(f"{source.dataset}: {note}")
+    table = complete(pd.concat(parts, ignore_index=True), source.dataset, source.labels, source.max_rows, labelled)
+    origin = {"kind": "hub", "dataset": source.dataset, "revision": source.revision, "licence": source.licence}
+    return table, origin | ({"each": each} if each else {})
+
+
+def read_splits(
+    source: HubSource, names: list[str], wanted: dict[str, str], notes: list[str]
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """The wanted columns (role to name) of each split under their roles, and digests of a local folder's files."""
+    import datasets
+
+    with hub_errors(source), tempfile.TemporaryDirectory() as scratch:
+        # A folder is read anew: the library takes what it has read before for what lies there, if the time is the same.
+        builder = datasets.load_dataset_builder(
+            source.dataset, source.config, revision=source.revision, cache_dir=scratch if source.is_local else None
+        )
         if not source.is_local and builder.hash != source.revision:
             # Without an answer `datasets` takes the latest revision in its cache, whatever was asked for.
             raise RuntimeError(f"the hub did not answer, and the cache holds revision {builder.hash} only")
-        builder.download_and_prepare()
-        found = builder.as_dataset()
+        files = {str(split): [Path(os.path.relpath(file)) for file in found] for split, found in local_files(source, builder)}
+        form = form_of(builder, files, source)
+        if form is None:
+            builder.download_and_prepare()
+            found = builder.as_dataset()
+            require_splits(source, names, [str(name) for name in found])
+            tables = {name: as_table(found[name], source, wanted) for name in names}
+    if form is not None:
+        require_splits(source, names, list(files))
+        tables = {
+            name: pd.concat([read_plain(path, source, wanted, form, builder, notes) for path in files[name]], ignore_index=True)
+            for name in names
+        }
+    folder = Path(source.dataset)
+    read = [path for name in names for path in files.get(name, [])]
+    return tables, {path.relative_to(folder).as_posix(): digest_file(path) for path in read if folder in path.parents}
+
+
+@contextmanager
+def hub_errors(source: HubSource) -> Iterator[None]:
+    """Turn what the library raises into one line about the data set."""
+    import datasets
+
+    try:
+        yield
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:300]
         raise HubError(
             f"the data set '{source.dataset}' at revision {source.revision} could not be loaded "
             f"({type(error).__name__}: {reason}); check the name, the revision and the network, or put its files below data/raw"
         ) from None
-    tables = []
-    for split in SPLITS:
-        name = getattr(source, split)
-        if name is None:
-            continue
-        if name not in found:
-            raise DataError(f"{source.dataset} has no split '{name}' (parameter '{split}'){nearest(name, found)}")
-        table = as_table(found[name], source, labelled)
-        check_rows(table, f"{source.dataset}, split '{name}'", tuple(table.columns))
-        tables.append((join_documents(table) if "document" in table else table).assign(split=split))
-    table = pd.concat(tables, ignore_index=True)
-    table = complete(table, source.dataset, source.labels, source.max_rows, labelled)
-    return table, {"kind": "hub", "dataset": source.dataset, "revision": source.revision, "licence": source.licence}
 
 
-def as_table(dataset, source: HubSource, labelled: bool) -> pd.DataFrame:
-    """Columns `text` and `label` (class names where the data set knows them), or `text` and perhaps `document`."""
-    wanted = {"text": source.text}
-    if labelled:
-        wanted["label"] = source.label
-    elif source.document is not None:
-        wanted["document"] = source.document
+def local_files(source: HubSource, builder: Any) -> list[tuple[str, list[str]]]:
+    """Split and files of a local folder, as the layout or its README has them; none of a data set of the hub."""
+    return [*(builder.config.data_files or {}).items()] if source.is_local else []
+
+
+def require_splits(source: HubSource, names: list[str], known: list[str]) -> None:
+    """Raises DataError for a split that the data set lacks."""
+    for parameter, name in ((split, getattr(source, split)) for split in SPLITS):
+        if name in names and name not in known:
+            raise DataError(f"{source.dataset} has no split '{name}' (parameter '{parameter}'){nearest(name, known)}")
+
+
+def form_of(builder: Any, files: dict[str, list[Path]], source: HubSource) -> Form | None:
+    """How the files of a local folder are read; None where only the library knows."""
+    kind, config = builder.name, builder.config
+    formats = {format_of(path) for paths in files.values() for path in paths}
+    if kind not in READ or not files or not formats <= set(READ[kind]):
+        return None
+    changed = {each.name for each in fields(config) if getattr(config, each.name) != default_of(each)} - COMMON
+    if changed - KNOWN[kind] or getattr(config, "quoting", 0) not in (0, QUOTE_NONE):
+        return None
+    encoding = getattr(config, "encoding", None) or "utf-8"
+    if kind != "csv":
+        return Form(encoding, field=getattr(config, "field", None))
+    quotes = source.quotes or ("none" if config.quoting == QUOTE_NONE else None)
+    return Form(encoding, config.sep, quotes, tuple(config.names) if config.names else None)
+
+
+def default_of(each: Any) -> Any:
+    """The default of a dataclass's field."""
+    return each.default_factory() if each.default_factory is not MISSING else each.default
+
+
+def read_plain(
+    path: Path, source: HubSource, wanted: dict[str, str], form: Form, builder: Any, notes: list[str]
+) -> pd.DataFrame:
+    """The wanted columns of one file under their roles, as own files are read; of a text file a row a line."""
+    if format_of(path) == "text":
+        lines = [line.rstrip("\r\n") for line in lines_of(path, form.encoding, newline="")]
+        table = pd.DataFrame({next(iter(builder.info.features or ["text"])): lines}, dtype=str)
+    else:
+        table = read_columns(path, wanted, form, notes)
+    require_columns(source, wanted, [str(name) for name in table.columns], path)
+    table = table[list(wanted.values())].set_axis(list(wanted), axis=1)
+    names = names_of_classes(path, builder.info.features, source.label) if "label" in wanted else None
+    return table if names is None else table.assign(label=named(table["label"], names, path))
+
+
+def require_columns(source: HubSource, wanted: dict[str, str], known: list[str], path: Path | None = None) -> None:
+    """Raises ParamsError for a column that the data set lacks, DataError for one that a file has twice."""
     for role, column in wanted.items():
-        if column not in dataset.column_names:
-            raise ParamsError(
-                f"{source.dataset} has no column '{column}' (parameter '{role}'){nearest(column, dataset.column_names)}"
-            )
-    table = pd.DataFrame({role: pd.Series(dataset[column]) for role, column in wanted.items()})
-    names = getattr(dataset.features[source.label], "names", None) if labelled else None
-    if names:
-        # -1 is the hub's word for "no label".
-        named = table["label"].map(lambda index: names[int(index)] if pd.notna(index) and index >= 0 else None)
-        return table.assign(label=named)
-    return table
+        if column not in known:
+            raise ParamsError(f"{source.dataset} has no column '{column}' (parameter '{role}'){nearest(column, known)}")
+        if known.count(column) > 1:
+            raise DataError(f"{path} has column '{column}' (parameter '{role}') more than once; rename or delete one")
+
+
+def names_of_classes(path: Path, features: Any, label: str) -> list[str] | None:
+    """Names of the classes as the folder's README has them; None if it has none, or a parquet file has its own."""
+    if format_of(path) == "parquet" and label in class_names(pq.read_schema(path)):
+        return None
+    return getattr((features or {}).get(label), "names", None)
+
+
+def as_table(dataset: Any, source: HubSource, wanted: dict[str, str]) -> pd.DataFrame:
+    """The wanted columns of a split as `datasets` reads them, under their roles; class names where it knows them."""
+    require_columns(source, wanted, dataset.column_names)
+    # As objects: with a gap among them, pandas would make 1 to 1.0.
+    table = pd.DataFrame({role: pd.Series(dataset[column], dtype=object) for role, column in wanted.items()})
+    names = getattr(dataset.features[source.label], "names", None) if "label" in wanted else None
+    return table.assign(label=named(table["label"], names, source.dataset)) if names else table

@@ -1,0 +1,260 @@
+"""Tables with a delimiter between fields (CSV, TSV), as they stand: "NA" and "null" are words, 007 stays 007.
+
+pandas is not asked, because it takes the first field for an index where all rows have one field more, and because it lets a
+quote that was never meant as one join rows without a word.
+
+In many tab-separated files a quote is a character like others, and in any file it may stand where somebody forgot the other
+one. Read as the opening of a field, it swallows the rows up to the next quote. Line breaks inside of quotes are legitimate
+(banking77 has them) unless every line of the field looks like a row: as many fields as the header, and in the column of the
+class something that is the class of other rows. Such a file is refused, or, with tabs, read with quotes as characters.
+"""
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from stillhouse.core.errors import DataError
+from stillhouse.sources.streams import lines_of
+
+Quotes = Literal["standard", "none"]
+CANDIDATES = (",", ";", "\t", "|")
+"""Delimiters that are looked for where the given one does not fit."""
+LOOK_LINES = 200
+"""So many lines are looked at to find out what is wrong with a header."""
+MOST_VALUES = 10_000
+"""So many values of a column are remembered, to recognise a row inside of a field."""
+
+Record = tuple[list[str], int, list[str]]
+"""Fields, number of the line where they begin, and the lines themselves."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How the lines of a file are cut into fields."""
+
+    encoding: str
+    delimiter: str
+    quotes: Quotes | None = None
+    """None: standard, unless that joins rows of a file with tabs."""
+    columns: tuple[str, ...] | None = None
+    """Names of the columns of a file without a header."""
+
+
+class RowError(DataError):
+    """A row does not fit the header, or is several."""
+
+
+def read_delimited(path: Path, wanted: dict[str, str], dialect: Dialect, notes: list[str]) -> pd.DataFrame:
+    """The columns of `wanted` (role to name) that are there, of all rows; without rows, all columns, if one is missing.
+
+    `notes` takes what the user should be told. Raises DataError at the first row that the header does not fit, and where
+    another delimiter or a missing header is why a column is not there.
+    """
+    try:
+        return read_rows(path, wanted, dialect, dialect.quotes or "standard")
+    except RowError as error:
+        if dialect.quotes is not None or dialect.delimiter != "\t":
+            raise
+        try:
+            table = read_rows(path, wanted, dialect, "none")
+        except RowError:
+            raise error from None
+        notes.append(
+            f"{path}: quotes are read as characters, because read as the marks of fields they do not fit ({reason_of(error)}); "
+            "'quotes: none' or 'quotes: standard' settles it"
+        )
+        return table
+
+
+def reason_of(error: RowError) -> str:
+    """The place and the reason alone, without the remedy."""
+    return str(error).partition(", ")[2].partition(";")[0]
+
+
+def read_rows(path: Path, wanted: dict[str, str], dialect: Dialect, quotes: Quotes) -> pd.DataFrame:
+    """The table, with quotes of that meaning. Raises RowError at the first row that is none or several, DataError as above."""
+    rows = records(path, dialect, quotes)
+    header = header_of(path, rows, dialect)
+    if any(header.count(name) != 1 for name in wanted.values()):
+        refuse_header(path, header, wanted, dialect)
+        return pd.DataFrame(columns=header)
+    places = {name: header.index(name) for name in wanted.values()}
+    values: dict[str, list[str]] = {name: [] for name in places}
+    keys = [header.index(wanted[role]) for role in ("label", "document") if role in wanted]
+    others = [place for place in range(len(header)) if place not in places.values()]
+    joined = Joined(len(header), dialect.delimiter, keys or others)
+    for number, (fields, line, lines) in enumerate(rows, start=1):
+        if len(fields) != len(header):
+            given = "the header has" if dialect.columns is None else "'columns' has"
+            raise RowError(
+                f"{path}, row {number} (line {line}): {len(fields)} field(s), {given} {len(header)}; quote texts that hold "
+                f"{dialect.delimiter!r}"
+            )
+        if dialect.quotes is None:
+            joined.look(number, line, fields, lines)
+        for name, place in places.items():
+            values[name].append(fields[place])
+    joined.refuse(path)
+    return pd.DataFrame(values, dtype=str)
+
+
+def header_of(path: Path, rows: Iterator[Record], dialect: Dialect) -> list[str]:
+    """Names of the columns: those of `dialect`, or of the first row, which is taken. None in an empty file."""
+    if dialect.columns is None:
+        return [name.strip() for name in next(rows, ([], 0, []))[0]]
+    first = next(records(path, dialect, dialect.quotes or "standard"), ([], 0, []))[0]
+    if [name.strip() for name in first] == list(dialect.columns):
+        raise DataError(f"{path} has a header, which 'columns' repeats: leave 'columns' out, it is for files without one")
+    return list(dialect.columns)
+
+
+def records(path: Path, dialect: Dialect, quotes: Quotes) -> Iterator[Record]:
+    """The rows that are not blank. Raises RowError where quotes are not those of a table."""
+    lines = lines_of(path, dialect.encoding, newline="")
+    if quotes == "none":
+        for number, line in enumerate(lines, start=1):
+            if bare := line.rstrip("\r\n"):
+                yield bare.split(dialect.delimiter), number, [line]
+        return
+    # Python's own limit is 131,072 characters a field, less than many a document.
+    csv.field_size_limit(2**31 - 1)
+    taken: list[str] = []
+
+    def take() -> Iterator[str]:
+        for line in lines:
+            taken.append(line)
+            yield line
+
+    reader = csv.reader(take(), delimiter=dialect.delimiter, strict=True)
+    number, begin = 0 if dialect.columns is None else 1, 1
+    while True:
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            raise RowError(f"{path}, row {number} (line {begin}): {error}; check its quotes") from None
+        if fields is None:
+            return
+        if fields:
+            yield fields, begin, taken.copy()
+            number += 1
+        begin += len(taken)
+        taken.clear()
+
+
+@dataclass
+class Joined:
+    """Fields of several lines that may be rows, and the values by which a row is known."""
+
+    width: int
+    delimiter: str
+    places: list[int]
+    """Of the columns whose values tell a row: class or document, or else all but the text."""
+    seen: dict[int, set[str]] = field(default_factory=dict)
+    candidates: list[tuple[int, int, list[list[str]]]] = field(default_factory=list)
+    """Row, line where it begins, and its lines as rows."""
+    doubles: bool = False
+    """Whether quotes inside of fields are doubled somewhere: who writes so knows what a quote does."""
+
+    def look(self, number: int, line: int, fields: list[str], lines: list[str]) -> None:
+        """Remember a row: its values, or that its lines all have as many fields as the header."""
+        doubles = any('""' in each for each in lines) and any('"' in each for each in fields)
+        self.doubles |= doubles
+        if len(lines) > 1 and self.width > 1 and not doubles:
+            inside = [fields_of(each, self.delimiter) for each in lines if each.strip()]
+            if len(inside) > 1 and all(len(each) == self.width for each in inside):
+                self.candidates.append((number, line, inside))
+        for place in self.places:
+            values = self.seen.setdefault(place, set())
+            if len(values) < MOST_VALUES:
+                values.add(fields[place].strip())
+
+    def refuse(self, path: Path) -> None:
+        """Raises RowError for the first candidate of whose lines, without the last, half have the values of other rows."""
+        for number, line, inside in self.candidates:
+            for place in self.places:
+                known = [each[place] for each in inside[:-1] if self.fits(each[place], place)]
+                if 2 * len(known) >= len(inside) - 1 + self.doubles and len(inside) > 1 + self.doubles:
+                    raise RowError(
+                        f"{path}, row {number} (line {line}): a quote opens a field of {len(inside)} lines that look like rows "
+                        f"of their own (one has {known[0]!r} where other rows have it); double or delete the quote, or set "
+                        "'quotes: none' if quotes are characters of the texts, 'quotes: standard' if the field is meant so"
+                    )
+
+    def fits(self, value: str, place: int) -> bool:
+        """Whether other rows have the value in that column, or nothing but whole numbers, which it is."""
+        seen = self.seen.get(place, set())
+        return value in seen or (value.isdecimal() and bool(seen) and all(other.isdecimal() for other in seen))
+
+
+def fields_of(line: str, delimiter: str) -> list[str]:
+    """A line's fields without white space around them; a quote that the line does not close is a character."""
+    quoted = re.compile(r'"((?:[^"]|"")*)"(?=' + re.escape(delimiter) + r"|$)")
+    line, fields, start = line.rstrip("\r\n"), [], 0
+    while start <= len(line):
+        match = quoted.match(line, start)
+        bare = line[start:].partition(delimiter)[0]
+        fields.append((match[1] if match else bare).strip())
+        start = (match.end() if match else start + len(bare)) + 1
+    return fields
+
+
+def refuse_header(path: Path, header: list[str], wanted: dict[str, str], dialect: Dialect) -> None:
+    """Raises DataError if another delimiter, or a first row that is no header, is why a column of `wanted` is missing."""
+    lines = list(islice(lines_of(path, dialect.encoding, newline=""), LOOK_LINES))
+    first = next((line.strip("\r\n") for line in lines if line.strip()), "")
+    found = other_delimiter(lines, first, [*wanted.values()], header, dialect.delimiter)
+    if found and dialect.columns is None:
+        written = '"\\t"' if found == "\t" else f'"{found}"'
+        raise DataError(
+            f"{path} is separated by {found!r}, not by {dialect.delimiter!r} (its first line is {shortened(first)!r}); set "
+            f"'delimiter: {written}'"
+        )
+    rows = [[field.strip() for field in row] for row in loose_rows(lines, dialect.delimiter)[1:]]
+    if dialect.columns is None and is_data(header, rows):
+        raise DataError(no_header(path, header))
+
+
+def other_delimiter(lines: list[str], first: str, wanted: list[str], header: list[str], given: str) -> str | None:
+    """The delimiter that gives the first line the wanted names, or every line the same number of fields (`given`: one)."""
+    for delimiter in CANDIDATES:
+        if delimiter == given:
+            continue
+        if set(wanted) <= set(fields_of(first, delimiter)):
+            return delimiter
+    for delimiter in CANDIDATES:
+        sizes = {len(row) for row in loose_rows(lines, delimiter)}
+        if delimiter != given and len(header) == 1 and len(sizes) == 1 and sizes != {1}:
+            return delimiter
+    return None
+
+
+def loose_rows(lines: list[str], delimiter: str) -> list[list[str]]:
+    """Rows of the first lines, whatever their quotes; where lines were left out, the last row may be half a one, and is not
+    among them."""
+    csv.field_size_limit(2**31 - 1)
+    rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    return rows if len(lines) < LOOK_LINES else rows[:-1]
+
+
+def is_data(header: list[str], rows: list[list[str]]) -> bool:
+    """Whether the first row is one like the others: something in it stands in the same column of another row."""
+    return any(name and any(row[place : place + 1] == [name] for row in rows) for place, name in enumerate(header))
+
+
+def no_header(path: Path, header: list[str]) -> str:
+    """What to say of a file whose first row is data."""
+    first = ", ".join(repr(shortened(name, 40)) for name in header)
+    return (
+        f"{path} has no header: its first row ({first}) is like the others; name the columns in their order, "
+        f"'columns: [text, label]', or put such a line before the rows"
+    )
+
+
+def shortened(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

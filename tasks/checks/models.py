@@ -1,0 +1,100 @@
+"""Whether blocks go together, whether a model can be made of its parameters, and whether the folders of models are there."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stillhouse.core.errors import ParamsError
+from stillhouse.core.params import build
+from stillhouse.models.config import ModelParams
+from stillhouse.models.ngram_options import are_good
+
+HUB_ID = re.compile(r"[^/@\s]+/[^/@\s]+@[0-9a-f]{40}")
+RUNS = ".runs"
+"""Folder of the runs' workspaces in a checkout, as `flows.workspace` has it."""
+
+
+def check_together(tree: dict[str, Any]) -> None:
+    """What blocks of different stages must agree on. The later stage would say so too, when the earlier one is paid for.
+
+    Raises ParamsError.
+    """
+    distillation = tree["train_student"]["distillation"]
+    export = tree["export_soft_labels"]
+    if distillation.get("teacher", "store") == "online":
+        if export.get("mixture"):
+            raise ParamsError(
+                "'train_student.distillation.teacher' is online, which asks the pipeline's own teacher alone, but "
+                "'export_soft_labels.mixture' names more; use teacher: store, or leave the mixture out"
+            )
+        return
+    if tree["kind"] != "causal_lm":
+        return
+    sampler = export["sampler"]
+    divergence, method = distillation.get("divergence", "forward_kl"), sampler["method"]
+    if divergence != "forward_kl" and method != "topk_tail":
+        raise ParamsError(
+            f"'train_student.distillation.divergence' is {divergence}, which needs the teacher wherever the student has mass, "
+            f"but 'export_soft_labels.sampler.method' is {method}; use forward_kl, method topk_tail, or teacher: online"
+        )
+    drawn, wanted = sampler.get("sampling_temperature", 1.0), distillation["temperature"]
+    if drawn != wanted:
+        raise ParamsError(
+            f"'train_student.distillation.temperature' is {wanted}, but 'export_soft_labels.sampler.sampling_temperature' is "
+            f"{drawn}: what is drawn at one temperature says nothing of another; make them equal, or use teacher: online"
+        )
+
+
+def named_models(tree: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Key, value and what a folder of that name must hold, for every model and tokenizer that parameters name."""
+    for block in ("train_teacher", "student"):
+        yield f"{block}.model.pretrained", tree[block]["model"].get("pretrained"), "config.json"
+    yield "preprocess.tokenizer.pretrained", tree["preprocess"]["tokenizer"].get("pretrained"), "tokenizer.json"
+    yield "finetune.start", (tree.get("finetune") or {}).get("start"), "config.json"
+    for number, teacher in enumerate(tree["export_soft_labels"].get("mixture") or []):
+        yield f"export_soft_labels.mixture.{number}.model", teacher.get("model"), "config.json"
+
+
+def check_folders(tree: dict[str, Any]) -> None:
+    """Whether the folders of models and tokenizers are there, in the repository. Raises ParamsError naming the key."""
+    for key, name, file in named_models(tree):
+        if name is None or HUB_ID.fullmatch(name):
+            continue
+        here = Path.cwd()
+        folder = Path(os.path.abspath(name))  # noqa: PTH100
+        if here != folder and here not in folder.parents:
+            raise ParamsError(
+                f"'{key}' is '{name}', which lies outside of the repository: DVC does not see it change, and other hosts do "
+                f"not have it; 'make data FILE={name}' puts it into data/raw"
+            )
+        if not folder.is_dir():
+            if here.parent.name == RUNS and (here.parent.parent / name).is_dir():
+                raise ParamsError(
+                    f"'{key}' is '{name}', which lies in the checkout, but git ignores it, so that a run's workspace does not "
+                    f"have it; 'make data FILE={name}' puts it into data/raw, where DVC tracks it"
+                )
+            raise ParamsError(
+                f"'{key}' is '{name}': there is no such folder, and a hub id needs its commit: 'owner/model@<40 hex digits>'"
+            )
+        if not (folder / file).is_file():
+            raise ParamsError(f"'{key}' is '{name}', a folder without {file}; expected one written by save_pretrained")
+
+
+def check_model(name: str, tree: dict[str, Any]) -> None:
+    """Whether a model can be made of the block `NAME.model`. A pretrained one is not looked at. Raises ParamsError."""
+    params, preprocess = build(ModelParams, tree[name]["model"], name), tree["preprocess"]
+    is_language_model = tree["kind"] == "causal_lm"
+    own = params.architecture == "ngram_encoder" and not is_language_model
+    if params.architecture is None or (own and are_good(params.config)):
+        return
+    # torch and transformers, some five seconds.
+    from stillhouse.models.trial import try_model
+
+    # How large a tokenizer's vocabulary is, the stage knows when there is one.
+    vocab_size = params.config.get("vocab_size", preprocess["tokenizer"].get("vocab_size", 1024))
+    try:
+        try_model(params, vocab_size, preprocess["block_tokens"] if is_language_model else None)
+    except ParamsError as error:
+        raise ParamsError(f"'{name}.model': {error}") from None

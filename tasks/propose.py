@@ -1,0 +1,200 @@
+"""Looks into own data and proposes the block `ingest.source` for them, in JSON: what `make data` writes into params.yaml.
+
+In: files below a folder that stands for `data/raw`, and params.yaml. Out, on stdout: `kind`, `source`, `facts` (sentences
+about what was seen) and `max_tokens` (null where the present one suits). The data are read as `ingest` will read them, so that
+what is proposed is what it takes.
+
+    python -m tasks.propose --raw data/raw train.csv
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stillhouse.core.errors import DataError
+from stillhouse.core.options import Options
+from stillhouse.core.params import PARAMS_FILE, read_yaml
+from stillhouse.core.stage import one_line_errors
+from stillhouse.sources.files import FilesSource, read_files
+from stillhouse.sources.folders import RAW, find
+from stillhouse.sources.formats import Form, format_of
+from stillhouse.sources.tables import SPLITS
+from tasks.proposals.columns import Asked, Chosen, choose
+from tasks.proposals.layout import Layout, look_at
+
+FEW_DOCUMENTS = 50
+"""With fewer documents a split may get none: they are cut."""
+WANTED_DOCUMENTS = 200
+CHARACTERS = (2_000, 100_000)
+"""Bounds of the length that documents are cut at."""
+SAMPLE_TEXTS = 3_000
+LONGEST_ROW = 256
+"""Tokens that are proposed at most for a row: attention takes their square."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What is proposed."""
+
+    kind: str
+    source: dict[str, Any]
+    facts: list[str]
+    max_tokens: int | None = None
+
+
+def propose(layout: Layout, raw: Path, asked: Asked, tree: dict[str, Any]) -> Proposal:
+    """The block for what lies in `raw`, and what was seen there. Raises DataError naming what is wrong, or what to say.
+
+    tree: the present parameters, for the tokenizer's size.
+    """
+    labelled = asked.labelled if asked.labelled is not None else not layout.texts or layout.classes
+    asked = Asked(**{**asdict(asked), "labelled": labelled})
+    if labelled and layout.texts and not layout.classes:
+        raise DataError(
+            f"{raw / layout.train} holds texts without classes; texts need a folder for each class, or KIND=causal_lm"
+        )
+    source: dict[str, Any] = {"kind": "files", **layout.names()}
+    chosen = None
+    if not layout.texts:
+        first = next(file.path for file in find([layout.train], raw, labelled, []) if format_of(file.path) != "text")
+        chosen = choose(first, asked)
+        source |= options_of(chosen, asked)
+    elif asked.encoding:
+        source["encoding"] = asked.encoding
+    notes: list[str] = []
+    table = read(source, raw, labelled, notes)
+    if labelled:
+        share = float((table["label"] == "").mean())
+        if share:
+            source["unlabelled"] = True
+        return Proposal(
+            kind="text_classification", source=source, max_tokens=more_tokens(table, tree, notes),
+            facts=[*facts_of_table(table, chosen, source), *notes],
+        )  # fmt: skip
+    table = in_pieces(source, table, raw, notes)
+    return Proposal(kind="causal_lm", source=source, facts=[*facts_of_documents(table, source), *notes])
+
+
+def read(source: dict[str, Any], raw: Path, labelled: bool, notes: list[str]) -> pd.DataFrame:
+    """The table as `ingest` will have it; rows without a label are allowed to be there."""
+    params = FilesSource(**{**source, "unlabelled": labelled})
+    table, _ = read_files(params, raw, labelled, notes)
+    return table
+
+
+def options_of(chosen: Chosen, asked: Asked) -> dict[str, Any]:
+    """The keys of the block that are not at their defaults, but for the names of the columns."""
+    plain = Form()
+    options = {"text": chosen.text} | ({"label": chosen.label} if chosen.label else {})
+    if asked.document:
+        options["document"] = asked.document
+    for key in (each.name for each in fields(Form)):
+        value = getattr(chosen.form, key)
+        if value != getattr(plain, key):
+            options[key] = list(value) if isinstance(value, tuple) else value
+    return options
+
+
+def facts_of_table(table: pd.DataFrame, chosen: Chosen | None, source: dict[str, Any]) -> list[str]:
+    """What was seen of labelled texts."""
+    facts = []
+    if chosen is not None:
+        facts.append(f"columns: {', '.join(chosen.columns)}; text in '{chosen.text}', class in '{chosen.label}'")
+        if chosen.form.delimiter:
+            facts.append(f"fields are separated by {chosen.form.delimiter!r}")
+        if chosen.form.encoding != "utf-8":
+            facts.append(f"read as {chosen.form.encoding}")
+        if chosen.form.columns:
+            facts.append("no header: the columns got names")
+    counts = table.loc[table["label"] != "", "label"].value_counts()
+    rows = ", ".join(f"{int((table['split'] == split).sum()):,} {split}" for split in SPLITS if split in source)
+    facts.append(
+        f"rows: {rows}; {len(counts)} classes of {counts.min():,} ({counts.index[-1]}) to {counts.max():,} ({counts.index[0]})"
+    )
+    bare = int((table["label"] == "").sum())
+    if bare:
+        facts.append(f"{bare:,} rows ({bare / len(table):.0%}) have no label: the teacher labels them for the student")
+    single = int((counts == 1).sum())
+    if single:
+        facts.append(f"{single} classes have a single row: too few to learn and to test")
+    length = table["text"].str.len()
+    facts.append(f"characters of a text: {length.median():.0f} in the middle, {length.quantile(0.99):.0f} at most in 99 of 100")
+    return facts
+
+
+def facts_of_documents(table: pd.DataFrame, source: dict[str, Any]) -> list[str]:
+    """What was seen of a corpus."""
+    rows = ", ".join(f"{int((table['split'] == split).sum()):,} {split}" for split in SPLITS if split in source)
+    size = int(table["text"].map(lambda text: len(text.encode())).sum())
+    return [f"documents: {rows}; {size:,} bytes in all"]
+
+
+def in_pieces(source: dict[str, Any], table: pd.DataFrame, raw: Path, notes: list[str]) -> pd.DataFrame:
+    """The documents, cut where there are too few to give some of them to every split; `source` says so then."""
+    train = table[table["split"] == "train"]
+    if "document" in source or len(train) >= FEW_DOCUMENTS or ("validation" in source and "test" in source):
+        return table
+    characters = int(train["text"].str.len().sum())
+    size = min(max(characters // WANTED_DOCUMENTS, CHARACTERS[0]), CHARACTERS[1]) // 1000 * 1000
+    source["document_characters"] = size
+    notes.append(
+        f"{len(train)} document(s) are too few to hold some out: they are cut into documents of some {size:,} characters, so "
+        "that test and training have pieces of the same texts"
+    )
+    return read(source, raw, False, [])
+
+
+def more_tokens(table: pd.DataFrame, tree: dict[str, Any], notes: list[str]) -> int | None:
+    """Another 'preprocess.max_tokens' if the present one cuts more than one text of a hundred; None if it does not."""
+    from stillhouse.data.text import normalise
+    from stillhouse.data.tokenizer import TokenizerParams, train_bpe
+
+    preprocess = tree["preprocess"]
+    present, tokenizer = preprocess.get("max_tokens"), preprocess.get("tokenizer", {})
+    if present is None or tokenizer.get("pretrained"):
+        return None
+    sample = table.sample(min(len(table), SAMPLE_TEXTS), random_state=0)["text"]
+    texts = normalise(sample, bool(preprocess.get("lowercase"))).tolist()
+    bpe = train_bpe(texts, TokenizerParams(vocab_size=tokenizer.get("vocab_size", 1024)))
+    lengths = np.array([len(encoding.ids) for encoding in bpe.encode_batch(texts)])
+    needed = int(np.quantile(lengths, 0.99))
+    if needed <= present:
+        return None
+    wanted = min(LONGEST_ROW, -(-needed // 32) * 32)
+    if wanted <= present:
+        notes.append(f"{(lengths > present).mean():.0%} of the texts are longer than {present} tokens, and are cut")
+        return None
+    cut, still = (lengths > present).mean(), (lengths > wanted).mean()
+    notes.append(f"max_tokens {present} would cut {cut:.0%} of the texts; {wanted} cuts {still:.0%}")
+    return wanted
+
+
+def main() -> None:
+    parser = Options("tasks.propose", "Look into own data; print a block for params.yaml.")
+    parser.add_argument("name", help="file or folder below --raw to train on, which may hold other splits, too")
+    parser.add_argument("--raw", type=Path, default=RAW, help="the folder that stands for data/raw")
+    parser.add_argument("--validation", help="file or folder below --raw")
+    parser.add_argument("--test", help="file or folder below --raw")
+    parser.add_argument("--text", help="column with the text (default: guessed)")
+    parser.add_argument("--label", help="column with the class (default: guessed)")
+    parser.add_argument("--document", help="column that rows of one document share (causal_lm)")
+    parser.add_argument("--encoding", help="of texts that are not UTF-8")
+    parser.add_argument("--kind", choices=["text_classification", "causal_lm"], help="default: by what lies there")
+    options = parser.parse_args()
+    with one_line_errors("data"):
+        layout = look_at(options.name, options.raw)
+        given = {"validation": options.validation, "test": options.test}
+        layout = Layout(**{**asdict(layout), **{split: name for split, name in given.items() if name}})
+        labelled = None if options.kind is None else options.kind == "text_classification"
+        if labelled is None and options.label:
+            labelled = True
+        asked = Asked(options.text, options.label, options.document, labelled, options.encoding)
+        print(json.dumps(asdict(propose(layout, options.raw, asked, read_yaml(PARAMS_FILE)))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""Stage `ingest` on files that are not what the parameters say: one line names what was found, and what to do."""
+
+import pandas as pd
+import pytest
+
+from stillhouse.core.errors import DataError
+from stillhouse.sources.files import FilesSource, read_files
+from tests.ingesting import ingest, table_of
+
+WORDS = ["good", "bad", "fine", "poor", "nice", "dull"]
+
+
+def rows_of(project, content: str, name: str = "a.csv", **keys) -> list[list[str]]:
+    (project.raw / name).write_bytes(content.encode())
+    return table_of({"kind": "files", "train": name} | keys)[["text", "label"]].to_numpy().tolist()
+
+
+def refused(project, content: str, name: str = "a.csv", **keys) -> str:
+    with pytest.raises(DataError, match=r"^data/raw/") as caught:
+        rows_of(project, content, name, **keys)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def many(count: int, text=lambda i: f"text {i}", label=lambda i: WORDS[i % 2]) -> str:
+    return "text,label\n" + "".join(f"{text(i)},{label(i)}\n" for i in range(count))
+
+
+# ---- delimiters and headers ----
+
+
+@pytest.mark.parametrize(("delimiter", "written"), [(";", ";"), ("\t", "\\t"), ("|", "|")])
+def test_another_delimiter_is_named_as_params_yaml_writes_it(project, delimiter, written):
+    content = f"text{delimiter}label\nhello, you{delimiter}a\nby, you{delimiter}b\n"
+    message = refused(project, content)
+    assert message == (
+        f"data/raw/a.csv is separated by {delimiter!r}, not by ',' (its first line is {'text' + delimiter + 'label'!r}); set "
+        f"'delimiter: \"{written}\"'"
+    )
+    assert rows_of(project, content, delimiter=delimiter) == [["hello, you", "a"], ["by, you", "b"]]
+
+
+def test_commas_in_a_tsv_file_are_named_too(project):
+    assert refused(project, "text,label\nx,a\ny,b\n", "a.tsv").startswith("data/raw/a.tsv is separated by ',', not by '\\t' (")
+    assert rows_of(project, "text,label\nx,a\ny,b\n", "a.tsv", delimiter=",") == [["x", "a"], ["y", "b"]]
+
+
+def test_another_delimiter_is_seen_where_the_columns_have_other_names(project):
+    content = "id;utterance;intent\n" + "".join(f"{i};hello, you {i};a\n" for i in range(5))
+    assert refused(project, content).startswith("data/raw/a.csv is separated by ';', not by ',' (its first line is 'id;utteran")
+
+
+def test_a_text_with_semicolons_is_no_sign_of_another_delimiter(project):
+    message = refused(project, "sentence,label\none; two,a\nthree,b\n")
+    assert message == "data/raw/a.csv has no column 'text' (parameter 'text'); known: label, sentence"
+
+
+def test_blanks_around_the_names_of_a_header_are_no_part_of_them(project):
+    assert rows_of(project, "text, label\nx, a\ny, b\n") == [["x", "a"], ["y", "b"]]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_file_without_a_header_is_refused_and_read_once_its_columns_are_named(project, name):
+    delimiter = "\t" if name == "a.tsv" else ","
+    content = "".join(f"the food was {word} {i}{delimiter}{WORDS[i % 2]}\n" for i, word in enumerate(WORDS * 3))
+    message = refused(project, content, name)
+    assert message == (
+        f"data/raw/{name} has no header: its first row ('the food was good 0', 'good') is like the others; name the columns in "
+        "their order, 'columns: [text, label]', or put such a line before the rows"
+    )
+    rows = rows_of(project, content, name, columns=["text", "label"])
+    assert (len(rows), rows[0]) == (18, ["the food was good 0", "good"])
+
+
+def test_columns_that_do_not_fit_the_file_are_refused(project):
+    message = refused(project, "x,a,1\ny,b,2\n", columns=["text", "label"])
+    assert message.startswith("data/raw/a.csv, row 1 (line 1): 3 field(s), 'columns' has 2; quote texts that hold ','")
+    message = refused(project, "text,label\nx,a\ny,b\n", columns=["text", "label"])
+    assert message.startswith("data/raw/a.csv has a header, which 'columns' repeats: leave 'columns' out")
+
+
+# ---- quotes that join rows ----
+
+SENTENCES = ['"I think this is good .\tpos', "nothing to add\tneg", 'he said so ."\tneg', "fine\tpos"]
+
+
+def test_quotes_of_a_tsv_file_that_would_join_rows_are_characters_and_this_is_said(project):
+    (project.raw / "a.tsv").write_text("text\tlabel\n" + "\n".join(SENTENCES) + "\n")
+    notes: list[str] = []
+    table, _ = read_files(FilesSource(kind="files", train="a.tsv"), notes=notes)
+    assert table["text"].tolist() == [line.split("\t")[0] for line in SENTENCES]
+    assert notes == [
+        "data/raw/a.tsv: quotes are read as characters, because read as the marks of fields they do not fit (row 1 (line 2): a "
+        "quote opens a field of 3 lines that look like rows of their own (one has 'pos' where other rows have it)); 'quotes: "
+        "none' or 'quotes: standard' settles it"
+    ]
+    rows = rows_of(project, "text\tlabel\n" + "\n".join(SENTENCES) + "\n", "a.tsv", quotes="standard")
+    assert len(rows) == 2, "who says what quotes are is believed"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['"so" and "so"\tpos', "nothing\tneg"],
+        ['"open\tpos', "nothing\tneg"],
+        ['nothing "to" add\tneg', '"open\tpos', "fine\tneg"],
+        ['neg\tpos\t"a', 'pos\tneg\tb"', "neg\tpos\tc"],
+    ],
+)
+def test_a_tsv_file_whose_quotes_fit_nothing_has_as_many_rows_as_lines(project, lines):
+    header = "text\tlabel\tmore" if len(lines[0].split("\t")) == 3 else "text\tlabel"
+    rows = rows_of(project, "\n".join([header, *lines]) + "\n", "a.tsv")
+    assert rows == [line.split("\t")[:2] for line in lines]
+
+
+def test_a_stray_quote_of_a_csv_file_that_would_join_rows_is_refused(project):
+    content = "text,label\n" + "\n".join(line.replace("\t", ",") for line in SENTENCES) + '\n"Hello, you",pos\n'
+    message = refused(project, content)
+    assert message == (
+        "data/raw/a.csv, row 1 (line 2): a quote opens a field of 3 lines that look like rows of their own (one has 'pos' "
+        "where other rows have it); double or delete the quote, or set 'quotes: none' if quotes are characters of the texts, "
+        "'quotes: standard' if the field is meant so"
+    )
+    assert len(rows_of(project, content, quotes="standard")) == 3
+    # As characters the last row's quotes leave one field too many.
+    assert "3 field(s), the header has 2" in refused(project, content, quotes="none")
+
+
+def test_the_class_may_stand_first_and_numbers_may_be_classes(project):
+    content = 'id,label,text\n1,0,"one\n2,1,two\n3,0,three"\n4,1,four\n'
+    assert "(line 2): a quote opens a field of 3 lines that look like rows" in refused(project, content)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["one\ntwo", "Dear Sir,\nthank you,\nyours", "Hello, you\nbye", 'a, b\n"c"\nd', "x,a\ny", "list:\n1, 2\n3, 4\n"],
+)
+def test_line_breaks_inside_of_quotes_are_part_of_the_text(project, text):
+    quoted = text.replace('"', '""')
+    rows = rows_of(project, f'text,label\n"{quoted}",greeting\nfine,other\nwell,greeting\n')
+    assert rows == [[text, "greeting"], ["fine", "other"], ["well", "greeting"]]
+
+
+def test_the_documents_of_a_corpus_are_not_joined_by_a_quote(project):
+    lines = ['1\t"I think so .', "2\tnothing", '3\the said ."', "4\tfine"]
+    (project.raw / "a.tsv").write_text("id\ttext\n" + "\n".join(lines) + "\n")
+    table, _ = read_files(FilesSource(kind="files", train="a.tsv"), labelled=False)
+    assert table["text"].tolist() == [line.split("\t")[1] for line in lines]
+
+
+def test_a_quote_that_is_never_closed_is_named_where_it_opens(project):
+    message = refused(project, "text,label\nx,a\n" + '"y,b\n' + "z,a\n" * 500)
+    assert message == "data/raw/a.csv, row 2 (line 3): unexpected end of data; check its quotes"
+
+
+# ---- classes that are none ----
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (
+            lambda i: f"{i / 7:.3f}",
+            "has 30 different decimal numbers ('0.000', '0.143', '0.286') in 30 rows: measurements, and no",
+        ),
+        (
+            lambda i: f"{i % 25 / 8}",
+            "has 25 different decimal numbers ('0.0', '0.125', '0.25') in 30 rows: measurements, and no c",
+        ),
+        (lambda i: 1000 + i, "has 30 different values in 30 rows ('1000', '1001', '1002'): numbers or ids, and no classes"),
+        (
+            lambda i: f"u{i // 3 * 2 + i % 2}",
+            "has 20 different values in 30 rows ('u0', 'u1', 'u3'): ids or free text, and no cla",
+        ),
+    ],
+)
+def test_a_column_of_measurements_or_ids_is_no_column_of_classes(project, label, message):
+    content = many(30, label=label)
+    assert refused(project, content).startswith(f"data/raw/a.csv: column 'label' (parameter 'label') {message}")
+    assert len(rows_of(project, content, trust=True)) == 30
+
+
+def test_few_values_of_many_rows_are_classes_also_where_they_are_numbers(project, capsys):
+    assert len(rows_of(project, many(40, label=lambda i: i % 20))) == 40
+    (project.raw / "a.csv").write_text(many(40, label=lambda i: i % 3 / 2))
+    source = {"kind": "files", "train": "a.csv"}
+    ingest(source, source)
+    assert (
+        "note: source: data/raw/a.csv: the classes are decimal numbers (0.0, 0.5, 1.0), and a number in another spelling is "
+        "another class\n"
+    ) in capsys.readouterr().out
+
+
+def test_a_long_tail_of_single_rows_is_kept(project):
+    rows = rows_of(project, many(300, label=lambda i: "common" if i < 200 else f"rare {i}"))
+    assert len({label for _, label in rows}) == 101
+
+
+def test_classes_that_are_named_one_by_one_are_classes(project):
+    rows = rows_of(project, many(30, label=lambda i: f"c{i}"), labels=["c3", "c7"])
+    assert rows == [["text 3", "c3"], ["text 7", "c7"]]
+
+
+def test_numbers_are_no_texts(project):
+    message = refused(project, many(30, text=lambda i: i * 17))
+    assert message == (
+        "data/raw/a.csv: column 'text' (parameter 'text') holds numbers ('0', '17', '34', ...) in 100% of the rows; name the "
+        "column with the texts; 'trust: true' takes the columns as they are"
+    )
+    assert len(rows_of(project, many(30, text=lambda i: i * 17), trust=True)) == 30
+
+
+def test_text_and_label_in_each_others_place_are_named(project):
+    message = refused(project, many(30), text="label", label="text")
+    assert message.startswith(
+        "data/raw/a.csv: text and label look swapped: column 'label' (parameter 'text') has 2 different values in 30 rows, "
+        "column 'text' (parameter 'label') 30; set 'text: text' and 'label: label'"
+    )
+
+
+def test_snips_with_its_columns_swapped_is_refused_and_as_it_is_it_is_read(project, test_data):
+    (project.raw / "a.csv").write_bytes((test_data / "text" / "snips" / "train.csv").read_bytes())
+    with pytest.raises(DataError, match=r"text and label look swapped: .* has 7 different values in 13,784 rows"):
+        table_of({"kind": "files", "train": "a.csv", "text": "intent", "label": "text"})
+    assert table_of({"kind": "files", "train": "a.csv", "label": "intent"})["label"].nunique() == 7
+
+
+# ---- classes that look the same ----
+
+
+def test_forms_of_a_letter_and_blanks_around_are_no_part_of_a_class(project):
+    assert rows_of(project, "text,label\none,cafe\u0301\ntwo,caf\u00e9\nthree,\u00a0caf\u00e9 \nfour,tea\n") == [
+        ["one", "café"],
+        ["two", "café"],
+        ["three", "café"],
+        ["four", "tea"],
+    ]
+    rows = rows_of(project, "text,label\none,cafe\u0301\ntwo,tea\nthree,x\n", labels=["caf\u00e9", "tea"])
+    assert rows == [["one", "café"], ["two", "tea"]]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Tea", "tea"),
+        ("tea", "tea\u200b"),
+        ("t\u00adea", "tea"),
+        ("\ufefftea", "tea"),
+        ("green tea", "green  tea"),
+        ("green tea", "greentea"),
+        ("green tea", "green\u00a0tea"),
+        ("\u2764\ufe0f", "\u2764"),
+        ("tea", "ｔｅａ"),
+        ("\u212b", "å"),
+        ("tea\u3164", "tea"),
+    ],
+)
+def test_classes_that_look_the_same_are_refused_with_both_spellings(project, one, other):
+    content = f"text,label\nx,{one}\ny,{other}\nz,{other}\nw,coffee\n"
+    first, second = sorted([one, other])
+    rows = {one: "1 rows", other: "2 rows"}
+    message = refused(project, content)
+    if one == "\u212b":
+        first = "Å"  # in Unicode NFC
+        rows["Å"] = rows[one]
+        first, second = sorted([first, other])
+    assert message == (
+        f"data/raw/a.csv: the classes {first!r} ({rows[first]}) and {second!r} ({rows[second]}) differ only by case, blanks, "
+        "invisible characters or the form of a letter; write them alike, or name both in 'labels'"
+    )
+    assert {label for _, label in rows_of(project, content, labels=[one, other])} == {first, second}
+
+
+def test_classes_that_look_the_same_in_two_files_are_refused(project):
+    (project.raw / "test.csv").write_text("text,label\nx,Tea\ny,coffee\n")
+    assert "'Tea' (1 rows) and 'tea' (1 rows)" in refused(project, "text,label\nz,tea\nw,coffee\n", test="test.csv")
+
+
+def test_words_of_a_cloze_test_may_look_the_same(project):
+    from stillhouse.sources.cloze import ClozeSource, read_cloze
+
+    accents = ("cafe\u0301", "caf\u00e9")
+    texts = [f"{word} {other} {accents[i % 2]}" for i in range(6) for word in "ab" for other in ("ﬁn", "fin")]
+    pd.DataFrame({"text": [f"{text} {i}" for i, text in enumerate(texts)]}).to_csv(project.raw / "a.csv", index=False)
+    table, _ = read_cloze(ClozeSource(kind="cloze", files=["a.csv"], words=5, skip=0))
+    assert set(table["label"]) == {"a", "b", "ﬁn", "fin", "café"}

@@ -16,7 +16,8 @@ from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.data.blocks import write_blocks
 from stillhouse.data.packing import cut, pack
 from stillhouse.data.text import SplitParams
-from stillhouse.data.tokenizer import TokenizerFacts, encode_texts
+from stillhouse.data.text_rules import encode_by_rules
+from stillhouse.data.tokenizer import TokenizerFacts
 
 SPLITS = ("train", "validation", "test")
 
@@ -92,7 +93,8 @@ def write_document_task(
     statistics: dict = asdict(report)
     for split in SPLITS:
         texts = table.loc[table["split"] == split, "text"].tolist()
-        documents = [np.array(ids, dtype=np.int64) for ids in encode_texts(tokenizer, facts, texts)]
+        names = table.loc[table["split"] == split, "id"].tolist()
+        documents = [np.array(ids, dtype=np.int64) for ids in encode_by_rules(tokenizer, facts, texts, names)]
         segments = [segment for document in documents for segment in cut(document, facts.eos_id, block_tokens)]
         packed = pack([len(segment) for segment in segments], block_tokens)
         path = folder / f"{split}.arrow"

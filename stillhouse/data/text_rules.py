@@ -1,0 +1,176 @@
+"""What is done to a text before it is tokens, as part of the tokenizer's own files.
+
+`preprocess` writes the whole way from raw text to token ids into `tokenizer.json`: the normaliser, the cut at `max_tokens`, the
+padding, and that names of special tokens are text. Everything reads texts through that file, the pipeline and whoever has the
+package, so the two cannot differ. White space is what Python's `str.split` takes for it, written out, because regular
+expressions disagree about U+001C to U+001F and U+0085.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, models, normalizers
+
+from stillhouse.core.artifacts import read_json, write_json
+from stillhouse.core.errors import DataError
+from stillhouse.data.tokenizer import SPLIT, TokenizerFacts, read_config
+
+SPACES = "".join(map(chr, range(0x2000, 0x200B)))
+WHITE_SPACE = f"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680{SPACES}\u2028\u2029\u202f\u205f\u3000"
+"""Every character that `str.isspace` is true of."""
+CASED, IGNORED = r"[\p{Lu}\p{Ll}\p{Lt}]", r"[\p{M}\p{Cf}\p{Sk}\p{Lm}'’.:·]"
+FINAL_SIGMA = f"(?<={CASED}|{CASED}{IGNORED})Σ(?!{IGNORED}*{CASED})"
+"""Rust lowers letter by letter, and does not know that a Greek word ends in another sigma (Unicode's Final_Sigma)."""
+GENERIC = "PreTrainedTokenizerFast"
+"""The class of transformers that takes tokenizer.json as it is; those of single models build their own normaliser anew."""
+NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "bos_token", "eos_token")
+KEPT = (*NAMES, "additional_special_tokens", "extra_special_tokens", "clean_up_tokenization_spaces", "chat_template", SPLIT)
+"""Keys of tokenizer_config.json that say something of the tokens; the others repeat or overrule tokenizer.json."""
+KEPT_FOR_DOCUMENTS = ("model_max_length", "padding_side")
+
+
+def normaliser(lowercase: bool) -> normalizers.Sequence:
+    """Unicode NFC, runs of white space as one blank, none at the ends, and optionally lower case."""
+    steps = [normalizers.NFC(), normalizers.Replace(Regex(f"[{WHITE_SPACE}]+"), " "), normalizers.Strip()]
+    if lowercase:
+        # Lower case takes NFC away again: there is a small j with caron, and no capital one.
+        steps += [normalizers.Replace(Regex(FINAL_SIGMA), "ς"), normalizers.Lowercase(), normalizers.NFC()]
+    return normalizers.Sequence(steps)
+
+
+def normaliser_steps(lowercase: bool) -> list[dict[str, Any]]:
+    """The same as tokenizer.json has it."""
+    carrier = Tokenizer(models.BPE())
+    carrier.normalizer = normaliser(lowercase)
+    return json.loads(carrier.to_str())["normalizer"]["normalizers"]
+
+
+def write_row_rules(folder: Path, facts: TokenizerFacts, lowercase: bool, max_tokens: int) -> None:
+    """Make the tokenizer in `folder` read rows of a classifier: normalised, cut at `max_tokens`, padded to the longest."""
+    tree = without_rules(read_json(folder / "tokenizer.json"))
+    own = [] if tree["normalizer"] is None else [tree["normalizer"]]
+    tree |= {
+        "normalizer": {"type": "Sequence", "normalizers": [*normaliser_steps(lowercase), *own]},
+        "truncation": {"direction": "Right", "max_length": max_tokens, "strategy": "LongestFirst", "stride": 0},
+        "padding": {
+            "strategy": "BatchLongest",
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": facts.pad_id,
+            "pad_type_id": 0,
+            "pad_token": tokenizer_of(tree).id_to_token(facts.pad_id),
+        },
+    }
+    write_files(
+        folder,
+        names_are_text(tree, facts),
+        model_max_length=max_tokens,
+        padding_side="right",
+        truncation_side="right",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def write_document_rules(folder: Path, facts: TokenizerFacts) -> None:
+    """Make the tokenizer in `folder` read documents of a language model: as they are, whatever they name."""
+    tree = without_rules(read_json(folder / "tokenizer.json"))
+    config = read_config(folder)
+    kept = {key: config[key] for key in KEPT_FOR_DOCUMENTS if key in config}
+    write_files(folder, names_are_text(tree, facts), **kept)
+
+
+def write_files(folder: Path, tree: dict[str, Any], **more: Any) -> None:
+    """tokenizer.json as the tokenizers library writes it, and the tokenizer_config.json that overrules nothing of it."""
+    (folder / "tokenizer.json").write_text(json.dumps(tree, ensure_ascii=False, indent=2), encoding="utf-8")
+    config = {key: value for key, value in read_config(folder).items() if key in KEPT}
+    write_json(folder / "tokenizer_config.json", config | {"tokenizer_class": GENERIC} | more)
+
+
+def without_rules(tree: dict[str, Any]) -> dict[str, Any]:
+    """The content of a tokenizer.json without our rules, and without a cut and a padding of its own."""
+    plain = tree | {"truncation": None, "padding": None}
+    for name in ("normalizer", "pre_tokenizer"):
+        plain.setdefault(name, None)
+    steps = parts_of(tree.get("normalizer"), "normalizers")
+    for ours in (normaliser_steps(True), normaliser_steps(False)):
+        if steps[: len(ours)] == ours:
+            plain["normalizer"] = next(iter(steps[len(ours) :]), None)
+            break
+    pieces = parts_of(tree.get("pre_tokenizer"), "pretokenizers")
+    if pieces and splits_names(pieces[-1]):
+        plain["pre_tokenizer"] = next(iter(pieces[:-1]), None)
+    return plain
+
+
+def parts_of(step: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    """What a Sequence in tokenizer.json is made of; nothing for any other step."""
+    return step[key] if step is not None and step["type"] == "Sequence" else []
+
+
+def names_are_text(tree: dict[str, Any], facts: TokenizerFacts) -> dict[str, Any]:
+    """The same, so that no text is read as one of the special tokens that the pipeline itself puts in.
+
+    A word of the vocabulary with such a name ("</s>" is an HTML tag, too) is cut behind its first character: so it is with
+    SentencePiece's unigram models and with plain lists of words.
+    """
+    marks = marks_of(tree, facts)
+    # Some files say that "</s>" is a word like any other.
+    added = [token | {"special": token["special"] or token["content"] in marks} for token in tree.get("added_tokens") or []]
+    tree = tree | {"added_tokens": added}
+    tokenizer = tokenizer_of(tree)
+    reachable = [mark for mark in marks if len(mark) > 1 and is_reachable(tokenizer, mark)]
+    if not reachable:
+        return tree
+    # Nothing stands in these places, so nothing is lost: a word falls into two pieces, which are read one by one.
+    places = [f"(?<={re.escape(mark[0])})(?={re.escape(mark[1:])})" for mark in reachable]
+    split = {"type": "Split", "pattern": {"Regex": "|".join(places)}, "behavior": "Isolated", "invert": False}
+    own = [] if tree["pre_tokenizer"] is None else [tree["pre_tokenizer"]]
+    return tree | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [*own, split]}}
+
+
+def splits_names(piece: dict[str, Any]) -> bool:
+    """Whether a pre-tokenizer is one that `names_are_text` has made."""
+    pattern = piece.get("pattern", {}).get("Regex", "") if piece["type"] == "Split" else ""
+    return re.fullmatch(r"\(\?<=\\?.\)\(\?=.+\)", pattern, flags=re.DOTALL) is not None
+
+
+def marks_of(tree: dict[str, Any], facts: TokenizerFacts) -> list[str]:
+    """The special tokens that frame, end and pad texts; not the one for what is unknown, which texts may become."""
+    tokenizer = tokenizer_of(tree)
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    ids = {*facts.prefix, *facts.suffix, facts.pad_id, facts.eos_id} - {None}
+    return sorted({tokenizer.id_to_token(number) for number in ids} - {unknown, None})
+
+
+def is_reachable(tokenizer: Tokenizer, mark: str) -> bool:
+    """Whether a text that names the special token `mark` is read as that token."""
+    texts = (mark, f"a {mark} b", f"a{mark}b", f"{mark}{mark}")
+    return any(mark in tokenizer.encode(text, add_special_tokens=False).tokens for text in texts)
+
+
+def tokenizer_of(tree: dict[str, Any]) -> Tokenizer:
+    """A tokenizer that neither cuts nor pads, and reads the names of special tokens as text."""
+    tokenizer = Tokenizer.from_str(json.dumps(tree | {"truncation": None, "padding": None}))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def encode_by_rules(tokenizer: Tokenizer, facts: TokenizerFacts, texts: Sequence[str], ids: Sequence[str]) -> list[list[int]]:
+    """Token ids of each raw text, without special tokens and uncut, by a tokenizer with rules.
+
+    ids: of the rows, for messages. Raises DataError if a text holds a special token that is a single character of texts.
+    """
+    marks = {*facts.prefix, *facts.suffix, facts.pad_id, facts.eos_id}
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    marks -= {None, unknown and tokenizer.token_to_id(unknown)}
+    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    for row, number in zip(rows, ids, strict=True):
+        if found := marks.intersection(row):
+            raise DataError(
+                f"row {number}: its text is read as the tokenizer's special token {tokenizer.id_to_token(found.pop())!r}, which "
+                "would end or pad it; take a tokenizer whose special tokens are no characters of texts"
+            )
+    return rows

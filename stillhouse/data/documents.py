@@ -20,6 +20,8 @@ from stillhouse.data.text_rules import encode_by_rules
 from stillhouse.data.tokenizer import TokenizerFacts
 
 SPLITS = ("train", "validation", "test")
+TEST_DOCUMENTS = "test_documents.json"
+"""The ids of the test documents: blocks do not say of which they are, and the package is tried on them as they came."""
 
 
 @dataclass
@@ -112,6 +114,7 @@ def write_document_task(
             statistics["bytes_per_token"] = round(num_bytes[split] / predicted, 4)
             statistics["empty_share"] = round(1 - predicted / (len(packed) * block_tokens), 5)
             statistics["cut_share"] = round(1 - len(documents) / len(segments), 5)
+    write_json(folder / TEST_DOCUMENTS, table.loc[table["split"] == "test", "id"].tolist())
     packing = {"block_tokens": block_tokens, "boundaries": "segments do not see each other", "method": "best-fit decreasing"}
     write_json(
         folder / MANIFEST,

@@ -74,6 +74,13 @@ def write_row_rules(folder: Path, facts: TokenizerFacts, lowercase: bool, max_to
     )
 
 
+def cut_at(folder: Path, max_tokens: int) -> None:
+    """Make a tokenizer with the rules for rows cut earlier."""
+    tree, config = read_json(folder / "tokenizer.json"), read_config(folder)
+    write_tree(folder, tree | {"truncation": tree["truncation"] | {"max_length": max_tokens}})
+    write_json(folder / "tokenizer_config.json", config | {"model_max_length": max_tokens})
+
+
 def write_document_rules(folder: Path, facts: TokenizerFacts) -> None:
     """Make the tokenizer in `folder` read documents of a language model: as they are, whatever they name."""
     tree = without_rules(read_json(folder / "tokenizer.json"))
@@ -83,10 +90,15 @@ def write_document_rules(folder: Path, facts: TokenizerFacts) -> None:
 
 
 def write_files(folder: Path, tree: dict[str, Any], **more: Any) -> None:
-    """tokenizer.json as the tokenizers library writes it, and the tokenizer_config.json that overrules nothing of it."""
-    (folder / "tokenizer.json").write_text(json.dumps(tree, ensure_ascii=False, indent=2), encoding="utf-8")
+    """tokenizer.json, and the tokenizer_config.json that overrules nothing of it."""
+    write_tree(folder, tree)
     config = {key: value for key, value in read_config(folder).items() if key in KEPT}
     write_json(folder / "tokenizer_config.json", config | {"tokenizer_class": GENERIC} | more)
+
+
+def write_tree(folder: Path, tree: dict[str, Any]) -> None:
+    """As the tokenizers library writes it."""
+    (folder / "tokenizer.json").write_text(json.dumps(tree, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
 def without_rules(tree: dict[str, Any]) -> dict[str, Any]:

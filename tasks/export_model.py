@@ -1,9 +1,10 @@
 """Stage `export_model`: the student as it is shipped, with everything between a raw text and its answer.
 
-In: `data/finetune/student`, `data/preprocess`, the raw texts in `data/ingest`. Out: `package/` with `model.onnx` (dynamic batch
-and length), `tokenizer.json` (normaliser, cut and padding in it), `config.json`, `labels.json` and a model card `README.md`, and
-as safetensors, with the tokenizer beside them, what transformers can load; `metrics.json`. The card's code is executed on the raw
-text of every test row: if it answers otherwise than the pipeline, by more than `tolerance`, nothing is published.
+In: `data/finetune/student`, `data/preprocess`, the raw texts in `data/ingest`. Out: `package/` with `model.onnx` (dynamic
+batch and length), `tokenizer.json` (normaliser, cut and padding in it), `config.json`, `labels.json` and a model card
+`README.md`, and as safetensors, with the tokenizer beside them, what transformers can load; `metrics.json`. The card's code is
+executed on the raw text of every test row: if it answers otherwise than the pipeline, by more than `tolerance`, nothing is
+published.
 
     python -m tasks.export_model
 """
@@ -57,8 +58,8 @@ def run_language_model(params: Params, out: Path, package: Path, shipped: Shippe
         )
     write_json(out / "metrics.json", metrics)
     print(
-        f"{metrics['rows_compared']:,} raw test documents: {metrics['nats_per_token']:.4f} nats per token by the card's code, as by "
-        f"the pipeline; on {metrics['positions_compared']:,} positions ONNX and torch differ by at most "
+        f"{metrics['rows_compared']:,} raw test documents: {metrics['nats_per_token']:.4f} nats per token by the card's code, "
+        f"as by the pipeline; on {metrics['positions_compared']:,} positions ONNX and torch differ by at most "
         f"{metrics['largest_difference']:.1e}"
     )
 
@@ -75,8 +76,8 @@ def run_classifier(params: Params, out: Path, package: Path, shipped: Shipped) -
         )
     write_json(out / "metrics.json", metrics)
     print(
-        f"{metrics['rows_compared']:,} raw test texts and {metrics['texts_tried']} odd ones: the package and the pipeline differ by "
-        f"at most {metrics['largest_difference']:.1e}"
+        f"{metrics['rows_compared']:,} raw test texts and {metrics['texts_tried']} odd ones: the package and the pipeline "
+        f"differ by at most {metrics['largest_difference']:.1e}"
     )
 
 

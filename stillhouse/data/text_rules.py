@@ -182,7 +182,7 @@ def encode_by_rules(tokenizer: Tokenizer, facts: TokenizerFacts, texts: Sequence
     for row, number in zip(rows, ids, strict=True):
         if found := marks.intersection(row):
             raise DataError(
-                f"row {number}: its text is read as the tokenizer's special token {tokenizer.id_to_token(found.pop())!r}, which "
-                "would end or pad it; take a tokenizer whose special tokens are no characters of texts"
+                f"row {number}: its text is read as the tokenizer's special token {tokenizer.id_to_token(found.pop())!r}, "
+                "which would end or pad it; take a tokenizer whose special tokens are no characters of texts"
             )
     return rows

@@ -28,7 +28,7 @@ from stillhouse.training.distributed import Ranks
 from stillhouse.training.predict import predict
 
 BATCH = 64
-CODE = '''\
+CODE = """\
 import json
 from pathlib import Path
 
@@ -54,7 +54,7 @@ logits = logits_of(["a text"])
 scores = np.exp((logits - logits.max(axis=1, keepdims=True)) / config["temperature"])
 scores /= scores.sum(axis=1, keepdims=True)
 labels = [config["labels"][number] for number in logits.argmax(axis=1)]
-'''
+"""
 """What the card says to do."""
 
 Answer = Callable[[Sequence[str]], np.ndarray]
@@ -132,8 +132,9 @@ def write_weights(model: PreTrainedModel, package: Path, texts: list[str]) -> st
     kind = model.config.model_type
     if not type(model).__module__.startswith("transformers."):
         return (
-            f"The architecture `{kind}` is Stillhouse's own, which transformers alone cannot load. With Stillhouse installed it "
-            f"can, after `import {type(model).__module__}`, from the folder `model` of the training in the pipeline's `data`."
+            f"The architecture `{kind}` is Stillhouse's own, which transformers alone cannot load. With Stillhouse installed "
+            f"it can, after `import {type(model).__module__}`, from the folder `model` of the training in the pipeline's "
+            "`data`."
         )
     folder = package / "model"
     save_model(model, folder)

@@ -1,4 +1,4 @@
-"""A causal language model as it is shipped: ONNX and safetensors beside each other, checked against each other and the pipeline.
+"""A causal language model as it is shipped: ONNX and safetensors, checked against each other and against the pipeline.
 
 The ONNX graph reads the whole text at each call; the safetensors folder loads with transformers, which keeps a cache of
 keys and values and is faster for long continuations. What the card says to do with a text is `CODE`, word for word; it is
@@ -19,11 +19,12 @@ from stillhouse.core.errors import ArtifactError
 from stillhouse.core.shipped import Shipped
 from stillhouse.data.blocks import BlockTable, read_blocks
 from stillhouse.data.documents import TEST_DOCUMENTS
-from stillhouse.data.tokenizer import TokenizerFacts
+from stillhouse.data.text_rules import encode_by_rules
+from stillhouse.data.tokenizer import TokenizerFacts, load_tokenizer
 from stillhouse.evaluation.ngram_model import sequences
 from stillhouse.evaluation.onnx import export_language_onnx, session_of
 from stillhouse.evaluation.package import CARD, MODEL, describe, execute, requirement, write_description
-from stillhouse.evaluation.package_check import require_any_shape
+from stillhouse.evaluation.package_check import hard_texts, require_any_shape, shortened, special_names
 from stillhouse.models.build import count_parameters, load_language_model, save_model
 from stillhouse.sources.tables import read_table
 from stillhouse.training.distributed import Ranks
@@ -53,8 +54,9 @@ def nats_of(text):
     """Negative log-likelihood of every token of a document and of its end, in nats; read in pieces, as in training."""
     ids, size = torch.tensor([*tokens_of(text), config["end"]]), config["block_tokens"]
     pieces = [ids[start : start + size + 1] for start in range(0, len(ids) - 1, size)]
-    logits = [model(input_ids=piece[None, :-1]).logits[0].float() for piece in pieces]
-    return torch.nn.functional.cross_entropy(torch.cat(logits), ids[1:], reduction="none")
+    logits = (model(input_ids=piece[None, :-1]).logits[0].float() for piece in pieces)
+    cross_entropy = torch.nn.functional.cross_entropy
+    return torch.cat([cross_entropy(said, piece[1:], reduction="none") for said, piece in zip(logits, pieces)])
 
 
 prompt = tokens_of("a text")
@@ -104,6 +106,7 @@ def write_language_package(
     metrics = {
         "rows_compared": len(read_json(shipped.data / TEST_DOCUMENTS)),
         "rows_different": 0,
+        "texts_tried": require_equal_odd_tokens(package, shipped, facts),
         "nats_per_token": round(nats["package"], 6),
         "positions_compared": positions,
         "largest_difference": float(f"{difference:.3g}"),
@@ -145,14 +148,28 @@ def nats_by_card(package: Path, shipped: Shipped, test: BlockTable) -> float:
             left[piece] -= 1
             if left[piece] < 0:
                 raise ArtifactError(
-                    f"the package's tokenizer reads test document {number} as other tokens than the pipeline, from token {start} "
-                    "on; run 'dvc repro preprocess', or take another tokenizer"
+                    f"the package's tokenizer reads test document {number} as other tokens than the pipeline, from token "
+                    f"{start} on; run 'dvc repro preprocess', or take another tokenizer"
                 )
         nats = names["nats_of"](text)
         total, count = total + float(nats.double().sum()), count + len(nats)
     if missing := sum(left.values()):
         raise ArtifactError(f"{shipped.table} lacks documents of {missing} test segments; run 'dvc repro'")
     return total / count
+
+
+def require_equal_odd_tokens(package: Path, shipped: Shipped, facts: TokenizerFacts) -> int:
+    """Raises ArtifactError if the card's code reads odd texts as other tokens than the pipeline would; returns how many."""
+    tokens_of = execute(CODE, package)["tokens_of"]
+    odd = hard_texts(read_table(shipped.table)["text"].tolist(), special_names(package))
+    ours = encode_by_rules(load_tokenizer(package), facts, odd, [f"{text[:30]!r}" for text in odd])
+    for text, ids in zip(odd, ours, strict=True):
+        if (theirs := tokens_of(text)) != [*facts.begin, *ids]:
+            raise ArtifactError(
+                f"the package reads the text {text[:30]!r} as the tokens {shortened(theirs)}, the pipeline as "
+                f"{shortened([*facts.begin, *ids])}; take another tokenizer"
+            )
+    return len(odd)
 
 
 def write_language_card(package: Path, metrics: dict[str, Any], shipped: Shipped) -> None:

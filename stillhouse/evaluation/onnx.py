@@ -76,8 +76,8 @@ def write_onnx(model: nn.Module, inputs: list[str], path: Path, opset: int) -> N
     written = strip_metadata(path)
     if written != opset:
         raise ArtifactError(
-            f"this model cannot be written with ONNX opset {opset}: the exporter left it at {written}; set export_model.opset to "
-            f"{written}"
+            f"this model cannot be written with ONNX opset {opset}: the exporter left it at {written}; set "
+            f"export_model.opset to {written}"
         )
 
 

@@ -28,7 +28,7 @@ def describe(opset: int, manifest: dict[str, Any], **more: Any) -> dict[str, Any
         "format": FORMAT,
         "temperature": TEMPERATURE,
         "opset": opset,
-        "versions": {name: version(name) for name in MAKERS},
+        "versions": {name: release(name) for name in MAKERS},
         "digests": {"weights": manifest["weights"], **manifest["inputs"]},
         **more,
     }
@@ -36,7 +36,9 @@ def describe(opset: int, manifest: dict[str, Any], **more: Any) -> dict[str, Any
 
 def write_description(package: Path, description: dict[str, Any]) -> None:
     """Write it into the ONNX model and, with the digest of that, into `config.json`."""
-    words = {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in description.items()}
+    words = {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in description.items()
+    }
     write_properties(package / MODEL, words)
     digests = description["digests"] | {"model": digest_file(package / MODEL)}
     write_json(package / CONFIG, description | {"digests": digests})
@@ -53,9 +55,14 @@ def description_of(package: Path) -> dict[str, Any] | None:
     return description
 
 
+def release(name: str) -> str:
+    """The version of a package, without what says for which processor it was built."""
+    return version(name).partition("+")[0]
+
+
 def requirement(*names: str) -> str:
     """The line that installs what a card's code needs, in the versions that the package was checked with."""
-    return "pip install " + " ".join(f"{name}=={version(name)}" for name in names)
+    return "pip install " + " ".join(f"{name}=={release(name)}" for name in names)
 
 
 def execute(code: str, package: Path) -> dict[str, Any]:

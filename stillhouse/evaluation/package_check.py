@@ -61,11 +61,16 @@ def hard_texts(texts: list[str], marks: list[str]) -> list[str]:
 
 def table_of(texts: list[str], package: Path, facts: TokenizerFacts, max_tokens: int) -> TokenTable:
     """Raw texts as `preprocess` makes rows of them, without labels."""
-    ids = [f"{number:016x}" for number in range(len(texts))]
+    rows = encode_by_rules(load_tokenizer(package), facts, texts, [f"{text[:30]!r}" for text in texts])
+    return table_of_rows(texts, rows, facts, max_tokens)
+
+
+def table_of_rows(texts: list[str], rows: list[list[int]], facts: TokenizerFacts, max_tokens: int) -> TokenTable:
+    """A table of token ids without special tokens, cut at `max_tokens` with them."""
     room = max_tokens - len(facts.prefix) - len(facts.suffix)
-    rows = [row[:room] for row in encode_by_rules(load_tokenizer(package), facts, texts, ids)]
+    rows = [row[:room] for row in rows]
     return TokenTable(
-        ids=pa.array(ids),
+        ids=pa.array([f"{number:016x}" for number in range(len(texts))]),
         texts=pa.array(texts),
         keys=np.arange(len(texts), dtype=np.uint64),
         tokens=np.array([token for row in rows for token in row], dtype=np.int32),

@@ -71,6 +71,7 @@ def write_row_rules(folder: Path, facts: TokenizerFacts, lowercase: bool, max_to
         padding_side="right",
         truncation_side="right",
         model_input_names=["input_ids", "attention_mask"],
+        split_special_tokens=True,
     )
 
 

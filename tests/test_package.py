@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from transformers import pipeline
+from transformers import PreTrainedTokenizerFast, pipeline
 
 from stillhouse.core.artifacts import digest_file, read_json
 from stillhouse.core.errors import ArtifactError, ParamsError
@@ -27,7 +27,7 @@ from stillhouse.training.classifier import Task
 from stillhouse.training.language_predict import block_nats
 from stillhouse.training.predict import predict
 from tasks.export_model import ExportModel
-from tests.packages import ALONE, ENCODER, NGRAMS, SHOUTING, documents_run, rows_run
+from tests.packages import ALONE, DECODER, ENCODER, NGRAMS, SHOUTING, documents_run, rows_run
 from tests.test_special_tokens import TEXTS, unigram
 from tests.test_text_rules import word_pieces
 
@@ -245,15 +245,30 @@ def test_odd_texts_are_among_those_that_are_tried():
 # ---- transformers ----
 
 
-def test_transformers_pipeline_gives_the_same_labels_from_the_weights_beside(project):
-    word_pieces(project.raw / "pieces")
-    model = rows_run(BERT, lowercase=True, tokenizer={"pretrained": "data/raw/pieces"}, max_tokens=9)
+TRANSFORMERS = {
+    "bert": (BERT, ""),
+    # transformers has a tokenizer of its own for it, whatever the folder says.
+    "qwen2": ({"architecture": "qwen2", "config": DECODER}, "of itself, transformers would make another tokenizer for `qwen2`"),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers_pipeline_gives_the_same_labels_from_the_weights_beside(project, name):
+    architecture, note = TRANSFORMERS[name]
+    if name == "bert":
+        word_pieces(project.raw / "tokenizer")
+    else:
+        unigram(project.raw / "tokenizer")
+    model = rows_run(architecture, lowercase=True, tokenizer={"pretrained": "data/raw/tokenizer"}, max_tokens=9)
     export()
     test, task = read_tokens(Path("data/preprocess/new/test.arrow")), Task.read(Path("data/preprocess/new"))
     expected = predict(model, test, task.facts, ALONE)
-    call = re.search(r"`(pipeline\(.*?\))`", (PACKAGE / "README.md").read_text())
+    card = " ".join((PACKAGE / "README.md").read_text().split())
+    assert note in card
+    call = re.search(r"`(pipeline\(.*?truncation=True\))`", card)
     assert call
-    classify = eval(call[1].replace('"model"', f'"{PACKAGE}/model"'), {"pipeline": pipeline})
+    names = {"pipeline": pipeline, "PreTrainedTokenizerFast": PreTrainedTokenizerFast}
+    classify = eval(call[1].replace('"model"', f'"{PACKAGE}/model"'), names)
     answers = classify(raw_texts(Path("data/ingest/new.parquet"), test))
     assert [answer["label"] for answer in answers] == [task.labels[number] for number in expected.argmax(1)]
     scores = torch.from_numpy(expected).softmax(1).max(1).values
@@ -267,18 +282,6 @@ def test_the_card_does_not_promise_that_transformers_knows_our_own_architecture(
     card = " ".join((PACKAGE / "README.md").read_text().split())
     assert "`ngram_encoder` is Stillhouse's own, which transformers alone cannot load" in card
     assert "after `import stillhouse.models.ngram_encoder`" in card
-
-
-def test_an_architecture_whose_tokenizer_transformers_makes_anew_is_said_with_what_to_do(project, monkeypatch):
-    class Other:
-        @staticmethod
-        def from_pretrained(folder):
-            return lambda texts, truncation: {"input_ids": [[] for _ in texts]}
-
-    rows_run(BERT)
-    monkeypatch.setattr(classifier_package, "AutoTokenizer", Other)
-    export()
-    assert 'tokenizer=PreTrainedTokenizerFast.from_pretrained("model")' in (PACKAGE / "README.md").read_text()
 
 
 # ---- language models ----

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, normalizers
 
-from stillhouse.core.artifacts import read_json, write_json
+from stillhouse.core.artifacts import digest_json, read_json, write_json
 from stillhouse.core.errors import DataError
 from stillhouse.data.tokenizer import SPLIT, TokenizerFacts, read_config
 
@@ -116,6 +116,13 @@ def without_rules(tree: dict[str, Any]) -> dict[str, Any]:
     if pieces and splits_names(pieces[-1]):
         plain["pre_tokenizer"] = next(iter(pieces[:-1]), None)
     return plain
+
+
+def plain_digest(folder: Path) -> str:
+    """Digest of what the tokenizer in `folder` takes ids for, whatever is done to texts before, and however it is written."""
+    tree = without_rules(read_json(folder / "tokenizer.json"))
+    added = [{key: value for key, value in token.items() if key != "special"} for token in tree.get("added_tokens") or []]
+    return digest_json(tree | {"added_tokens": added})
 
 
 def parts_of(step: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:

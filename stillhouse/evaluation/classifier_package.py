@@ -90,7 +90,7 @@ def write_classifier_package(
 
     raw = check.raw_texts(shipped.table, test)
     answer = open_package(package, threads)
-    hard = check.hard_texts(raw, check.special_names(package))
+    hard = check.hard_texts(raw, check.special_names(package, task.facts))
     table = check.table_of(hard, package, task.facts, longest)
     rows, names = [f"test row {number}" for number in test.ids.to_pylist()], [f"the text {text[:30]!r}" for text in hard]
     check.require_equal_tokens(package, raw, test, task.facts, rows)

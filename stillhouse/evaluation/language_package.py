@@ -161,7 +161,7 @@ def nats_by_card(package: Path, shipped: Shipped, test: BlockTable) -> float:
 def require_equal_odd_tokens(package: Path, shipped: Shipped, facts: TokenizerFacts) -> int:
     """Raises ArtifactError if the card's code reads odd texts as other tokens than the pipeline would; returns how many."""
     tokens_of = execute(CODE, package)["tokens_of"]
-    odd = hard_texts(read_table(shipped.table)["text"].tolist(), special_names(package))
+    odd = hard_texts(read_table(shipped.table)["text"].tolist(), special_names(package, facts))
     ours = encode_by_rules(load_tokenizer(package), facts, odd, [f"{text[:30]!r}" for text in odd])
     for text, ids in zip(odd, ours, strict=True):
         if (theirs := tokens_of(text)) != [*facts.begin, *ids]:

@@ -20,6 +20,8 @@ from stillhouse.sources.tables import read_table
 
 LONG_TEXT = 100_000
 """Characters of the longest text that is tried."""
+NAMES_TRIED = 32
+"""Some tokenizers have thousands of special tokens."""
 
 
 def raw_texts(table: Path, test: TokenTable) -> list[str]:
@@ -31,10 +33,12 @@ def raw_texts(table: Path, test: TokenTable) -> list[str]:
     return texts.loc[ids].tolist()
 
 
-def special_names(package: Path) -> list[str]:
-    """What the special tokens of a tokenizer are called."""
-    tokens = load_tokenizer(package).get_added_tokens_decoder().values()
-    return [token.content for token in tokens if token.special and len(token.content) > 1]
+def special_names(package: Path, facts: TokenizerFacts) -> list[str]:
+    """What the special tokens of a tokenizer are called: those that frame, end and pad texts, and some of the others."""
+    tokens = load_tokenizer(package).get_added_tokens_decoder()
+    used = {*facts.prefix, *facts.suffix, facts.pad_id, facts.eos_id}
+    special = sorted((number not in used, number) for number, token in tokens.items() if token.special)
+    return [tokens[number].content for _, number in special if len(tokens[number].content) > 1][:NAMES_TRIED]
 
 
 def hard_texts(texts: list[str], marks: list[str]) -> list[str]:

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 from stillhouse.core.artifacts import digest_file, digest_folder, read_json
 from stillhouse.core.errors import ArtifactError, DataError, HubError, ParamsError
 from stillhouse.core.params import build
+from stillhouse.data.normaliser import without_rules
 from stillhouse.data.text import SplitParams, split_rows
-from stillhouse.data.text_rules import without_rules
 from stillhouse.data.tokenizer import (
     LONGEST_WORD,
     TokenizerParams,

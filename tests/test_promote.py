@@ -12,7 +12,7 @@ import pytest
 from flows.promote import PromotionError, Version, gate, promote, promoted
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.params import build, load
-from stillhouse.data.text_rules import without_rules
+from stillhouse.data.normaliser import without_rules
 from stillhouse.data.tokens import read_tokens
 from stillhouse.evaluation.gate import Gate, Params, decide
 from stillhouse.evaluation.gate_classes import TextRules, accuracy, answer, macro_f1, placed, tokenised

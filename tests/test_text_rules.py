@@ -12,15 +12,9 @@ from transformers import AutoTokenizer, BertConfig
 
 from stillhouse.core.artifacts import read_json
 from stillhouse.core.errors import DataError
+from stillhouse.data.normaliser import WHITE_SPACE, normaliser
 from stillhouse.data.text import normalise
-from stillhouse.data.text_rules import (
-    WHITE_SPACE,
-    encode_by_rules,
-    normaliser,
-    plain_digest,
-    write_document_rules,
-    write_row_rules,
-)
+from stillhouse.data.text_rules import encode_by_rules, plain_digest, write_document_rules, write_row_rules
 from stillhouse.data.tokenizer import describe_tokenizer, load_tokenizer
 from tests.test_special_tokens import NAMES, TEXTS, TOKENIZERS, write
 

@@ -9,7 +9,7 @@ from stillhouse.core.artifacts import digest_bytes
 from stillhouse.core.errors import DataError
 from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.core.params import block
-from stillhouse.data.text_rules import normaliser
+from stillhouse.data.normaliser import normaliser
 
 
 @block

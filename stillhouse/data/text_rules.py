@@ -2,8 +2,7 @@
 
 `preprocess` writes the whole way from raw text to token ids into `tokenizer.json`: the normaliser, the cut at `max_tokens`, the
 padding, and that names of special tokens are text. Everything reads texts through that file, the pipeline and whoever has the
-package, so the two cannot differ. White space is what Python's `str.split` takes for it, written out, because regular
-expressions disagree about U+001C to U+001F and U+0085.
+package, so the two cannot differ.
 """
 
 import json
@@ -12,40 +11,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, models, normalizers
+from tokenizers import Tokenizer
 
 from stillhouse.core.artifacts import digest_json, read_json, write_json
 from stillhouse.core.errors import DataError
+from stillhouse.data.normaliser import normaliser_steps, without_rules
 from stillhouse.data.tokenizer import SPLIT, TokenizerFacts, read_config
 
-SPACES = "".join(map(chr, range(0x2000, 0x200B)))
-WHITE_SPACE = f"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680{SPACES}\u2028\u2029\u202f\u205f\u3000"
-"""Every character that `str.isspace` is true of."""
-CASED, IGNORED = r"[\p{Lu}\p{Ll}\p{Lt}]", r"[\p{M}\p{Cf}\p{Sk}\p{Lm}'’.:·]"
-FINAL_SIGMA = f"(?<={CASED}|{CASED}{IGNORED})Σ(?!{IGNORED}*{CASED})"
-"""Rust lowers letter by letter, and does not know that a Greek word ends in another sigma (Unicode's Final_Sigma)."""
 GENERIC = "PreTrainedTokenizerFast"
 """The class of transformers that takes tokenizer.json as it is; those of single models build their own normaliser anew."""
 NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "bos_token", "eos_token")
 KEPT = (*NAMES, "additional_special_tokens", "extra_special_tokens", "clean_up_tokenization_spaces", "chat_template", SPLIT)
 """Keys of tokenizer_config.json that say something of the tokens; the others repeat or overrule tokenizer.json."""
 KEPT_FOR_DOCUMENTS = ("model_max_length", "padding_side")
-
-
-def normaliser(lowercase: bool) -> normalizers.Sequence:
-    """Unicode NFC, runs of white space as one blank, none at the ends, and optionally lower case."""
-    steps = [normalizers.NFC(), normalizers.Replace(Regex(f"[{WHITE_SPACE}]+"), " "), normalizers.Strip()]
-    if lowercase:
-        # Lower case takes NFC away again: there is a small j with caron, and no capital one.
-        steps += [normalizers.Replace(Regex(FINAL_SIGMA), "ς"), normalizers.Lowercase(), normalizers.NFC()]
-    return normalizers.Sequence(steps)
-
-
-def normaliser_steps(lowercase: bool) -> list[dict[str, Any]]:
-    """The same as tokenizer.json has it."""
-    carrier = Tokenizer(models.BPE())
-    carrier.normalizer = normaliser(lowercase)
-    return json.loads(carrier.to_str())["normalizer"]["normalizers"]
 
 
 def write_row_rules(folder: Path, facts: TokenizerFacts, lowercase: bool, max_tokens: int) -> None:
@@ -102,32 +80,11 @@ def write_tree(folder: Path, tree: dict[str, Any]) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tree, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
-def without_rules(tree: dict[str, Any]) -> dict[str, Any]:
-    """The content of a tokenizer.json without our rules, and without a cut and a padding of its own."""
-    plain = tree | {"truncation": None, "padding": None}
-    for name in ("normalizer", "pre_tokenizer"):
-        plain.setdefault(name, None)
-    steps = parts_of(tree.get("normalizer"), "normalizers")
-    for ours in (normaliser_steps(True), normaliser_steps(False)):
-        if steps[: len(ours)] == ours:
-            plain["normalizer"] = next(iter(steps[len(ours) :]), None)
-            break
-    pieces = parts_of(tree.get("pre_tokenizer"), "pretokenizers")
-    if pieces and splits_names(pieces[-1]):
-        plain["pre_tokenizer"] = next(iter(pieces[:-1]), None)
-    return plain
-
-
 def plain_digest(folder: Path) -> str:
     """Digest of what the tokenizer in `folder` takes ids for, whatever is done to texts before, and however it is written."""
     tree = without_rules(read_json(folder / "tokenizer.json"))
     added = [{key: value for key, value in token.items() if key != "special"} for token in tree.get("added_tokens") or []]
     return digest_json(tree | {"added_tokens": added})
-
-
-def parts_of(step: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
-    """What a Sequence in tokenizer.json is made of; nothing for any other step."""
-    return step[key] if step is not None and step["type"] == "Sequence" else []
 
 
 def names_are_text(tree: dict[str, Any], facts: TokenizerFacts) -> dict[str, Any]:
@@ -149,12 +106,6 @@ def names_are_text(tree: dict[str, Any], facts: TokenizerFacts) -> dict[str, Any
     split = {"type": "Split", "pattern": {"Regex": "|".join(places)}, "behavior": "Isolated", "invert": False}
     own = [] if tree["pre_tokenizer"] is None else [tree["pre_tokenizer"]]
     return tree | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [*own, split]}}
-
-
-def splits_names(piece: dict[str, Any]) -> bool:
-    """Whether a pre-tokenizer is one that `names_are_text` has made."""
-    pattern = piece.get("pattern", {}).get("Regex", "") if piece["type"] == "Split" else ""
-    return re.fullmatch(r"\(\?<=\\?.\)\(\?=.+\)", pattern, flags=re.DOTALL) is not None
 
 
 def marks_of(tree: dict[str, Any], facts: TokenizerFacts) -> list[str]:

@@ -33,6 +33,7 @@ NAMES = (
     "kill_training",
     "loss_memory",
     "reproduce",
+    "package_truth",
     "seeds",
     "fresh_clone",
     "stage_overhead",

@@ -36,7 +36,6 @@ from flows.workspace import (
 from stillhouse.core.artifacts import DATA, read_json
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.options import Options
-from stillhouse.core.params import PARAMS_FILE, kind_of, read_yaml
 from stillhouse.core.stage import one_line_errors
 
 ARTIFACT = "student"
@@ -44,8 +43,8 @@ ARTIFACT = "student"
 STAGE = "export_model"
 PACKAGE = "data/export_model/package"
 TEST_ROWS = "data/preprocess/new"
-TEST_DOCUMENTS = "data/ingest/new.parquet"
-"""Of causal language models: a promoted one with another tokenizer reads the texts themselves."""
+TEST_TABLE = "data/ingest/new.parquet"
+"""Packages are asked about texts as they came, each by its own way from text to answer."""
 DECISION = DATA / "gate" / "decision.json"
 
 
@@ -245,8 +244,7 @@ def finished_run(root: Path, commit: str) -> Iterator[Path]:
     folder = open_workspace(root, "gate", commit)
     try:
         check_finished(folder, commit)
-        language = kind_of(read_yaml(folder / PARAMS_FILE)) == "causal_lm"
-        for path in (PACKAGE, TEST_ROWS, *([TEST_DOCUMENTS] if language else [])):
+        for path in (PACKAGE, TEST_ROWS, TEST_TABLE):
             bring(root, commit, path, folder / path, f"commit {commit[:12]}", "run 'dvc push' where it was made")
         yield folder
     finally:

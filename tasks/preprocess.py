@@ -30,12 +30,12 @@ from stillhouse.data.text import (
     split_rows,
     withhold_labels,
 )
+from stillhouse.data.text_rules import encode_by_rules, write_document_rules, write_row_rules
 from stillhouse.data.tokenizer import (
     TokenizerFacts,
     TokenizerParams,
     chat_template_of,
     describe_tokenizer,
-    encode_texts,
     fetch_pretrained,
     load_tokenizer,
     save_trained,
@@ -96,7 +96,7 @@ def run_documents(settings: Preprocess, out: Path) -> None:
     new, new_report = split_documents(read_table(DATA / "ingest" / "new.parquet"), settings.split, "new")
     source, source_report = split_documents(read_table(DATA / "ingest" / "source.parquet"), settings.split, "source")
     source = drop_documents_of_other_task(source, new, source_report)
-    tokenizer, facts = make_tokenizer(settings, source, out / "tokenizer", documents=True)
+    tokenizer, facts = make_tokenizer(settings, source, out / "tokenizer")
     if facts.eos_id is None:
         raise ParamsError(
             f"{PARAMS_FILE}: the tokenizer 'preprocess.tokenizer.pretrained' names no 'eos_token' that its vocabulary has; a "
@@ -110,15 +110,25 @@ def run_documents(settings: Preprocess, out: Path) -> None:
     write_json(out / "statistics.json", statistics)
 
 
-def make_tokenizer(
-    settings: Preprocess, source: pd.DataFrame, folder: Path, documents: bool
-) -> tuple[Tokenizer, TokenizerFacts]:
-    """Train the tokenizer on the source task's training rows, or fetch it, into `folder`."""
+def make_tokenizer(settings: Preprocess, source: pd.DataFrame, folder: Path) -> tuple[Tokenizer, TokenizerFacts]:
+    """Train the tokenizer on the source task's training rows, or fetch it, into `folder`, with what is done to texts."""
+    documents = settings.max_tokens is None
     if settings.tokenizer.pretrained is None:
         texts = source.loc[source["split"] == "train", "text"].tolist()
         save_trained(train_bpe(texts, settings.tokenizer, documents), folder)
     else:
         fetch_pretrained(settings.tokenizer.pretrained, folder)
+    facts = describe_tokenizer(folder)
+    if settings.max_tokens is None:
+        write_document_rules(folder, facts)
+    else:
+        num_special = len(facts.prefix) + len(facts.suffix)
+        if settings.max_tokens <= num_special:
+            raise ParamsError(
+                f"{PARAMS_FILE}: 'preprocess.max_tokens' is {settings.max_tokens}, which the tokenizer's {num_special} special "
+                f"tokens use up; expected at least {num_special + 1}"
+            )
+        write_row_rules(folder, facts, settings.lowercase, settings.max_tokens)
     return load_tokenizer(folder), describe_tokenizer(folder)
 
 
@@ -130,14 +140,7 @@ def run_rows(settings: Preprocess, out: Path) -> None:
     source = drop_texts_of_other_task(source, new, source_report)
     names = {"source": label_names(source, "source"), "new": label_names(new, "new")}
 
-    tokenizer, facts = make_tokenizer(settings, source, out / "tokenizer", documents=False)
-    num_special = len(facts.prefix) + len(facts.suffix)
-    if settings.max_tokens <= num_special:
-        raise ParamsError(
-            f"{PARAMS_FILE}: 'preprocess.max_tokens' is {settings.max_tokens}, which the tokenizer's {num_special} special "
-            f"tokens use up; expected at least {num_special + 1}"
-        )
-
+    tokenizer, facts = make_tokenizer(settings, source, out / "tokenizer")
     withheld = {"source": withhold_labels(source, settings.withheld_labels), "new": withhold_labels(new, 0.0)}
     for task, table, share in (("source", source, settings.withheld_labels), ("new", new, 0.0)):
         if note := require_known_labels(table, withheld[task], names[task], task, share):
@@ -167,7 +170,8 @@ def write_task(
     room = max_tokens - len(facts.prefix) - len(facts.suffix)
     index = {name: number for number, name in enumerate(names)}
     labels = np.where(hidden, WITHHELD, table["label"].map(index)).astype(np.int32)
-    whole = encode_texts(tokenizer, facts, table["text"].tolist())
+    # The texts as they came: the normaliser is the tokenizer's, here as wherever the package is used.
+    whole = encode_by_rules(tokenizer, facts, table["raw"].tolist(), table["id"].tolist())
     rows = [ids[:room] for ids in whole]
     lengths = np.array([len(ids) for ids in whole])
     digests, counts = {}, {}

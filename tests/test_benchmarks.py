@@ -40,6 +40,7 @@ ALONE = {
         for method in ("inverse", "effective", "focal", "balanced", "square_root", "augmented", "square_root_augmented")
         for end in ("", "_gain", "_gain_low", "_gain_high", "_rare_f1")
     },
+    "package_truth": {"settings", "rows", "different"},
     "seeds": {"teacher", "student", "baseline", "gap_closed", "spread"},
     "kill_flow": {"kills", "true_states", "orphans", "identical"},
     "concurrent_runs": {"runs", "right"},
@@ -56,6 +57,7 @@ TRUE = {
     "trajectories": lambda found: found["within"] == found["pairs"],
     "scaling": lambda found: found["fsdp_state_share_of_4"] <= 0.3,
     "reproduce": lambda found: found["identical"] == found["stages"],
+    "package_truth": lambda found: found["different"] == 0 < found["rows"],
     "kill_flow": lambda found: found["true_states"] == found["identical"] == found["kills"] and found["orphans"] == 0,
     "kill_export": lambda found: found["identical"] == found["kills"] and found["twice"] <= 1,
     "concurrent_runs": lambda found: found["right"] == found["runs"],

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from stillhouse.core.artifacts import digest_file, digest_folder, read_json
 from stillhouse.core.errors import ArtifactError, DataError, HubError, ParamsError
 from stillhouse.core.params import build
+from stillhouse.data.normaliser import without_rules
 from stillhouse.data.text import SplitParams, split_rows
 from stillhouse.data.tokenizer import (
     LONGEST_WORD,
@@ -268,7 +269,9 @@ def word_tokenizer(project) -> Path:
 def test_a_folder_with_a_tokenizer_takes_the_place_of_our_own(word_tokenizer):
     ingested()
     out = preprocess(tokenizer={"pretrained": "data/raw/words"})
-    assert (out / "tokenizer" / "tokenizer.json").read_bytes() == (word_tokenizer / "tokenizer.json").read_bytes()
+    # It is the given one but for what the pipeline does to texts, and for its own cut and padding.
+    given = read_json(word_tokenizer / "tokenizer.json") | {"truncation": None, "padding": None}
+    assert without_rules(read_json(out / "tokenizer" / "tokenizer.json")) == given
     assert sorted(path.name for path in (out / "tokenizer").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
     facts = describe_tokenizer(out / "tokenizer")
     assert (facts.prefix, facts.suffix, facts.pad_id) == ([1], [2], 0)

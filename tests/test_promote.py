@@ -12,9 +12,11 @@ import pytest
 from flows.promote import PromotionError, Version, gate, promote, promoted
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.params import build, load
+from stillhouse.data.normaliser import without_rules
 from stillhouse.data.tokens import read_tokens
 from stillhouse.evaluation.gate import Gate, Params, decide
 from stillhouse.evaluation.gate_classes import TextRules, accuracy, answer, macro_f1, placed, tokenised
+from stillhouse.evaluation.package_check import raw_texts
 from tests.tiny_run import commit, shell
 
 PACKAGE = Path("data/export_model/package")
@@ -98,7 +100,7 @@ def test_the_gate_scores_as_the_pipeline_does(tiny_copy):
     for name in ("accuracy", "macro_f1"):
         assert figures["metrics"][name]["candidate"] == pytest.approx(student[name], abs=1e-5)
     assert figures["calibration_error"] == pytest.approx(student["ece"], abs=1e-5)
-    assert figures["bytes"] == sum(path.stat().st_size for path in PACKAGE.iterdir())
+    assert figures["bytes"] == sum(path.stat().st_size for path in PACKAGE.rglob("*") if path.is_file())
     assert figures["test_rows"] == len(read_tokens(Path("data/preprocess/new/test.arrow")))
 
 
@@ -146,6 +148,22 @@ def test_each_limit_is_named_with_both_values(clone):
     assert tags(clone) == []
 
 
+def change_description(package: Path, **changes) -> None:
+    description = json.loads((package / "config.json").read_text()) | changes
+    # DVC's files in the workspace may be links into the cache.
+    (package / "config.json").unlink()
+    (package / "config.json").write_text(json.dumps(description))
+
+
+def older(package: Path) -> Path:
+    """The package as it was before it said what is done to texts."""
+    (package / "config.json").unlink()
+    tree = without_rules(json.loads((package / "tokenizer.json").read_text()))
+    (package / "tokenizer.json").unlink()
+    (package / "tokenizer.json").write_text(json.dumps(tree))
+    return package
+
+
 def promoted_folder(folder: Path) -> Path:
     """The package and parameters here as if they were those of a promoted version."""
     shutil.copytree(PACKAGE, folder / "package")
@@ -156,7 +174,7 @@ def promoted_folder(folder: Path) -> Path:
 @pytest.mark.slow
 def test_a_class_that_the_promoted_model_does_not_know_counts_as_wrong_for_it(clone, tmp_path):
     folder = promoted_folder(tmp_path / "promoted")
-    (folder / "package" / "labels.json").write_text('["es", "pt", "sr", "nn"]')
+    change_description(folder / "package", labels=["es", "pt", "sr", "nn"])
     decision = decide(load(Params), "student@v0.0.7", folder)
     test = read_tokens(Path("data/preprocess/new/test.arrow"))
     rows = test.labels == 3
@@ -165,7 +183,8 @@ def test_a_class_that_the_promoted_model_does_not_know_counts_as_wrong_for_it(cl
         "nn of student@v0.0.7 is no class any more: such an answer counts as wrong",
     ]
     # The same model but for zh_Hans: what it loses is exactly its right answers there.
-    answers = answer(PACKAGE, test, TextRules.read(Path("params.yaml")), threads=1).argmax(axis=1)
+    texts = raw_texts(Path("data/ingest/new.parquet"), test)
+    answers = answer(PACKAGE, texts, TextRules.read(Path("params.yaml")), threads=1).argmax(axis=1)
     lost = (answers[rows] == 3).sum()
     assert lost > 0
     assert decision["metrics"]["accuracy"]["difference"] * len(rows) == pytest.approx(lost)
@@ -183,15 +202,35 @@ def test_an_answer_that_is_no_class_of_tonight_is_a_miss_and_no_class_of_its_own
     assert macro_f1(answers, labels, 2) == pytest.approx((2 / 3 + 1) / 2)
 
 
-@pytest.mark.slow
-def test_texts_are_cut_and_folded_as_the_packages_own_run_did(clone):
+def test_a_package_that_says_nothing_of_texts_is_read_as_its_own_run_did(tiny_copy, tmp_path):
+    """Those of promoted versions that are older than the rules in tokenizer.json: params.yaml has them."""
     test = read_tokens(Path("data/preprocess/new/test.arrow"))
-    rules = TextRules.read(Path("params.yaml"))
-    table, _ = tokenised(PACKAGE, test, rules)
-    assert table.tokens.tolist() == test.tokens.tolist()
-    assert table.offsets.tolist() == test.offsets.tolist()
-    assert tokenised(PACKAGE, test, replace(rules, max_tokens=3))[0].lengths.max() == 3
-    assert tokenised(PACKAGE, test, replace(rules, lowercase=True))[0].tokens.tolist() != test.tokens.tolist()
+    rules, texts = TextRules.read(Path("params.yaml")), raw_texts(Path("data/ingest/new.parquet"), test)
+    package = older(promoted_folder(tmp_path / "promoted") / "package")
+    for read in (PACKAGE, package):
+        table, _ = tokenised(read, [f" {text}\u2003" for text in texts], rules)
+        assert table.tokens.tolist() == test.tokens.tolist()
+        assert table.offsets.tolist() == test.offsets.tolist()
+    assert tokenised(package, texts, replace(rules, max_tokens=3))[0].lengths.max() == 3
+    assert tokenised(package, texts, replace(rules, lowercase=True))[0].tokens.tolist() != test.tokens.tolist()
+    np.testing.assert_allclose(answer(package, texts, rules, 1), answer(PACKAGE, texts, rules, 1), atol=1e-5)
+    # As the gate: the same model in its older package is neither better nor worse.
+    decision = decide(load(Params), "student@v0.0.7", tmp_path / "promoted")
+    assert [figures["difference"] for figures in decision["metrics"].values()] == [0, 0]
+
+
+def test_the_candidate_is_read_by_its_own_rules_and_not_by_params(tiny_copy):
+    """What was trained in lower case is asked in lower case, whatever params.yaml says meanwhile."""
+    test = read_tokens(Path("data/preprocess/new/test.arrow"))
+    rules, texts = TextRules.read(Path("params.yaml")), raw_texts(Path("data/ingest/new.parquet"), test)
+    expected = answer(PACKAGE, texts, rules, 1)
+    np.testing.assert_array_equal(answer(PACKAGE, texts, replace(rules, lowercase=True, max_tokens=3), 1), expected)
+
+
+def test_a_package_of_a_later_version_is_refused(tiny_copy):
+    change_description(PACKAGE, format=2)
+    with pytest.raises(ArtifactError, match=r"config\.json is of format 2, this version of Stillhouse reads 1; update it"):
+        decide(load(Params), None, None)
 
 
 @pytest.mark.slow
@@ -275,9 +314,7 @@ def test_a_damaged_package_is_one_line(clone, tmp_path):
     (folder / "package" / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(ArtifactError, match=r"model\.onnx does not run: "):
         decide(load(Params), "student@v0.0.7", folder)
-    # DVC's files in the workspace may be links into the cache.
-    (PACKAGE / "labels.json").unlink()
-    (PACKAGE / "labels.json").write_text('["a", "b"]')
+    change_description(PACKAGE, labels=["a", "b"])
     with pytest.raises(PromotionError, match="name different classes; run 'dvc repro export_model'"):
         gate(clone, clone)
 

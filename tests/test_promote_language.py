@@ -96,7 +96,7 @@ def test_documents_and_blocks_give_the_same_bits(rival):
 
 def test_a_promoted_model_of_another_tokenizer_reads_the_texts_in_its_own_tokens(rival):
     """Against a sum by hand: each document framed, cut at the promoted run's own length, and read piece by piece."""
-    texts = held_out(BlockRules.read(Path("params.yaml")))
+    texts = held_out(BlockRules.read(Path("params.yaml"), PACKAGE))
     package = rival / "package"
     shutil.rmtree(package)
     save_trained(train_bpe(texts, TokenizerParams(vocab_size=300), documents=True), package)
@@ -188,6 +188,8 @@ def test_a_package_with_another_tokenizer_than_the_blocks_is_one_error(tiny_lm_c
 
 def test_documents_of_other_data_are_one_error(tiny_lm_copy, rival, monkeypatch):
     monkeypatch.chdir(tiny_lm_copy)
+    # A package that is older than config.json, read as its params.yaml says.
+    (rival / "package" / "config.json").unlink()
     (rival / "params.yaml").write_text(Path("params.yaml").read_text().replace("block_tokens: 64", "block_tokens: 48"))
     shutil.copyfile("data/ingest/source.parquet", "other.parquet")
     Path("data/ingest/new.parquet").unlink()

@@ -162,7 +162,8 @@ class Collator:
 
     def pad(self, positions: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and mask, int64 (B, T), of `lengths` (B,) places each in the flat token array, with the tokenizer's
-        special tokens."""
+        special tokens. A row without any token is one padding that is looked at: what attention to nothing is
+        differs from one runtime to the next."""
         prefix, suffix, pad = self.facts.prefix, self.facts.suffix, self.facts.pad_id
         width = positions.shape[1]
         inside = np.arange(width)[None, :] < lengths[:, None]
@@ -172,7 +173,7 @@ class Collator:
         ids[:, : len(prefix)] = prefix
         if suffix:
             ids[np.arange(len(positions))[:, None], (len(prefix) + lengths)[:, None] + np.arange(len(suffix))] = suffix
-        used = len(prefix) + lengths + len(suffix)
+        used = np.maximum(len(prefix) + lengths + len(suffix), 1)
         return ids, (np.arange(ids.shape[1])[None, :] < used[:, None]).astype(np.int64)
 
 

@@ -16,9 +16,12 @@ from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.data.blocks import write_blocks
 from stillhouse.data.packing import cut, pack
 from stillhouse.data.text import SplitParams
-from stillhouse.data.tokenizer import TokenizerFacts, encode_texts
+from stillhouse.data.text_rules import encode_by_rules
+from stillhouse.data.tokenizer import TokenizerFacts
 
 SPLITS = ("train", "validation", "test")
+TEST_DOCUMENTS = "test_documents.json"
+"""The ids of the test documents: blocks do not say of which they are, and the package is tried on them as they came."""
 
 
 @dataclass
@@ -92,7 +95,8 @@ def write_document_task(
     statistics: dict = asdict(report)
     for split in SPLITS:
         texts = table.loc[table["split"] == split, "text"].tolist()
-        documents = [np.array(ids, dtype=np.int64) for ids in encode_texts(tokenizer, facts, texts)]
+        names = table.loc[table["split"] == split, "id"].tolist()
+        documents = [np.array(ids, dtype=np.int64) for ids in encode_by_rules(tokenizer, facts, texts, names)]
         segments = [segment for document in documents for segment in cut(document, facts.eos_id, block_tokens)]
         packed = pack([len(segment) for segment in segments], block_tokens)
         path = folder / f"{split}.arrow"
@@ -110,6 +114,7 @@ def write_document_task(
             statistics["bytes_per_token"] = round(num_bytes[split] / predicted, 4)
             statistics["empty_share"] = round(1 - predicted / (len(packed) * block_tokens), 5)
             statistics["cut_share"] = round(1 - len(documents) / len(segments), 5)
+    write_json(folder / TEST_DOCUMENTS, table.loc[table["split"] == "test", "id"].tolist())
     packing = {"block_tokens": block_tokens, "boundaries": "segments do not see each other", "method": "best-fit decreasing"}
     write_json(
         folder / MANIFEST,

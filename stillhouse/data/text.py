@@ -1,6 +1,5 @@
 """From canonical tables to leak-free splits: normalise, drop duplicates, keep the same text on one side."""
 
-import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ from stillhouse.core.artifacts import digest_bytes
 from stillhouse.core.errors import DataError
 from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.core.params import block
+from stillhouse.data.normaliser import normaliser
 
 
 @block
@@ -37,9 +37,9 @@ class SplitReport:
 
 
 def normalise(texts: pd.Series, lowercase: bool) -> pd.Series:
-    """Unicode NFC, runs of white space as one blank, optionally lower case."""
-    normal = pd.Series([" ".join(unicodedata.normalize("NFC", text).split()) for text in texts], index=texts.index, dtype=str)
-    return normal.str.lower() if lowercase else normal
+    """What the tokenizer's file does to texts first: NFC, runs of white space as one blank, optionally lower case."""
+    rules = normaliser(lowercase)
+    return pd.Series([rules.normalize_str(text) for text in texts], index=texts.index, dtype=str)
 
 
 def preprocessing_words(lowercase: bool, max_tokens: int | None, chat_template: str | None) -> str:
@@ -61,7 +61,8 @@ def folded(texts: pd.Series) -> pd.Series:
 
 
 def split_rows(table: pd.DataFrame, params: SplitParams, lowercase: bool) -> tuple[pd.DataFrame, SplitReport]:
-    """Rows with `text` normalised and `split` one of train, validation, test; the same text is never on two sides.
+    """Rows with `text` normalised, `raw` as it came, and `split` one of train, validation, test; the same text is never on
+    two sides.
 
     Published splits stay what they are, but for training rows whose text also stands in validation or test: those are
     dropped. Missing splits are cut out of the training rows by a keyed hash of the text, so that new rows never move
@@ -71,7 +72,7 @@ def split_rows(table: pd.DataFrame, params: SplitParams, lowercase: bool) -> tup
     report = SplitReport(rows_in=len(table))
     # In the order of the ids, so that which of two duplicates stays does not depend on the file's.
     table = table.sort_values("id", ignore_index=True)
-    table = table.assign(text=normalise(table["text"], lowercase))
+    table = table.assign(raw=table["text"], text=normalise(table["text"], lowercase))
     report.empty = int((table["text"] == "").sum())
     table = table[table["text"] != ""]
     table = table.assign(folded=folded(table["text"]))

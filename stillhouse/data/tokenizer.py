@@ -58,6 +58,11 @@ class TokenizerFacts:
     eos_id: int | None = None
     """The token behind a document, and before it; None where there is none."""
 
+    @property
+    def begin(self) -> list[int]:
+        """What stands before a document."""
+        return [] if self.eos_id is None else [self.eos_id]
+
 
 def train_bpe(texts: list[str], params: TokenizerParams, documents: bool = False) -> Tokenizer:
     """Byte-level BPE (Sennrich et al. 2016, arXiv:1508.07909; bytes as in GPT-2): no text is unknown.

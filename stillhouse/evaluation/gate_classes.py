@@ -1,16 +1,17 @@
-"""The gate of classifiers: both packages answer tonight's test texts, each through its own tokenizer.
+"""The gate of classifiers: both packages answer tonight's raw test texts, each by its own way from text to label.
 
+A package says that way itself. One that is older than that does not: it is read as its run's `params.yaml` says.
 Classes may differ between nights: a class that the promoted model does not know counts as wrong for it, and so does an
 answer that is no class any more.
 """
 
-from dataclasses import dataclass, replace
+import unicodedata
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 from stillhouse.core.artifacts import read_json
@@ -18,9 +19,12 @@ from stillhouse.core.errors import ArtifactError
 from stillhouse.core.params import PARAMS_FILE, read_yaml
 from stillhouse.data.tokenizer import TokenizerFacts, describe_tokenizer, encode_texts, load_tokenizer
 from stillhouse.data.tokens import TokenTable, read_tokens
-from stillhouse.evaluation.gate_parts import PACKAGE, TASK, Judgement, Rows, compare, draw, split_notes
+from stillhouse.evaluation.classifier_package import open_package
+from stillhouse.evaluation.gate_parts import PACKAGE, TABLE, TASK, Judgement, Rows, compare, draw, split_notes
 from stillhouse.evaluation.metrics import test_scores
-from stillhouse.evaluation.onnx import run_onnx
+from stillhouse.evaluation.onnx import run_onnx, session_of
+from stillhouse.evaluation.package import MODEL, description_of
+from stillhouse.evaluation.package_check import raw_texts, table_of, table_of_rows
 from stillhouse.evaluation.speed import measure_speed
 from stillhouse.training.scores import per_class_f1
 
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextRules:
-    """How a run turned a text into tokens, and which texts it held out."""
+    """Which texts a run held out, and how it turned a text into tokens if its package does not say."""
 
     lowercase: bool
     max_tokens: int
@@ -49,10 +53,10 @@ class TextRules:
 def judge_classifier(gate: "Gate", threads: int, against: str | None, folder: Path | None) -> Judgement:
     """The candidate, and beside it the package in `folder`, if any. Raises ArtifactError if something is missing or damaged."""
     test, names = read_tokens(TASK / "test.arrow"), read_json(TASK / "labels.json")
-    if read_json(PACKAGE / "labels.json") != names:
+    if labels_of(PACKAGE) != names:
         raise ArtifactError(f"{PACKAGE} and {TASK} name different classes; run 'dvc repro export_model'")
-    rules = TextRules.read(PARAMS_FILE)
-    logits_NC = answer(PACKAGE, test, rules, threads)
+    rules, texts = TextRules.read(PARAMS_FILE), raw_texts(TABLE, test)
+    logits_NC = answer(PACKAGE, texts, rules, threads)
     if not np.isfinite(logits_NC).all():
         broken = np.flatnonzero(~np.isfinite(logits_NC).all(axis=1))
         raise ArtifactError(
@@ -62,20 +66,20 @@ def judge_classifier(gate: "Gate", threads: int, against: str | None, folder: Pa
     metrics = {name: {"candidate": METRICS[name](candidate_N, test.labels, len(names))} for name in gate.metrics}
     notes = []
     if against is not None and folder is not None:
-        known = read_json(folder / "package" / "labels.json")
+        known = labels_of(folder / "package")
         old_rules = TextRules.read(folder / PARAMS_FILE)
-        promoted_N = placed(answer(folder / "package", test, old_rules, threads), known, names)
+        promoted_N = placed(answer(folder / "package", texts, old_rules, threads), known, names)
         draws_SN = draw(len(test), gate.bootstrap_samples)
         for name, figures in metrics.items():
             scores = [partial(over, METRICS[name], said_N, test.labels, len(names)) for said_N in (candidate_N, promoted_N)]
             figures |= compare(*scores, draws_SN, gate.confidence)
-        notes = class_notes(names, known, test.labels, against) + rule_notes(rules, old_rules, against)
+        notes = class_notes(names, known, test.labels, against) + split_notes(rules.split, old_rules.split, against)
     return Judgement(
         rows=len(test),
         unit="test rows",
         metrics=metrics,
         calibration_error=test_scores(logits_NC, test.labels, gate.calibration_bins)["ece"],
-        latency_ms=latency_ms(PACKAGE, test, rules, gate.speed_seconds),
+        latency_ms=latency_ms(PACKAGE, texts, rules, gate.speed_seconds),
         notes=notes,
     )
 
@@ -84,36 +88,46 @@ def over(metric: Any, predicted_N: np.ndarray, labels_N: np.ndarray, num_classes
     return metric(predicted_N[rows], labels_N[rows], num_classes)
 
 
-def answer(package: Path, test: TokenTable, rules: TextRules, threads: int) -> np.ndarray:
-    """Logits, float32 (N, C), of the package's own classes for the texts of `test`."""
-    table, facts = tokenised(package, test, rules)
+def labels_of(package: Path) -> list[str]:
+    """The classes of a package, in the order of its logits."""
+    description = description_of(package)
+    return read_json(package / "labels.json") if description is None else description["labels"]
+
+
+def answer(package: Path, texts: list[str], rules: TextRules, threads: int) -> np.ndarray:
+    """Logits, float32 (N, C), of the package's own classes for raw texts."""
+    if description_of(package) is None:
+        table, facts = tokenised(package, texts, rules)
+        logits_of = partial(run_onnx, package / MODEL, table, facts, threads)
+    else:
+        logits_of = partial(open_package(package, threads), texts)
     try:
-        return run_onnx(package / "model.onnx", table, facts, threads)
+        return logits_of()
+    except ArtifactError:
+        raise
     except Exception as error:  # onnxruntime's errors have no base of their own
-        raise ArtifactError(f"{package / 'model.onnx'} does not run: {' '.join(str(error).split())[:200]}") from error
+        raise ArtifactError(f"{package / MODEL} does not run: {' '.join(str(error).split())[:200]}") from error
 
 
-def tokenised(package: Path, test: TokenTable, rules: TextRules) -> tuple[TokenTable, TokenizerFacts]:
-    """The rows of `test` in the tokens of `package`, cut as its own run cut them."""
-    tokenizer, facts = load_tokenizer(package), describe_tokenizer(package)
-    texts = [text.lower() if rules.lowercase else text for text in test.texts.to_pylist()]
-    room = rules.max_tokens - len(facts.prefix) - len(facts.suffix)
-    rows = [ids[:room] for ids in encode_texts(tokenizer, facts, texts)]
-    offsets = np.concatenate(([0], np.cumsum([len(row) for row in rows])))
-    return replace(test, tokens=np.array([token for row in rows for token in row], dtype=np.int32), offsets=offsets), facts
+def tokenised(package: Path, texts: list[str], rules: TextRules) -> tuple[TokenTable, TokenizerFacts]:
+    """Raw texts in the tokens of `package`, cut as its own run cut them."""
+    description, facts = description_of(package), describe_tokenizer(package)
+    if description is not None:
+        return table_of(texts, package, facts, description["max_tokens"]), facts
+    normal = [" ".join(unicodedata.normalize("NFC", text).split()) for text in texts]
+    read = encode_texts(load_tokenizer(package), facts, [text.lower() if rules.lowercase else text for text in normal])
+    return table_of_rows(texts, read, facts, rules.max_tokens), facts
 
 
-def latency_ms(package: Path, test: TokenTable, rules: TextRules, seconds: float) -> float:
+def latency_ms(package: Path, texts: list[str], rules: TextRules, seconds: float) -> float:
     """Median milliseconds of one text alone. One thread: with more, other work on the host made it 200 times slower."""
 
     class Served(torch.nn.Module):
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list:
             return session.run(["logits"], {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()})
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(package / "model.onnx"), options, providers=["CPUExecutionProvider"])
-    return measure_speed(Served(), *tokenised(package, test, rules), seconds)["latency_ms"]
+    session = session_of(package / MODEL, threads=1)
+    return measure_speed(Served(), *tokenised(package, texts, rules), seconds)["latency_ms"]
 
 
 def placed(logits_NC: np.ndarray, known: list[str], names: list[str]) -> np.ndarray:
@@ -143,12 +157,4 @@ def class_notes(names: list[str], known: list[str], labels_N: np.ndarray, agains
         notes.append(f"{against} does not know {', '.join(new)}: its answers to their {rows} test rows count as wrong")
     if gone := [name for name in known if name not in names]:
         notes.append(f"{', '.join(gone)} of {against} is no class any more: such an answer counts as wrong")
-    return notes
-
-
-def rule_notes(rules: TextRules, old: TextRules, against: str) -> list[str]:
-    """What may tilt the comparison: the rows of a night are new to an older model only if both cut alike."""
-    notes = split_notes(rules.split, old.split, against)
-    if rules.lowercase and not old.lowercase:
-        notes.append(f"the texts are in lower case, and {against} learned from mixed case")
     return notes

@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import torch
 import transformers
 
@@ -30,6 +29,8 @@ from stillhouse.data.text import SplitParams
 from stillhouse.data.tokenizer import FILES, describe_tokenizer, encode_texts, load_tokenizer
 from stillhouse.evaluation.gate_parts import PACKAGE, TASK, Judgement, Rows, compare, draw, split_notes
 from stillhouse.evaluation.language_scores import language_scores, positions
+from stillhouse.evaluation.onnx import session_of
+from stillhouse.evaluation.package import description_of
 from stillhouse.evaluation.speed import language_latency_ms
 from stillhouse.models.build import load_language_model
 from stillhouse.sources.tables import read_table
@@ -48,10 +49,10 @@ class BlockRules:
     split: dict[str, Any]
 
     @classmethod
-    def read(cls, path: Path) -> "BlockRules":
-        """From a run's `params.yaml`, which may be older than this code."""
+    def read(cls, path: Path, package: Path) -> "BlockRules":
+        """From a run's `params.yaml`, which may be older than this code, and from its package as far as that says it."""
         try:
-            settings = read_yaml(path)["preprocess"]
+            settings = read_yaml(path)["preprocess"] | (description_of(package) or {})
             return cls(**{name: settings[name] for name in ("block_tokens", "split")})
         except (KeyError, TypeError) as error:
             raise ArtifactError(f"{path}: preprocess has no {error}; the gate cannot tell how that run cut its text") from None
@@ -61,7 +62,7 @@ def judge_language(gate: "Gate", threads: int, against: str | None, folder: Path
     """The candidate, and beside it the package in `folder`, if any. Raises ArtifactError if something is missing or damaged."""
     transformers.utils.logging.disable_progress_bar()
     test, manifest = read_blocks(TASK / "test.arrow"), read_json(TASK / MANIFEST)
-    facts, rules = describe_tokenizer(PACKAGE), BlockRules.read(PARAMS_FILE)
+    facts, rules = describe_tokenizer(PACKAGE), BlockRules.read(PARAMS_FILE, PACKAGE)
     if digest_of_tokenizer(PACKAGE) != manifest["tokenizer"]["digest"]:
         raise ArtifactError(f"{PACKAGE} and {TASK} have different tokenizers; run 'dvc repro export_model'")
     num_bytes = manifest["bytes"]["test"]
@@ -77,7 +78,7 @@ def judge_language(gate: "Gate", threads: int, against: str | None, folder: Path
         scores = language_scores(said, num_bytes, gate.calibration_bins)
         metrics = {"bits_per_byte": {"candidate": scores["bits_per_byte"]}}
         if against is not None and folder is not None:
-            old = BlockRules.read(folder / PARAMS_FILE)
+            old = BlockRules.read(folder / PARAMS_FILE, folder / "package")
             notes = split_notes(rules.split, old.split, against)
             if rules.block_tokens == old.block_tokens and same_tokenizer(PACKAGE, folder / "package"):
                 rival = load_language_model(folder / "package" / "model").to(ranks.device)
@@ -158,10 +159,8 @@ def latency_ms(package: Path, test: BlockTable, pad_id: int, ranks: Ranks, secon
             logits = session.run(["logits"], {"input_ids": input_ids.cpu().numpy()})[0]
             return SimpleNamespace(logits=torch.from_numpy(np.asarray(logits)))
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    session = session_of(package / "model.onnx", threads=1)
     try:
-        session = onnxruntime.InferenceSession(str(package / "model.onnx"), options, providers=["CPUExecutionProvider"])
         return language_latency_ms(Served(), test, pad_id, ranks, seconds)
     except Exception as error:  # onnxruntime's errors have no base of their own
         raise ArtifactError(f"{package / 'model.onnx'} does not run: {' '.join(str(error).split())[:200]}") from error

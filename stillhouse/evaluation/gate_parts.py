@@ -11,6 +11,7 @@ from stillhouse.core.hashing import salt
 
 PACKAGE = DATA / "export_model" / "package"
 TASK = DATA / "preprocess" / "new"
+TABLE = DATA / "ingest" / "new.parquet"
 
 Rows = np.ndarray | slice
 

@@ -12,6 +12,7 @@ import onnxruntime
 import torch
 from torch import nn
 
+from stillhouse.core.errors import ArtifactError
 from stillhouse.data.batches import Collator, evaluation_parts
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.tokens import TokenTable
@@ -51,9 +52,12 @@ def export_language_onnx(model: nn.Module, path: Path, opset: int) -> None:
 
 
 def write_onnx(model: nn.Module, inputs: list[str], path: Path, opset: int) -> None:
+    """Raises ArtifactError if the exporter left another opset in the file than the one that was asked for."""
     ids = torch.ones((2, 7), dtype=torch.int64)
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    # It says with a traceback that it left the opset as it was; whether it did is looked at below.
+    logging.getLogger("onnxscript").setLevel(logging.CRITICAL)
     # The exporter reports its steps on stdout and warns of its own internals.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -69,11 +73,19 @@ def write_onnx(model: nn.Module, inputs: list[str], path: Path, opset: int) -> N
             external_data=False,
             verbose=False,
         )
-    strip_metadata(path)
+    written = strip_metadata(path)
+    if written != opset:
+        raise ArtifactError(
+            f"this model cannot be written with ONNX opset {opset}: the exporter left it at {written}; set "
+            f"export_model.opset to {written}"
+        )
 
 
-def strip_metadata(path: Path) -> None:
-    """Remove the exporter's notes: they hold stack traces with this machine's paths, and would make the bytes differ."""
+def strip_metadata(path: Path) -> int:
+    """Remove the exporter's notes: they hold stack traces with this machine's paths, and would make the bytes differ.
+
+    Returns the opset that the file has.
+    """
     model = onnx.load(path)
     graphs = [model.graph, *model.functions]
     for graph in graphs:
@@ -84,13 +96,43 @@ def strip_metadata(path: Path) -> None:
         for item in items:
             del item.metadata_props[:]
     onnx.save(model, path)
+    return next(entry.version for entry in model.opset_import if entry.domain == "")
+
+
+def write_properties(path: Path, properties: dict[str, str]) -> None:
+    """Write the model's `metadata_props`, which onnxruntime gives as `get_modelmeta().custom_metadata_map`."""
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, properties)
+    onnx.save(model, path)
+
+
+def session_of(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """The model on the CPU. Raises ArtifactError if onnxruntime does not take it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        raise ArtifactError(f"{path} does not run: {' '.join(str(error).split())[:200]}") from error
+
+
+def largest_difference(session: onnxruntime.InferenceSession, model: nn.Module, vocab_size: int, longest: int) -> float:
+    """Largest difference of a logit to torch over batches of one row and of three, one token long and `longest`."""
+    generator = np.random.default_rng(0)
+    found = 0.0
+    for rows, length in ((1, 1), (3, 1), (1, longest), (3, longest)):
+        ids = generator.integers(0, vocab_size, (rows, length))
+        feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        feed = {entry.name: feed[entry.name] for entry in session.get_inputs()}
+        with torch.no_grad():
+            expected = model(**{name: torch.from_numpy(value) for name, value in feed.items()}).logits.float().numpy()
+        found = max(found, float(np.abs(np.asarray(session.run(["logits"], feed)[0]) - expected).max()))
+    return found
 
 
 def run_onnx(path: Path, table: TokenTable, facts: TokenizerFacts, threads: int) -> np.ndarray:
     """Logits, float32 (N, C), of the whole rows of `table`."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = session_of(path, threads)
     collate = Collator(table, facts, WHOLE_ROWS, seed=0)
     result: np.ndarray | None = None
     for part in evaluation_parts(table, EVALUATION_ROWS):

@@ -157,8 +157,12 @@ class NgramEncoderForSequenceClassification(PreTrainedModel):
         mask_BT = attention_mask.bool()
         if self.layers:
             cos_TD, sin_TD = self.rotary_tables(input_ids.shape[1], hidden_BTH)
+            mask_B11T = mask_BT[:, None, None, :]
+            if torch.compiler.is_exporting():
+                # From opset 23 on attention is one operator of ONNX, whose mask has a row for every query in onnxruntime.
+                mask_B11T = mask_B11T.expand(-1, 1, input_ids.shape[1], -1)
             for layer in self.layers:
-                hidden_BTH = layer(hidden_BTH, mask_BT[:, None, None, :], cos_TD, sin_TD)
+                hidden_BTH = layer(hidden_BTH, mask_B11T, cos_TD, sin_TD)
         hidden_BTH = self.final_norm(hidden_BTH)
         weights_BT1 = mask_BT.unsqueeze(-1).to(hidden_BTH.dtype)
         pooled_BH = (hidden_BTH * weights_BT1).sum(1) / weights_BT1.sum(1).clamp(min=1)

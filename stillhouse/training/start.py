@@ -6,9 +6,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from stillhouse.core.artifacts import MANIFEST, digest_file, digest_folder, read_json
+from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, digest_folder, read_json
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.hub import snapshot
+from stillhouse.data.text_rules import plain_digest
 from stillhouse.data.tokenizer import fetch_pretrained
 from stillhouse.models.build import WEIGHTS
 from stillhouse.models.config import ModelParams
@@ -55,6 +56,10 @@ def tokenizer_of(folder: Path, named: str) -> str:
             f"{named} says nothing of its tokenizer; expected tokenizer.json beside the weights, or the "
             f"{MANIFEST} that a training stage writes, with these weights in it"
         )
+    ours = DATA / "preprocess" / "tokenizer"
+    if (ours / "tokenizer.json").is_file() and plain_digest(ours) == plain_digest(folder):
+        # What is done to texts may differ: the ids mean the same.
+        return digest_folder(ours)
     with tempfile.TemporaryDirectory() as place:
         # What `preprocess` takes from such a folder, and nothing else that lies there.
         fetch_pretrained(str(folder), Path(place))

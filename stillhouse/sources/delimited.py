@@ -163,11 +163,11 @@ class Joined:
 
     def look(self, number: int, line: int, fields: list[str], lines: list[str]) -> None:
         """Remember a row: its values, or that its lines all have as many fields as the header."""
-        doubles = any('""' in each for each in lines) and any('"' in each for each in fields)
-        self.doubles |= doubles
-        if len(lines) > 1 and self.width > 1 and not doubles:
-            inside = [fields_of(each, self.delimiter) for each in lines if each.strip()]
-            if len(inside) > 1 and all(len(each) == self.width for each in inside):
+        if len(lines) > 1 or '""' in lines[0]:
+            doubles = any('""' in each for each in lines) and any('"' in each for each in fields)
+            self.doubles |= doubles
+            inside = [] if doubles else [fields_of(each, self.delimiter) for each in lines if each.strip()]
+            if len(inside) > 1 and self.width > 1 and all(len(each) == self.width for each in inside):
                 self.candidates.append((number, line, inside))
         for place in self.places:
             values = self.seen.setdefault(place, set())

@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows import store
@@ -27,8 +27,9 @@ from stillhouse.core.checkout import main_checkout
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.params import read_yaml
 
-# They travel in the order.
+# They travel in the order, as do the pointers of own data.
 CARRIED = ("params.yaml", "dvc.lock")
+POINTER = re.compile(r"data/raw/[^/]+\.dvc")
 
 
 class OrderError(StillhouseError):
@@ -48,10 +49,15 @@ class Order:
     """Text of `dvc.lock`; empty if there is none."""
     run: str
     """Name of the flow run, for people."""
+    data: dict[str, str] = field(default_factory=dict)
+    """Texts of the `.dvc` files of own data that differ from the commit; empty for one that is not there."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", self.revision):
             raise OrderError(f"order of {self.stage}: '{self.revision}' is no full commit hash")
+        for name in self.data:
+            if not POINTER.fullmatch(name):
+                raise OrderError(f"order of {self.stage}: '{name}' is no .dvc file in data/raw")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +81,7 @@ def place_order(folder: Path, stage: str, run: str = "") -> Order:
     """
     inherit_settings(folder, main_checkout(folder))
     store.default_remote(folder)
-    check_pushed(folder)
+    data = check_pushed(folder)
     targets = input_targets(folder, stage)
     if targets:
         store.push(folder, targets)
@@ -85,16 +91,22 @@ def place_order(folder: Path, stage: str, run: str = "") -> Order:
         params=text_of(folder / "params.yaml"),
         lock=text_of(folder / "dvc.lock"),
         run=run or folder.name,
+        data=data,
     )
 
 
-def check_pushed(folder: Path) -> None:
-    """Raises OrderError unless the code of `folder` is a commit that a git remote holds."""
+def check_pushed(folder: Path) -> dict[str, str]:
+    """Own data's pointers that differ from the commit: name to text.
+
+    Raises OrderError unless the code of `folder` is a commit that a git remote holds.
+    """
     listed = (
         command("git", "diff", "--name-only", "-z", "HEAD", cwd=folder),
         command("git", "ls-files", "--others", "--exclude-standard", "-z", cwd=folder),
     )
-    differing = [name for names in listed for name in names.split("\0") if name and name not in CARRIED]
+    changed = [name for names in listed for name in names.split("\0") if name and name not in CARRIED]
+    data = {name: text_of(folder / name) for name in changed if POINTER.fullmatch(name)}
+    differing = [name for name in changed if name not in data]
     if differing:
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
         raise OrderError(
@@ -107,12 +119,12 @@ def check_pushed(folder: Path) -> None:
             "this clone has no git remote from which another host could fetch the code; 'git remote add' one and push"
         )
     if command("git", "branch", "--remotes", "--contains", "HEAD", cwd=folder):
-        return
+        return data
     tags = set(command("git", "tag", "--contains", "HEAD", cwd=folder).split())
     for name in remotes if tags else []:
         there = command("git", "ls-remote", "--tags", name, cwd=folder).splitlines()
         if tags & {line.split("refs/tags/", 1)[1].removesuffix("^{}") for line in there}:
-            return
+            return data
     head = command("git", "rev-parse", "--short", "HEAD", cwd=folder)
     raise OrderError(
         f"commit {head} is on no branch or tag of a git remote, so that another host cannot fetch it; 'git push' it"
@@ -136,8 +148,9 @@ def input_targets(folder: Path, stage: str) -> list[str]:
 
 
 def own_data(folder: Path) -> list[str]:
-    """The `.dvc` files that git knows: what `make data` added."""
-    return [name for name in command("git", "ls-files", "-z", "*.dvc", cwd=folder).split("\0") if name]
+    """The `.dvc` files that git does not ignore: what `make data` added."""
+    names = command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.dvc", cwd=folder).split("\0")
+    return sorted({name for name in names if name and (folder / name).is_file()})
 
 
 def touches(out: str, deps: Iterable[str]) -> bool:
@@ -204,7 +217,7 @@ def ordered_workspace(order: Order, root: Path, scratch: Path) -> Iterator[Path]
         command("git", "worktree", "add", "--quiet", "--detach", str(folder), order.revision, cwd=root)
         bring_submodules(root, folder)
         inherit_settings(folder, root)
-        for name, text in (("params.yaml", order.params), ("dvc.lock", order.lock)):
+        for name, text in (("params.yaml", order.params), ("dvc.lock", order.lock), *order.data.items()):
             (folder / name).write_text(text, encoding="utf-8") if text else (folder / name).unlink(missing_ok=True)
         store.default_remote(folder)
         targets = input_targets(folder, order.stage)

@@ -4,15 +4,17 @@ The pipelines are small: what is tested is what travels. What is refused stands 
 """
 
 import json
+import re
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from flows.remote import Order, Receipt, fulfil, merge, place_order, publish
+from flows.remote import Order, OrderError, Receipt, fulfil, merge, place_order, publish
 from flows.settings import read_settings
 from flows.store import StoreError, write_entry
+from flows.workspace import open_workspace
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.params import read_yaml
 from tests.network_hosts import NetworkHosts
@@ -49,6 +51,21 @@ def test_a_stage_ordered_from_another_host_leaves_the_same_as_one_that_ran_here(
     assert (hosts.here / "dvc.lock").read_bytes() == merged
     assert list(hosts.scratch.iterdir()) == []
     assert shell("git", "worktree", "list", folder=hosts.there).stdout.count("\n") == 1
+
+
+def test_an_ordered_stage_works_with_data_that_were_written_anew_here(hosts):
+    own = hosts.here / "data" / "raw" / "own.txt"
+    own.unlink()
+    own.write_text("written anew")
+    folder = open_workspace(hosts.here, "edited")
+    hosts.repro(folder, "ingest")
+    order_and_merge(hosts, folder, "train")
+    assert (folder / "data/train/model").read_text() == "0.001 ab, written anew"
+    order = place_order(folder, "train")
+    assert set(order.data) == {"data/raw/own.txt.dvc"}
+    for name in ("../own.txt.dvc", "data/raw/../../x.dvc", "/etc/x.dvc", "params.yaml"):
+        with pytest.raises(OrderError, match=rf"order of train: '{re.escape(name)}' is no \.dvc file in data/raw"):
+            replace(order, data={name: "x"})
 
 
 @pytest.mark.slow

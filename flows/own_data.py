@@ -9,7 +9,6 @@ import fnmatch
 import json
 import os
 import shutil
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +16,11 @@ from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
 
+from flows.commands import command
 from stillhouse.core.errors import DataError
 from stillhouse.core.params import PARAMS_FILE, read_yaml
 
 RAW = Path("data/raw")
-Command = Callable[..., str]
-"""`flows.workspace.command`: standard output of a command in a folder."""
 
 
 @dataclass
@@ -55,13 +53,13 @@ def recorded_name(pointer: Path) -> str:
         return pointer.stem
 
 
-def ask_changes(threads: ThreadPoolExecutor, root: Path, command: Command) -> "Future[Changes] | None":
+def ask_changes(threads: ThreadPoolExecutor, root: Path) -> "Future[Changes] | None":
     """`find_changes` in a thread, because DVC takes half a second; None where there are no own data."""
     pointers = pointers_in(root)
-    return threads.submit(find_changes, root, pointers, command) if pointers else None
+    return threads.submit(find_changes, root, pointers) if pointers else None
 
 
-def find_changes(root: Path, pointers: dict[str, str], command: Command) -> Changes:
+def find_changes(root: Path, pointers: dict[str, str]) -> Changes:
     """How own data lie in the checkout, beside what is recorded. What was deleted as a whole counts as recorded."""
     outs = set(pointers.values())
     status = json.loads(command("dvc", "data", "status", "--granular", "--json", *sorted(outs), cwd=root))
@@ -85,7 +83,7 @@ def find_changes(root: Path, pointers: dict[str, str], command: Command) -> Chan
     return changes
 
 
-def bring(root: Path, folder: Path, changes: Changes, command: Command) -> None:
+def bring(root: Path, folder: Path, changes: Changes) -> None:
     """Make own data lie in the workspace `folder` as they lie in the checkout `root`; the workspace's pointers record them."""
     pointers = pointers_in(folder)
     recorded = [pointer for pointer, out in pointers.items() if out not in changes.whole]
@@ -116,7 +114,7 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def refuse_untracked(root: Path, folder: Path, command: Command) -> None:
+def refuse_untracked(root: Path, folder: Path) -> None:
     """Raises DataError if the parameters in the workspace name data of the checkout that neither git nor DVC tracks.
 
     `dvc repro` in the checkout reads them; a run would not see them, and a pattern would silently fit fewer files.

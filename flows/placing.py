@@ -8,9 +8,9 @@ import os
 import shutil
 from pathlib import Path
 
+from flows.commands import command
 from flows.own_data import Changes, find_changes
 from flows.staging import RAW, Stage
-from flows.workspace import command
 from stillhouse.core.artifacts import storage_errors
 from stillhouse.core.errors import DataError
 
@@ -63,7 +63,7 @@ def require_kept(root: Path, new: Path, place: Path) -> list[str]:
     if not os.path.lexists(root / place):
         return []
     tracked = (root / f"{place}.dvc").is_file()
-    if not tracked or find_changes(root, {f"{place}.dvc": str(place)}, command) != Changes():
+    if not tracked or find_changes(root, {f"{place}.dvc": str(place)}) != Changes():
         why = "DVC does not have it as it is" if tracked else "DVC does not track it"
         raise DataError(
             f"{place} would be replaced, and {why}: 'dvc add {place}' keeps it, or delete it ('rm -r {place}'), and repeat"

@@ -184,7 +184,7 @@ def open_run(root: Path, name: str, request: Request) -> Run:
         try:
             write_params(root, folder, request)
             if request.rev is None:
-                refuse_untracked(root, folder, command)
+                refuse_untracked(root, folder)
             pipeline = read_pipeline(folder)
             check_stages(pipeline, request)
         except BaseException:

@@ -78,7 +78,7 @@ def open_workspace(root: Path, name: str, revision: str | None = None) -> Path:
         # Half a second each.
         cache = threads.submit(cache_folder, root)
         allow_worktrees(root)
-        changes = None if revision else ask_changes(threads, root, command)
+        changes = None if revision else ask_changes(threads, root)
         tree = None if revision else snapshot(root)
         commit = resolve(root, revision or "HEAD")
     (root / RUNS).mkdir(exist_ok=True)
@@ -92,7 +92,7 @@ def open_workspace(root: Path, name: str, revision: str | None = None) -> Path:
         bring_submodules(root, folder)
         share_settings(folder, root, cache.result())
         # Own data are outputs of .dvc files: the pipeline does not bring them by itself.
-        bring(root, folder, changes.result() if changes else Changes(), command)
+        bring(root, folder, changes.result() if changes else Changes())
     except BaseException:
         remove_workspace(root, folder)
         raise

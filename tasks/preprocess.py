@@ -48,8 +48,11 @@ from stillhouse.sources.tables import SPLITS, read_table
 @block
 class Preprocess:
     lowercase: bool
+    """Classification: whether texts are brought to lower case."""
     split: SplitParams
+    """Shares that are held out where the source has no such rows of its own."""
     tokenizer: TokenizerParams
+    """How texts become tokens."""
     max_tokens: int | None = None
     """Classification: longer rows are cut; the share of them is reported."""
     block_tokens: int | None = None

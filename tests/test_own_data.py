@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.own_data import Changes, find_changes, pointers_in, refuse_untracked
-from flows.workspace import command, open_workspace, remove_workspace
+from flows.workspace import open_workspace, remove_workspace
 from stillhouse.core.errors import DataError
 from tests.tiny_run import commit, shell
 
@@ -55,7 +55,7 @@ def pointers(folder: Path) -> dict[str, str]:
 
 
 def changes(root: Path) -> Changes:
-    return find_changes(root, pointers_in(root), command)
+    return find_changes(root, pointers_in(root))
 
 
 def test_what_is_as_it_is_recorded_comes_from_the_cache(root):
@@ -142,18 +142,18 @@ def test_data_that_nobody_has_added_are_refused_if_the_parameters_name_them(root
             r"'make data FILE=data/raw/b\.csv' tracks it$"
         )
         with pytest.raises(DataError, match=message):
-            refuse_untracked(root, tmp_path, command)
+            refuse_untracked(root, tmp_path)
     for line in ("source: {kind: files, train: [own.csv, set]}", "source: {kind: hub, dataset: owner/b.csv, train: notes}"):
         params.write_text(f"ingest: {{{line}, new: null}}\n")
-        refuse_untracked(root, tmp_path, command)
+        refuse_untracked(root, tmp_path)
     params.write_text("ingest: {source: {kind: hub, dataset: data/raw/notes, train: train}}\n")
     with pytest.raises(DataError, match=r"^data/raw/notes is named in params\.yaml"):
-        refuse_untracked(root, tmp_path, command)
+        refuse_untracked(root, tmp_path)
     (root / "data" / "raw" / "b.csv").rename(root / "b.csv")
     (root / "data" / ".gitignore").write_text("")
     params.write_text("ingest: {source: {kind: files, train: small.csv}}\n")
     (root / "data" / "raw" / "small.csv").write_text("in git\n")
-    refuse_untracked(root, tmp_path, command)
+    refuse_untracked(root, tmp_path)
 
 
 def test_a_damaged_pointer_does_not_end_in_a_traceback(root):

@@ -46,14 +46,19 @@ class ClozeSource:
     per_text: Annotated[int, Field(ge=1)] = 6
     """At most so many rows of one text, those of its rarest words."""
     encoding: str = "utf-8"
+    """Of all formats but parquet and Excel; a byte-order mark is dropped."""
     delimiter: Delimiter | None = None
-    """Of CSV and TSV; null: a comma in .csv and a tab in .tsv. This and the two below: as with `kind: files`."""
+    """Of CSV and TSV; null: a comma in .csv and a tab in .tsv."""
     quotes: Quotes | None = None
+    """Of CSV and TSV; as with `kind: files`."""
     columns: list[str] | None = None
+    """Names of the columns of CSV, TSV and Excel files without a header."""
     licence: str = "not stated"
+    """Of the data; it stands in the manifest and on the model's card."""
     labels: list[str] | None = None
     """Only these words."""
     max_rows: RowLimit | None = None
+    """At most this many rows of each split; null means all."""
 
     def __post_init__(self) -> None:
         if not self.files:

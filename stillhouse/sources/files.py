@@ -54,7 +54,9 @@ class FilesSource:
     """Name below data/raw, or a list of names: a file, a pattern (train/*.csv), or a folder, of which all files are read. A
     folder whose folders hold texts (.txt) has a class in each of them."""
     validation: Names | None = None
+    """Likewise, of the rows that choose among weights; null: cut out of the training rows."""
     test: Names | None = None
+    """Likewise, of the rows that are reported on; null: cut out of the training rows."""
     text: str = "text"
     """Name of the column with the text."""
     label: str = "label"
@@ -82,7 +84,9 @@ class FilesSource:
     trust: bool = False
     """Take columns that look like a mistake (ids or measurements as classes, numbers as texts) as they are."""
     licence: str = "not stated"
+    """Of the data; it stands in the manifest and on the model's card."""
     labels: list[str] | None = None
+    """Only these classes, also where they look alike; null: all."""
     max_rows: RowLimit | None = None
     """At most this many rows of each split; null means all."""
 

@@ -45,16 +45,21 @@ class HubSource:
 
     kind: Literal["hub"]
     dataset: str
+    """`owner/name` on the hub, or a folder below data/raw, with that prefix."""
     revision: str | None = None
     """Full commit hash: a branch or tag would let the data change under the same name."""
     config: str | None = None
+    """Which of the data set's configurations; null: its only or default one."""
     train: str = "train"
-    """Name of the data set's split to train on; likewise the two below."""
+    """Name of the data set's split to train on."""
     validation: str | None = "validation"
+    """Name of the split that chooses among weights; null: cut out of the training rows."""
     test: str | None = "test"
+    """Name of the split that is reported on; null: cut out of the training rows."""
     text: str = "text"
+    """Name of the column with the text."""
     label: str = "label"
-    """Not read for causal language models."""
+    """Name of the column with the class; not read for causal language models."""
     unlabelled: bool = False
     """Whether training rows may be without a label (missing, or -1 where the data set names its classes)."""
     document: str | None = None
@@ -64,8 +69,11 @@ class HubSource:
     trust: bool = False
     """Take columns that look like a mistake (ids or measurements as classes, numbers as texts) as they are."""
     licence: str = "not stated"
+    """Of the data; it stands in the manifest and on the model's card."""
     labels: list[str] | None = None
+    """Only these classes, also where they look alike; null: all."""
     max_rows: RowLimit | None = None
+    """At most this many rows of each split; null means all."""
 
     def __post_init__(self) -> None:
         if not self.is_local and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):

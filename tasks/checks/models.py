@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stillhouse.core.checkout import local_folder
 from stillhouse.core.errors import ParamsError
 from stillhouse.core.params import build
 from stillhouse.models.config import ModelParams
 from stillhouse.models.ngram_options import are_good
 
 HUB_ID = re.compile(r"[^/@\s]+/[^/@\s]+@[0-9a-f]{40}")
-RUNS = ".runs"
-"""Folder of the runs' workspaces in a checkout, as `flows.workspace` has it."""
 
 
 def check_together(tree: dict[str, Any]) -> None:
@@ -62,19 +61,14 @@ def check_folders(tree: dict[str, Any]) -> None:
     for key, name, file in named_models(tree):
         if name is None or HUB_ID.fullmatch(name):
             continue
-        here = Path.cwd()
-        folder = Path(os.path.abspath(name))  # noqa: PTH100
-        if here != folder and here not in folder.parents:
+        here, path = Path.cwd(), Path(os.path.abspath(name))  # noqa: PTH100
+        if here != path and here not in path.parents:
             raise ParamsError(
                 f"'{key}' is '{name}', which lies outside of the repository: DVC does not see it change, and other hosts do "
                 f"not have it; 'make data FILE={name}' puts it into data/raw"
             )
-        if not folder.is_dir():
-            if here.parent.name == RUNS and (here.parent.parent / name).is_dir():
-                raise ParamsError(
-                    f"'{key}' is '{name}', which lies in the checkout, but git ignores it, so that a run's workspace does not "
-                    f"have it; 'make data FILE={name}' puts it into data/raw, where DVC tracks it"
-                )
+        folder = local_folder(name)
+        if folder is None:
             raise ParamsError(
                 f"'{key}' is '{name}': there is no such folder, and a hub id needs its commit: 'owner/model@<40 hex digits>'"
             )

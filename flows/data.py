@@ -10,14 +10,14 @@ is known to be readable. Data of the same name are replaced as a whole, if DVC h
 import argparse
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
+from flows.commands import reason_of, run
 from flows.own_params import Plan, plan, reads, values_of, write
 from flows.placing import add
 from flows.staging import RAW, Stage, staged
-from flows.workspace import environment, repository_root
+from flows.workspace import repository_root
 from stillhouse.core.errors import DataError
 from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
@@ -34,14 +34,11 @@ def propose(root: Path, stage: Stage, options: dict[str, str | None]) -> dict[st
     named = {option: name for option, name in stage.names.items() if option != "file"}
     for option, value in {**named, **options}.items():
         words += [f"--{option}", value] if value else []
-    done = subprocess.run(words, cwd=root, env=environment(root), capture_output=True, text=True)
+    done = run(*words, cwd=root)
     if done.returncode == 0:
         return json.loads(done.stdout)
-    lines = done.stderr.strip().splitlines()
-    reason = next((line.removeprefix(REFUSED) for line in lines if line.startswith(REFUSED)), None)
-    raise DataError(
-        (reason or f"tasks.propose failed: {lines[-1] if lines else done.returncode}").replace(f"{stage.folder}/", "")
-    )
+    reason = next((line.removeprefix(REFUSED) for line in done.stderr.splitlines() if line.startswith(REFUSED)), None)
+    raise DataError((reason or f"tasks.propose failed: {reason_of(done)}").replace(f"{stage.folder}/", ""))
 
 
 def is_model(place: Path) -> bool:
@@ -85,7 +82,7 @@ def add_only(root: Path, stage: Stage, said: str) -> None:
         print(line)
 
 
-def run(options: argparse.Namespace, root: Path) -> None:
+def make_data(options: argparse.Namespace, root: Path) -> None:
     """Everything that `make data` does. Raises StillhouseError, with nothing written, if it cannot."""
     given = {"file": options.file, "validation": options.validation, "test": options.test}
     given = {option: path for option, path in given.items() if path}
@@ -140,7 +137,7 @@ def main() -> None:
     parser.add_argument("--keep-params", action="store_true", help="add the data, and leave params.yaml as it is")
     options = parser.parse_args()
     with one_line_errors("data"):
-        run(options, repository_root())
+        make_data(options, repository_root())
 
 
 if __name__ == "__main__":

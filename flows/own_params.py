@@ -14,7 +14,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from flows.workspace import CommandError, command, shared_folder
+from flows.commands import CommandError, command
+from flows.workspace import shared_folder
 from stillhouse.core.errors import ParamsError
 from stillhouse.core.params import PARAMS_FILE, kind_of, read_yaml
 

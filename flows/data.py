@@ -50,12 +50,14 @@ def is_model(place: Path) -> bool:
     return bool(names & {"tokenizer.json", "adapter_config.json"}) or ("config.json" in names and weights)
 
 
-def title_of(given: str) -> str:
-    """A title for the report, from the name of the file or of its folder."""
+def title_of(given: str, label: str | None = None) -> str:
+    """A title for the report, from the name of the file or of its folder, or from what the classes are called."""
     path = Path(os.path.abspath(given.split("*")[0] or "."))  # noqa: PTH100
     stem = path.name.split(".")[0] if path.name else ""
     if stem.lower() in PLAIN and path.parent.name and path.parent != Path.cwd() and path.parent.name != RAW.name:
         stem = path.parent.name
+    elif stem.lower() in PLAIN and label:
+        stem = label
     return f"{stem.replace('_', ' ').strip() or 'Own data'}, distilled"
 
 
@@ -97,9 +99,8 @@ def make_data(options: argparse.Namespace, root: Path) -> None:
             add_only(root, stage, f"{places}: tracked by DVC; params.yaml stays as it is")
             return
         proposal = propose(root, stage, asked)
-        values = values_of(
-            proposal["kind"], proposal["source"], proposal["max_tokens"], options.title or title_of(options.file)
-        )
+        title = options.title or title_of(options.file, proposal["source"].get("label"))
+        values = values_of(proposal["kind"], proposal["source"], proposal["max_tokens"], title)
         changes = plan(root, proposal["kind"], values)
         for fact in proposal["facts"]:
             print(fact)

@@ -395,6 +395,7 @@ def test_params_that_read_the_data_already_are_known(root):
 )
 def test_the_title_says_what_the_data_are(given, title):
     assert title_of(given) == title
+    assert title_of("train.csv", "intent") == "intent, distilled"
 
 
 def test_the_makefile_hands_every_variable_on():

@@ -55,7 +55,8 @@ $(READY): requirements.lock pyproject.toml
 # A failed stage leaves its place empty, because DVC clears it first; the last good outputs come back from the cache.
 distill: venv
 	@$(ACTIVATE) && if [ -n "$(RECIPE)" ]; then python -m flows.distill --recipe "$(RECIPE)"; \
-	else python -m tasks.check && { python -P flows/dvc_cli.py repro || { dvc checkout --quiet 2>/dev/null; exit 1; }; } && python -m flows.summary; fi
+	else python -m tasks.check && { python -P flows/dvc_cli.py repro || { dvc checkout --quiet 2>/dev/null; exit 1; }; } \
+	&& python -m flows.verify --no-cache && python -m flows.summary; fi
 
 use: venv
 	@$(ACTIVATE) && python -m flows.recipe "$(RECIPE)"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.run import Log, Run
-from stillhouse.core.errors import StillhouseError
+from stillhouse.core.errors import ArtifactError, StillhouseError
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,10 @@ def finish(run: Run, log: Log, show: Callable[[Run, Path | None], None], promote
         ending = Ending(f"ran {', '.join(run.request.targets)} and what they depend on; such a run is not saved")
         log(ending.message)
         return ending
-    experiment = run.save()
+    try:
+        experiment = run.save()
+    except ArtifactError as error:
+        raise StillhouseError(f"{error}; the run was not saved, its workspace is kept in {run.folder}") from None
     if experiment is None:
         raise StillhouseError(f"the pipeline in {run.folder} is not up to date after the run; nothing was saved")
     show(run, run.keep_report())

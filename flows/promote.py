@@ -26,7 +26,9 @@ from gto.exceptions import ArtifactNotFound, GTOException
 from ruamel.yaml import YAML
 
 from flows.commands import CommandError, command, missing_identity, reason_of, run
+from flows.store import check_undamaged
 from flows.workspace import (
+    cache_folder,
     open_workspace,
     remove_workspace,
     repository_root,
@@ -37,6 +39,7 @@ from stillhouse.core.artifacts import DATA, read_json
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
+from stillhouse.core.verify import damages, message_of
 
 ARTIFACT = "student"
 """Its entry in `dvc.yaml: artifacts`."""
@@ -111,7 +114,7 @@ def gate(folder: Path, root: Path) -> Decision:
         raise PromotionError(reason_of(done).removeprefix("gate: "))
     figures = read_json(folder / DECISION)
     named = {name: figures[name] for name in ("promoted", "reasons", "notes", "summary", "against")}
-    package = package_hash((folder / "dvc.lock").read_text(encoding="utf-8"), "dvc.lock")
+    package = output_hash((folder / "dvc.lock").read_text(encoding="utf-8"), PACKAGE, "dvc.lock")
     return Decision(**named, package=package, figures=figures)
 
 
@@ -194,7 +197,10 @@ def push(root: Path, commit: str) -> None:
 
 
 def bring(root: Path, commit: str, path: str, target: Path, name: str, advice: str) -> None:
-    """Copy an output of `commit` to `target`, out of the cache or the remote. A message calls the commit `name`."""
+    """Copy an output of `commit` to `target`, out of the cache or the remote. A message calls the commit `name`.
+
+    Raises PromotionError if it is nowhere, and StillhouseError if it is damaged.
+    """
     words = ["dvc", "get", str(root), path, "--rev", commit, "--out", str(target)]
     remote = dvc_config(root)["core"].get("remote")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -205,6 +211,12 @@ def bring(root: Path, commit: str, path: str, target: Path, name: str, advice: s
         raise PromotionError(
             f"{path} of {name} is neither in the DVC cache nor to be had from {place}: {reason_of(done)}; {advice}"
         )
+    record = (output_hash(file_of(root, commit, "dvc.lock"), path, name), f"dvc.lock of {name}")
+    found = damages(target.parent, {target.name: record}, cache_folder(root))
+    if found:
+        if remote:
+            check_undamaged(root, {path: record}, f"{path} of {name}")
+        raise PromotionError(f"{path} of {name}: {message_of(found)}")
 
 
 def one_line(error: Exception) -> str:
@@ -220,15 +232,15 @@ def file_of(root: Path, commit: str, name: str) -> str:
 
 
 def package_of(root: Path, commit: str) -> str:
-    return package_hash(file_of(root, commit, "dvc.lock"), f"commit {commit[:12]}")
+    return output_hash(file_of(root, commit, "dvc.lock"), PACKAGE, f"commit {commit[:12]}")
 
 
-def package_hash(lock: str, where: str) -> str:
-    """DVC's hash of the package in the text of a `dvc.lock`."""
+def output_hash(lock: str, path: str, where: str) -> str:
+    """DVC's hash of an output in the text of a `dvc.lock`."""
     stages = (YAML(typ="safe", pure=True).load(lock) or {}).get("stages", {})
-    found = [out["md5"] for entry in stages.values() for out in entry.get("outs", []) if out["path"] == PACKAGE]
+    found = [out["md5"] for entry in stages.values() for out in entry.get("outs", []) if out["path"] == path]
     if not found:
-        raise PromotionError(f"{where} records no {PACKAGE}; only the commit of a finished run has a package")
+        raise PromotionError(f"{where} records no {path}; only the commit of a finished run has a package")
     return found[0]
 
 

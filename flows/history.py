@@ -27,6 +27,7 @@ from stillhouse.core.verify import object_path
 Change = tuple[str, Any, Any]
 """Dotted parameter, its value before and after; None where it was not there."""
 RECIPES = "recipes"
+LONGEST_VALUE = 40
 MEMORY = "history.json"
 """In git's own folder of the clone: what was parsed, by the hash of its file."""
 DEFAULT = "params.yaml"
@@ -164,6 +165,20 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     """What differs between two trees of parameters."""
     names = [name for key in sorted({*old, *new}) for name in differing_keys(old.get(key), new.get(key), key)]
     return [(name, value_at(old, name), value_at(new, name)) for name in names]
+
+
+def in_words(change: Change) -> str:
+    """`train_student.distillation.temperature 2.0 -> 4`."""
+    name, old, new = change
+    return f"{name} {value(old)} -> {value(new)}"
+
+
+def value(of: Any) -> str:
+    """A parameter's value as a few words."""
+    if of is None:
+        return "none"
+    text = of if isinstance(of, str) else json.dumps(of, ensure_ascii=False)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def value_at(tree: Any, name: str) -> Any:

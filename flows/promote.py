@@ -196,6 +196,21 @@ def push(root: Path, commit: str) -> None:
         )
 
 
+def pushed_to(root: Path) -> str:
+    """Where the data of a promoted version are, besides this clone's cache."""
+    config = dvc_config(root)
+    name = config["core"].get("remote")
+    if name is None:
+        return (
+            "no DVC remote is configured: nothing was pushed, and the package is in this clone's cache alone ('dvc remote add "
+            "-d NAME URL', then 'dvc push --all-tags')"
+        )
+    said = f"its data are in DVC remote '{name}'"
+    if config["remote"][name].get("verify"):
+        return said
+    return f"{said}, which does not verify what it gives back ('dvc remote modify {name} verify true')"
+
+
 def bring(root: Path, commit: str, path: str, target: Path, name: str, advice: str) -> None:
     """Copy an output of `commit` to `target`, out of the cache or the remote. A message calls the commit `name`.
 
@@ -297,8 +312,7 @@ def main() -> None:
             sys.exit(1)
         tag = promote(root, commit, decision)
         print(f"promoted: {tag}" if tag != decision.against else f"nothing new: the package is {tag}, byte for byte")
-        if "remote" not in dvc_config(root)["core"]:
-            print("no DVC remote is configured: the package is in this clone's cache alone ('dvc remote add -d NAME URL')")
+        print(pushed_to(root))
 
 
 if __name__ == "__main__":

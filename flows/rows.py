@@ -22,8 +22,8 @@ from stillhouse.core.scores import METRICS, shipped_task, summary_of
 
 VERSIONS = "refs/tags/student@v*"
 """What `flows.promote` sets, on a run's commit; `student@v1.0.0!` takes that version back."""
-# They differ in every run, and are told otherwise.
-TOLD = (DEFAULT, "dvc.lock")
+# Parameters and results are told otherwise; DVC puts more into an experiment's commit than git would.
+NO_CODE = re.compile(r"params\.yaml|dvc\.lock|\.dvc/tmp/.*|data/(?!raw/).*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +211,6 @@ def files_changed(root: Path, pairs: list[tuple[str, str]]) -> dict[str, list[st
     for line in done.stdout.splitlines():
         if re.fullmatch(r"[0-9a-f]{40,64}", line):
             names = found.setdefault(line, [])
-        elif line not in TOLD:
+        elif not NO_CODE.fullmatch(line):
             names.append(line)
     return found

@@ -9,8 +9,8 @@ versions that hold results. What was changed is told against the parameters that
 
 import argparse
 import json
+import re
 import shutil
-import textwrap
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,37 +18,30 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from flows.history import DEFAULT, Change
+from flows.history import DEFAULT, in_words, value
 from flows.rows import Row, rows_of
 from flows.workspace import repository_root
 from stillhouse.core.stage import one_line_errors
 
 PAGE = Path("reports") / "runs.html"
 TITLES = {"text_classification": "Classifiers", "causal_lm": "Language models"}
-LONGEST_VALUE = 40
 LEAST_CHANGED = 26
-"""So many characters the column 'changed' must have; others are left out before it has fewer."""
+CHANGED_SHARE = 0.38
+"""Such a part of the terminal the column 'changed' must have; others are left out before it has less."""
 EMPTY = "-"
 
 
 # ---- what stands in a cell ----
 
 
-def changed(row: Row) -> str:
-    """What was changed, in words."""
+def changed(row: Row) -> list[str]:
+    """What was changed, in words, one for each parameter."""
     parts = [] if row.recipe == DEFAULT else [f"recipe {row.recipe}"]
-    parts += [f"{name} {value(old)} -> {value(new)}" for name, old, new in row.changes]
+    parts += map(in_words, row.changes)
     if row.files:
         more = f" and {len(row.files) - 2} more" if len(row.files) > 2 else ""
         parts.append(f"files: {', '.join(row.files[:2])}{more}")
-    return "; ".join(parts) or EMPTY
-
-
-def value(of: Any) -> str:
-    if of is None:
-        return "none"
-    text = of if isinstance(of, str) else json.dumps(of, ensure_ascii=False)
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+    return parts or [EMPTY]
 
 
 def is_language(row: Row) -> bool:
@@ -114,7 +107,7 @@ def columns(language: bool) -> dict[str, Callable[[Row], str]]:
 
 LEFT = ("run", "when", "state", "promoted", "changed")
 # What goes first where a terminal is narrow.
-DISPENSABLE = ("ms", "95 %", "time", "size", "when", "state", "promoted")
+DISPENSABLE = ("ms", "time", "size", "when", "95 %", "state", "promoted")
 
 
 # ---- the terminal ----
@@ -136,8 +129,10 @@ def one_table(rows: list[Row], width: int) -> list[str]:
     shown = {name: cells for name, cells in shown.items() if name == "run" or any(text != EMPTY for text in cells)}
     widths = {name: max(map(len, [name, *cells])) for name, cells in shown.items()}
     widths["run"] = min(widths["run"], max(12, width // 4))
+    # Never wider than what is to be said.
+    least = max(LEAST_CHANGED, min(round(width * CHANGED_SHARE), max(len(part) for row in rows for part in changed(row))))
     for name in DISPENSABLE:
-        if width - sum(widths.values()) - 2 * len(widths) < LEAST_CHANGED:
+        if width - sum(widths.values()) - 2 * len(widths) < least:
             widths.pop(name, None)
     room = max(LEAST_CHANGED, width - sum(widths.values()) - 2 * len(widths))
     lines = [
@@ -146,13 +141,30 @@ def one_table(rows: list[Row], width: int) -> list[str]:
         )
     ]
     for number, row in enumerate(rows):
-        names = textwrap.wrap(row.name, widths["run"])
-        words = textwrap.wrap(changed(row), room) or [EMPTY]
+        names, whole = wrapped(row.name, widths["run"]), "; ".join(changed(row))
+        words = [whole] if len(whole) <= room else [line for part in changed(row) for line in wrapped(part, room)]
         for line in range(max(len(names), len(words))):
             left = f"{at(names, line):<{widths['run']}}  {at(words, line):<{room}}"
             cells = [aligned(name, shown[name][number] if line == 0 else "", widths) for name in rest(widths)]
             lines.append("  ".join([left, *cells]).rstrip())
     return [line.rstrip() for line in lines]
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most `width` characters, broken at blanks and in names behind dots, dashes and underscores."""
+    lines = [""]
+    for word in text.split():
+        # A value and its arrow stay whole where there is room.
+        for piece in re.findall(r"[^.\-_]*[.\-_]+|[^.\-_]+", word) if len(word) > 12 else [word]:
+            start = word.startswith(piece) and lines[-1]
+            if len(lines[-1]) + len(piece) + bool(start) > width:
+                lines.append("")
+                start = False
+            piece = f" {piece}" if start else piece
+            while len(piece) > width:
+                lines[-1:], piece = [piece[:width], ""], piece[width:]
+            lines[-1] += piece
+    return lines
 
 
 def rest(widths: dict[str, int]) -> list[str]:
@@ -188,7 +200,7 @@ def markdown(rows: list[Row], link: Callable[[str], str | None]) -> str:
         for row in mine:
             address = link(row.report) if row.report else None
             name = f"[{row.name}]({address})" if address else row.name
-            cells = [name, changed(row), *(cell(row) for cell in list(shown.values())[1:])]
+            cells = [name, "; ".join(changed(row)), *(cell(row) for cell in list(shown.values())[1:])]
             lines.append(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in cells)} |")
         lines.append("")
     return "\n".join(lines)
@@ -201,20 +213,13 @@ def write_page(rows: list[Row], root: Path) -> Path:
         lstrip_blocks=True,
     )  # fmt: skip
     groups = [(title, columns(kind == "causal_lm"), mine) for kind, title in TITLES.items() if (mine := of_kind(rows, kind))]
-    page = environment.get_template("runs.html.jinja").render(
-        groups=groups, changed=changed, left=LEFT, name=root.name, change=words
-    )
+    page = environment.get_template("runs.html.jinja").render(groups=groups, left=LEFT, name=root.name, value=value)
     path = root / PAGE
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_suffix(".partial")
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(path)
     return path
-
-
-def words(change: Change) -> tuple[str, str, str]:
-    name, old, new = change
-    return name, value(old), value(new)
 
 
 def of_kind(rows: list[Row], kind: str) -> list[Row]:

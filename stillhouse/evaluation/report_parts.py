@@ -74,9 +74,13 @@ def learning_curves() -> list[dict[str, Any]]:
             {
                 "heading": heading,
                 "steps": f"Steps: {', '.join(steps)}.",
-                "accuracy": charts.line_chart(accuracy, charts.percent_tick, f"{heading}: validation accuracy"),
-                "validation_loss": charts.line_chart(held_out, charts.plain_tick, f"{heading}: validation loss"),
-                "loss": charts.line_chart(loss, charts.plain_tick, f"{heading}: training loss"),
+                "accuracy": charts.line_chart(
+                    accuracy, charts.percent_tick, f"Learning curves, {heading.lower()}: validation accuracy"
+                ),
+                "validation_loss": charts.line_chart(
+                    held_out, charts.plain_tick, f"Learning curves, {heading.lower()}: validation loss"
+                ),
+                "loss": charts.line_chart(loss, charts.plain_tick, f"Learning curves, {heading.lower()}: training loss"),
             }
         )
     return result

@@ -17,7 +17,7 @@ def described(folder: Path, name: str | None = None) -> str:
     # As the history holds those of commits.
     params = json.loads(json.dumps(read_yaml(folder / DEFAULT), default=str))
     with History(folder) as history:
-        recipe, changes = nearest_recipe(params, {**history.recipes(head), DEFAULT: history.params(head)})
+        recipe, changes = nearest_recipe(params, history.recipes(head), history.params(head))
     what = [DEFAULT if recipe == DEFAULT else f"recipe {recipe}", *map(in_words, changes[:MOST_CHANGES])]
     if len(changes) > MOST_CHANGES:
         what.append(f"{len(changes) - MOST_CHANGES} more changes")

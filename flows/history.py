@@ -151,12 +151,16 @@ def outputs_in(lock: Mapping[str, Any]) -> dict[str, str]:
     return {out["path"]: str(out.get("md5", "")) for entry in stages.values() for out in entry.get("outs") or []}
 
 
-def nearest_recipe(params: Mapping[str, Any], recipes: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[Change]]:
-    """Which of `recipes` some parameters were most likely made from, and what differs from it; the first of equals.
+def nearest_recipe(
+    params: Mapping[str, Any], recipes: Mapping[str, Mapping[str, Any]], start: Mapping[str, Any]
+) -> tuple[str, list[Change]]:
+    """Which of `recipes` some parameters were most likely made from, and what differs from it; `params.yaml` for `start`.
 
-    A run does not keep the name of its recipe, and need not: what differs least is what it is understood from.
+    A run does not keep the name of its recipe, and need not: what differs least is what it is understood from. Of equals it
+    is what the run started from, under the name of a recipe if that is the same.
     """
-    found = {name: differences(recipe, params) for name, recipe in recipes.items()}
+    same = {name: recipe for name, recipe in recipes.items() if recipe == start}
+    found = {name: differences(recipe, params) for name, recipe in {**same, DEFAULT: start, **recipes}.items()}
     name = min(found, key=lambda name: len(found[name]))
     return name, found[name]
 

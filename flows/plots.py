@@ -14,6 +14,8 @@ TITLE_SIZE, LINE = 15, 20.0
 # Of a bold letter, on the average, as a share of the size.
 LETTER = 0.56
 LEGEND_SIZE = 13
+# Charts are drawn for half a page.
+SCALE = 1.5
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ def legend_signs(page: str) -> dict[str, tuple[str, str]]:
 
 
 def slug(title: str) -> str:
-    """The title as a key."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "plot"
+    """The title as a key, without what stands in brackets."""
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)", "", title).lower()).strip("-") or "plot"
 
 
 def free(key: str, taken: list[str]) -> str:
@@ -63,7 +65,7 @@ def free(key: str, taken: list[str]) -> str:
 
 def picture(title: str, body: str, width: float, height: float, style: str, signs: dict[str, tuple[str, str]]) -> str:
     """A chart with title and legend on a white ground."""
-    lines = textwrap.wrap(title, int(width / (TITLE_SIZE * LETTER)))
+    lines = textwrap.wrap(title, max(10, int(width / (TITLE_SIZE * LETTER))))
     parts, y = [], MARGIN
     for line in lines:
         y += LINE
@@ -89,8 +91,9 @@ def picture(title: str, body: str, width: float, height: float, style: str, sign
         f" svg .heading {{ font-size: {TITLE_SIZE}px; font-weight: 650; }}"
         f" svg .entry {{ font-size: {LEGEND_SIZE}px; font-weight: 600; fill: var(--ink); }}"
     )
+    size = f'width="{SCALE * w:.0f}" height="{SCALE * h:.0f}" viewBox="0 0 {w:.1f} {h:.1f}"'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * w:.0f}" height="{2 * h:.0f}" viewBox="0 0 {w:.1f} {h:.1f}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
         f"<style>{style}{own}</style>"
         f'<rect x="0" y="0" width="{w:.1f}" height="{h:.1f}" rx="8" fill="#fff"/>{"".join(parts)}</svg>'
     )

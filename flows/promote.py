@@ -12,6 +12,7 @@ stands in `stillhouse/evaluation/gate.py`.
 import fcntl
 import json
 import logging
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -229,6 +230,8 @@ def bring(root: Path, commit: str, path: str, target: Path, name: str, advice: s
     record = (output_hash(file_of(root, commit, "dvc.lock"), path, name), f"dvc.lock of {name}")
     found = damages(target.parent, {target.name: record}, cache_folder(root))
     if found:
+        # Nobody is to use it.
+        shutil.rmtree(target, ignore_errors=True)
         if remote:
             check_undamaged(root, {path: record}, f"{path} of {name}")
         raise PromotionError(f"{path} of {name}: {message_of(found)}")

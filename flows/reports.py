@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -99,13 +100,15 @@ def read(folder: Path, name: str) -> bytes | None:
     """A page of the folder; None if there is none of that name."""
     if not NAME.fullmatch(name):
         return None
-    try:
-        # A link would lead to what is no report.
+    with contextlib.suppress(OSError):
+        # A link would lead to what is no report, and a pipe would be waited for.
         file = os.open(folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    with os.fdopen(file, "rb") as stream, contextlib.suppress(OSError):
-        return stream.read()
+        try:
+            if stat.S_ISREG(os.fstat(file).st_mode):
+                with open(file, "rb", closefd=False) as stream:
+                    return stream.read()
+        finally:
+            os.close(file)
     return None
 
 

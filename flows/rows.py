@@ -104,7 +104,7 @@ class Table:
         files = files_changed(self.root, [(commit, baseline_of(ref)) for ref, commit, _ in found])
         for ref, commit, time in found:
             params, start = self.history.params(commit), self.history.params(baseline_of(ref))
-            recipe, changes = nearest_recipe(params, {DEFAULT: start, **self.history.recipes(commit)})
+            recipe, changes = nearest_recipe(params, self.history.recipes(commit), start)
             yield self.row(
                 params, self.history.outputs(commit), name_of(ref), state="saved", when=at(time), commit=commit, recipe=recipe,
                 changes=changes, files=files.get(commit, []),
@@ -112,16 +112,19 @@ class Table:
 
     def commits(self) -> Iterator[Row]:
         """The tips of branches, HEAD, and promoted commits, as far as they hold results."""
-        form = "%(refname:short) %(objectname) %(*objectname) %(committerdate:unix) %(*committerdate:unix)"
+        # Of a tag the fields of its commit stand behind its own.
+        form = "%(refname:short)|%(objectname)|%(committerdate:unix)|%(*objectname)|%(*committerdate:unix)"
         listed = command("git", "for-each-ref", f"--format={form}", "refs/heads", VERSIONS, cwd=self.root).splitlines()
         experiments = command("git", "for-each-ref", "--format=%(objectname)", "refs/exps", cwd=self.root).split()
         names: dict[str, list[str]] = {}
         times: dict[str, int] = {}
-        # A tag's own object stands before that of its commit.
-        for name, *rest in map(str.split, listed):
-            commit, time = rest[len(rest) // 2 - 1], rest[-1]
-            times[commit] = int(time)
-            names.setdefault(commit, []).extend([name] if "@" not in name else [])
+        for name, *branch, commit, time in (line.rsplit("|", 4) for line in listed):
+            if commit:
+                names.setdefault(commit, [])
+                times[commit] = int(time)
+            elif not is_version(name):
+                names.setdefault(branch[0], []).append(name)
+                times[branch[0]] = int(branch[1])
         head = command("git", "log", "-1", "--format=%H %ct", cwd=self.root).split()
         names.setdefault(head[0], [])
         times[head[0]] = int(head[1])
@@ -130,7 +133,7 @@ class Table:
             if str(METRICS) not in outputs or (commit in experiments and not branches):
                 continue
             params = self.history.params(commit)
-            recipe, changes = nearest_recipe(params, {**self.history.recipes(commit), DEFAULT: params})
+            recipe, changes = nearest_recipe(params, self.history.recipes(commit), params)
             yield self.row(
                 params, outputs, ", ".join(branches) or commit[:7], state="committed", when=at(times[commit]), commit=commit,
                 recipe=recipe, changes=changes,
@@ -165,7 +168,7 @@ class Table:
         except ParamsError:
             # It is being written, or was never whole.
             return
-        recipe, changes = nearest_recipe(params, {DEFAULT: self.history.params(head), **self.history.recipes(head)})
+        recipe, changes = nearest_recipe(params, self.history.recipes(head), self.history.params(head))
         mine = folder == self.root
         # What a workspace's lock file holds is of the run before, until its own has come to the end.
         outputs = outputs_in(lock) if mine else {}
@@ -183,6 +186,10 @@ def baseline_of(ref: str) -> str:
     """The commit on which an experiment stands, out of its reference: refs/exps/XX/REST/NAME."""
     parts = ref.split("/")
     return parts[2] + parts[3]
+
+
+def is_version(tag: str) -> bool:
+    return re.fullmatch(r"student@v.*", tag) is not None
 
 
 def versions(root: Path) -> dict[str, list[str]]:

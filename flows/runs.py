@@ -107,7 +107,7 @@ def columns(language: bool) -> dict[str, Callable[[Row], str]]:
 
 LEFT = ("run", "when", "state", "promoted", "changed")
 # What goes first where a terminal is narrow.
-DISPENSABLE = ("ms", "time", "size", "when", "95 %", "state", "promoted")
+DISPENSABLE = ("ms", "time", "size", "when", "95 %", "state", "promoted", "gain, points", "gain")
 
 
 # ---- the terminal ----
@@ -155,9 +155,10 @@ def wrapped(text: str, width: int) -> list[str]:
     lines = [""]
     for word in text.split():
         # A value and its arrow stay whole where there is room.
-        for piece in re.findall(r"[^.\-_]*[.\-_]+|[^.\-_]+", word) if len(word) > 12 else [word]:
-            start = word.startswith(piece) and lines[-1]
-            if len(lines[-1]) + len(piece) + bool(start) > width:
+        pieces = re.findall(r"[^.\-_]*[.\-_]+|[^.\-_]+", word) if len(word) > 12 else [word]
+        for number, piece in enumerate(pieces):
+            start = number == 0 and lines[-1] != ""
+            if lines[-1] and len(lines[-1]) + len(piece) + start > width:
                 lines.append("")
                 start = False
             piece = f" {piece}" if start else piece
@@ -196,11 +197,12 @@ def markdown(rows: list[Row], link: Callable[[str], str | None]) -> str:
         if not mine:
             continue
         shown = columns(kind == "causal_lm")
-        lines += [f"## {title}", "", f"| {' | '.join(['run', 'changed', *list(shown)[1:]])} |", "|---" * (len(shown) + 1) + "|"]
+        # Prefect breaks no line of a table: what may be long stands last.
+        lines += [f"## {title}", "", f"| {' | '.join([*shown, 'changed'])} |", "|---" * (len(shown) + 1) + "|"]
         for row in mine:
             address = link(row.report) if row.report else None
             name = f"[{row.name}]({address})" if address else row.name
-            cells = [name, "; ".join(changed(row)), *(cell(row) for cell in list(shown.values())[1:])]
+            cells = [name, *(cell(row) for cell in list(shown.values())[1:]), "; ".join(changed(row))]
             lines.append(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in cells)} |")
         lines.append("")
     return "\n".join(lines)

@@ -3,9 +3,10 @@
     check_inputs("train_student")      # in a stage that DVC started; raises ArtifactError that names the damaged file
 
 DVC takes the files of a tracked folder for what their names in the cache say: a byte that changed in a remote, or a file that
-was cut there, is pulled, `dvc status` is clean, and the result is recorded as if it were that of the good input
-(`findings/dvc-pull-trusts-folders.sh`). One MD5 of every input costs 1.3 seconds a gigabyte and core; what was hashed once in
-a workspace is not hashed again while inode, size and time stay as they were.
+was cut there, is pulled, `dvc status` is clean, and the result is recorded as if it were that of the good input. With `verify
+= true` at the remote, `dvc pull` looks; `dvc get` and `dvc import` do not (`findings/dvc-get-and-import-do-not-verify.sh`).
+One MD5 of every input costs 1.3 seconds a gigabyte and core; what was hashed once in a workspace is not hashed again while
+inode, size and time stay as they were.
 """
 
 import hashlib

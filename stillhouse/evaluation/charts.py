@@ -134,7 +134,7 @@ def reliability_chart(model: str, points: list[tuple[float, float, float]]) -> M
         for (px, py), (_, _, share) in zip(places, points, strict=True)
     ]
     parts += [group(model, shapes), text((left + right) / 2, size - 6, "confidence of the model", "tick", "middle")]
-    return drawing(size, f"Calibration: {model}", parts, width=size)
+    return drawing(size, f"Calibration: {model} (accuracy over confidence)", parts, width=size)
 
 
 def f1_chart(rows: list[ClassScores]) -> Markup:
@@ -154,7 +154,7 @@ def f1_chart(rows: list[ClassScores]) -> Markup:
         # The student is drawn last, so that no other mark hides it.
         models = sorted(row.f1, key=lambda model: model == "student")
         parts += [group(model, [marker(model, x(row.f1[model]), y, 4.5)]) for model in models]
-    return drawing(bottom + 24, "F1 of the hardest classes", parts)
+    return drawing(bottom + 24, "F1 of the hardest classes (beside the number of test texts)", parts)
 
 
 def balance_chart(counts: list[tuple[str, int]], label: str) -> Markup:

@@ -61,9 +61,8 @@ def learning_curves() -> list[dict[str, Any]]:
     ):
         metrics = {name: read_json(DATA / folder / "metrics.json") for name, folder in folders.items()}
         tables = {name: read_rows(DATA / folder / "learning_curve.csv") for name, folder in folders.items()}
-        # Two charts of a page are not to be called the same.
-        task = "source task" if heading == "Source task" else "fine-tuning"
-        over = f"{task} (over the share of the training that is done)"
+        # No two charts of a page are called the same.
+        over = f"{heading.lower()} (over the share of the training that is done)"
         steps = [f"{NAMES[name].lower()} {row['steps']:,}" for name, row in metrics.items()]
         loss = [charts.Curve(name, NAMES[name], curve(table, "train", "loss")) for name, table in tables.items()]
         held_out, accuracy = (

@@ -6,6 +6,7 @@ Reports are read, and nothing else: no other folder, no link that leads out of i
 127.0.0.1 only, and answers to that name only, so that no page of another site reads them through a name of its own.
 """
 
+import argparse
 import contextlib
 import html
 import os
@@ -13,7 +14,6 @@ import re
 import signal
 import socket
 import stat
-import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -155,9 +155,11 @@ def start(root: Path) -> Reports:
 
 
 def main() -> None:
-    if sys.argv[1:]:
-        print(__doc__)
-        sys.exit(0 if sys.argv[1] in ("-h", "--help") else 2)
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.reports",
+        description="Serve the pages of reports/ to browsers of this machine, until it is stopped.",
+    )
+    parser.parse_args()
 
     def end(*_: int | FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -89,7 +89,8 @@ def test_what_changed_is_dispatched_and_the_artifacts_tell_of_it(live):
     # A browser may follow it, and finds the report there.
     link = re.search(r"\]\((http://127\.0\.0\.1:\d+/.*?)\)", artifacts["report"]["data"])
     assert link
-    assert urllib.request.urlopen(link[1]).read() == (live.folder / "reports" / f"{run['name']}.html").read_bytes()
+    with urllib.request.urlopen(link[1]) as page:
+        assert page.read() == (live.folder / "reports" / f"{run['name']}.html").read_bytes()
     assert f"[{run['name']}]({link[1]})" in artifacts["runs"]["data"]
     assert "train_baseline.label_smoothing 0.0 -> 0.05" in artifacts["runs"]["data"]
     # The table with which a run without a server ends, which says of which run it is.

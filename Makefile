@@ -22,11 +22,12 @@ WEBHOOK ?=
 # A user number without a name, as in containers, would end every command of DVC.
 export LOGNAME ?= $(shell id -un 2>/dev/null || echo user)
 
-.PHONY: help distill use data up down worker test test-all lint lock docs bench prune notify venv clean
+.PHONY: help distill runs use data up down worker test test-all lint lock docs bench prune notify venv clean
 
 help:
 	@echo "make distill              run the pipeline, end with a table and the path of the report"
 	@echo "make distill RECIPE=tiny  the same with recipes/tiny.yaml, in its own worktree, saved as a DVC experiment"
+	@echo "make runs                 every run of this clone side by side: what was changed, and what came of it"
 	@echo "make use RECIPE=tiny      copy a recipe over params.yaml; one of recipes/, or the path of any params file"
 	@echo "make data FILE=train.csv LABEL=category    own data: look into them, track them by DVC, write their block of params.yaml;"
 	@echo "                          FILE may be a folder, a pattern or an archive; TEXT, LABEL, TEST, VALIDATION where a guess is"
@@ -55,7 +56,11 @@ $(READY): requirements.lock pyproject.toml
 # A failed stage leaves its place empty, because DVC clears it first; the last good outputs come back from the cache.
 distill: venv
 	@$(ACTIVATE) && if [ -n "$(RECIPE)" ]; then python -m flows.distill --recipe "$(RECIPE)"; \
-	else python -m tasks.check && { python -P flows/dvc_cli.py repro || { dvc checkout --quiet 2>/dev/null; exit 1; }; } && python -m flows.summary; fi
+	else python -m tasks.check && { python -P flows/dvc_cli.py repro || { dvc checkout --quiet 2>/dev/null; exit 1; }; } \
+	&& python -m flows.verify --no-cache && python -m flows.summary; fi
+
+runs: venv
+	@$(ACTIVATE) && python -m flows.runs
 
 use: venv
 	@$(ACTIVATE) && python -m flows.recipe "$(RECIPE)"

@@ -30,6 +30,7 @@ from flows.publish import publish
 from flows.repro import Verdict
 from flows.run import MAX_TASKS, Request, Run, attempt, open_run
 from flows.stage import run_logger, state_of
+from flows.summary import whole_summary
 from flows.watch import UNREACHABLE, watched
 from flows.workspace import repository_root
 from stillhouse.core.errors import ParamsError, StillhouseError
@@ -100,6 +101,7 @@ def distill_once(request: Request, dispatch: Dispatch, promote: bool) -> State:
         return Failed(message=f"{first.message}\nThe workspace is kept in {run.folder}")
 
     def show(run: Run, report: Path | None) -> None:
+        logger.info(f"every model side by side\n\n{whole_summary(run.folder, run.name)}\n")
         try:
             publish(run, report)
         except UNREACHABLE as error:

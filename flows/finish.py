@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.rows import rows_of
 from flows.run import Log, Run
-from stillhouse.core.errors import StillhouseError
+from flows.runs import write_page
+from stillhouse.core.errors import ArtifactError, StillhouseError
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,18 @@ def finish(run: Run, log: Log, show: Callable[[Run, Path | None], None], promote
         ending = Ending(f"ran {', '.join(run.request.targets)} and what they depend on; such a run is not saved")
         log(ending.message)
         return ending
-    experiment = run.save()
+    try:
+        experiment = run.save()
+    except ArtifactError as error:
+        raise StillhouseError(f"{error}; the run was not saved, its workspace is kept in {run.folder}") from None
     if experiment is None:
         raise StillhouseError(f"the pipeline in {run.folder} is not up to date after the run; nothing was saved")
-    show(run, run.keep_report())
+    report = run.keep_report()
+    write_page(rows_of(run.root), run.root)
+    show(run, report)
     ran = ", ".join(name for name in run.stages if name in run.executed) or "nothing"
     ending = Ending(f"experiment {experiment}; executed: {ran}")
-    log(f"{ending.message}   (dvc exp show; dvc exp apply {experiment})")
+    log(f"{ending.message}   (make runs; dvc exp apply {experiment})")
     if promote:
         try:
             ending = promotion(run, experiment)
@@ -50,10 +57,10 @@ def finish(run: Run, log: Log, show: Callable[[Run, Path | None], None], promote
 def promotion(run: Run, experiment: str) -> Ending:
     """Hold the run against the promoted version."""
     # DVC's and the registry's own modules take a second to import.
-    from flows.promote import find_commit, gate, promote
+    from flows.promote import find_commit, gate, promote, pushed_to
 
     decision = gate(run.folder, run.root)
     if not decision.promoted:
         return Ending(f"experiment {experiment} was refused: {'; '.join(decision.reasons)}", refused=True)
     tag = promote(run.root, find_commit(run.root, experiment), decision)
-    return Ending(f"experiment {experiment} is promoted as {tag}")
+    return Ending(f"experiment {experiment} is promoted as {tag}; {pushed_to(run.root)}")

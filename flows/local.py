@@ -88,11 +88,15 @@ def run_without_server(root: Path, name: str, request: Request) -> None:
         with ended_by_signals():
             run = open_run(root, name, request)
             walk(run)
-            if not request.targets:
-                print_summary(run.folder)
-            finish(run, say, lambda _, report: say(f"report: {report}"))
+            finish(run, say, show)
     except Ended as ended:
         raise EndedRunError(ended.number, run) from None
+
+
+def show(run: Run, report: Path | None) -> None:
+    """The table of a saved run, and where its page is."""
+    print_summary(run.folder, run.name)
+    say(f"Report: {report}" if report else "There is no report.")
 
 
 def walk(run: Run) -> None:

@@ -12,6 +12,7 @@ stands in `stillhouse/evaluation/gate.py`.
 import fcntl
 import json
 import logging
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,7 +27,9 @@ from gto.exceptions import ArtifactNotFound, GTOException
 from ruamel.yaml import YAML
 
 from flows.commands import CommandError, command, missing_identity, reason_of, run
+from flows.store import check_undamaged
 from flows.workspace import (
+    cache_folder,
     open_workspace,
     remove_workspace,
     repository_root,
@@ -37,6 +40,7 @@ from stillhouse.core.artifacts import DATA, read_json
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
+from stillhouse.core.verify import damages, message_of
 
 ARTIFACT = "student"
 """Its entry in `dvc.yaml: artifacts`."""
@@ -111,7 +115,7 @@ def gate(folder: Path, root: Path) -> Decision:
         raise PromotionError(reason_of(done).removeprefix("gate: "))
     figures = read_json(folder / DECISION)
     named = {name: figures[name] for name in ("promoted", "reasons", "notes", "summary", "against")}
-    package = package_hash((folder / "dvc.lock").read_text(encoding="utf-8"), "dvc.lock")
+    package = output_hash((folder / "dvc.lock").read_text(encoding="utf-8"), PACKAGE, "dvc.lock")
     return Decision(**named, package=package, figures=figures)
 
 
@@ -193,8 +197,26 @@ def push(root: Path, commit: str) -> None:
         )
 
 
+def pushed_to(root: Path) -> str:
+    """Where the data of a promoted version are, besides this clone's cache."""
+    config = dvc_config(root)
+    name = config["core"].get("remote")
+    if name is None:
+        return (
+            "no DVC remote is configured: nothing was pushed, and the package is in this clone's cache alone ('dvc remote add "
+            "-d NAME URL', then 'dvc push --all-tags')"
+        )
+    said = f"its data are in DVC remote '{name}'"
+    if config["remote"][name].get("verify"):
+        return said
+    return f"{said}, which does not verify what it gives back ('dvc remote modify {name} verify true')"
+
+
 def bring(root: Path, commit: str, path: str, target: Path, name: str, advice: str) -> None:
-    """Copy an output of `commit` to `target`, out of the cache or the remote. A message calls the commit `name`."""
+    """Copy an output of `commit` to `target`, out of the cache or the remote. A message calls the commit `name`.
+
+    Raises PromotionError if it is nowhere, and StillhouseError if it is damaged.
+    """
     words = ["dvc", "get", str(root), path, "--rev", commit, "--out", str(target)]
     remote = dvc_config(root)["core"].get("remote")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -205,6 +227,14 @@ def bring(root: Path, commit: str, path: str, target: Path, name: str, advice: s
         raise PromotionError(
             f"{path} of {name} is neither in the DVC cache nor to be had from {place}: {reason_of(done)}; {advice}"
         )
+    record = (output_hash(file_of(root, commit, "dvc.lock"), path, name), f"dvc.lock of {name}")
+    found = damages(target.parent, {target.name: record}, cache_folder(root))
+    if found:
+        # Nobody is to use it.
+        shutil.rmtree(target, ignore_errors=True)
+        if remote:
+            check_undamaged(root, {path: record}, f"{path} of {name}")
+        raise PromotionError(f"{path} of {name}: {message_of(found)}")
 
 
 def one_line(error: Exception) -> str:
@@ -220,15 +250,15 @@ def file_of(root: Path, commit: str, name: str) -> str:
 
 
 def package_of(root: Path, commit: str) -> str:
-    return package_hash(file_of(root, commit, "dvc.lock"), f"commit {commit[:12]}")
+    return output_hash(file_of(root, commit, "dvc.lock"), PACKAGE, f"commit {commit[:12]}")
 
 
-def package_hash(lock: str, where: str) -> str:
-    """DVC's hash of the package in the text of a `dvc.lock`."""
+def output_hash(lock: str, path: str, where: str) -> str:
+    """DVC's hash of an output in the text of a `dvc.lock`."""
     stages = (YAML(typ="safe", pure=True).load(lock) or {}).get("stages", {})
-    found = [out["md5"] for entry in stages.values() for out in entry.get("outs", []) if out["path"] == PACKAGE]
+    found = [out["md5"] for entry in stages.values() for out in entry.get("outs", []) if out["path"] == path]
     if not found:
-        raise PromotionError(f"{where} records no {PACKAGE}; only the commit of a finished run has a package")
+        raise PromotionError(f"{where} records no {path}; only the commit of a finished run has a package")
     return found[0]
 
 
@@ -285,8 +315,7 @@ def main() -> None:
             sys.exit(1)
         tag = promote(root, commit, decision)
         print(f"promoted: {tag}" if tag != decision.against else f"nothing new: the package is {tag}, byte for byte")
-        if "remote" not in dvc_config(root)["core"]:
-            print("no DVC remote is configured: the package is in this clone's cache alone ('dvc remote add -d NAME URL')")
+        print(pushed_to(root))
 
 
 if __name__ == "__main__":

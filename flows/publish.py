@@ -1,17 +1,22 @@
 """What a finished run shows in Prefect: metrics, plots, the way to the report, and where every artifact came from."""
 
-import base64
-import json
-import re
+import socket
 from pathlib import Path
 
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
 from ruamel.yaml import YAML
 
+from flows.history import History
+from flows.plots import plots
+from flows.reports import address
+from flows.rows import rows_of
 from flows.run import Run
+from flows.runs import markdown
+from flows.summary import whole_summary
 from flows.workspace import CommandError, command
 from stillhouse.core.artifacts import read_json
 from stillhouse.core.params import PARAMS_FILE, kind_of, read_yaml
+from stillhouse.core.scores import METRICS
 
 # Of each kind of model those that it has; `forgotten` is what fine-tuning lost of the old task, in nats per token.
 SHOWN = (
@@ -27,20 +32,48 @@ SHOWN = (
     "bytes",
 )
 
+MOST_RUNS = 30
+"""In the artifact `runs`; the page has all."""
+
 
 def publish(run: Run, report: Path | None) -> None:
     """Create the artifacts of a saved run."""
-    create_markdown_artifact(metrics_page(run), key="metrics", description=f"metrics of {run.name}")
+    create_markdown_artifact(
+        f"```\n{whole_summary(run.folder, run.name)}\n```", key="summary", description=f"every model of {run.name} side by side"
+    )
+    create_markdown_artifact(metrics_page(run), key="metrics", description=f"all metrics of {run.name}")
     create_markdown_artifact(lineage_page(run.folder), key="lineage", description=f"lineage of {run.name}")
+    create_markdown_artifact(runs_page(run.root), key="runs", description="the newest runs side by side")
     if report:
-        create_link_artifact(report.as_uri(), link_text=f"report of {run.name}", key="report")
-        for number, (title, picture) in enumerate(plots(report.read_text(encoding="utf-8")), start=1):
-            create_image_artifact(picture, key=f"plot-{number}", description=title)
+        publish_report(run, report)
+        for plot in plots(report.read_text(encoding="utf-8")):
+            create_image_artifact(plot.uri, key=plot.key, description=f"{plot.title} ({run.name})")
+
+
+def publish_report(run: Run, report: Path) -> None:
+    """A link to the report; where nobody serves it, its place on this host."""
+    url = address(run.root)
+    if url:
+        create_link_artifact(
+            f"{url}/{report.name}", link_text=f"report of {run.name}", key="report", description=f"report of {run.name}"
+        )
+        return
+    words = (
+        f"The report of {run.name} lies in `{report}` on the host `{socket.gethostname()}`. `python -m flows.reports` there, "
+        "which `make up` starts, lets this page link to it."
+    )
+    create_markdown_artifact(words, key="report", description=f"report of {run.name}")
+
+
+def runs_page(root: Path) -> str:
+    """Markdown: the newest runs side by side."""
+    url = address(root)
+    return markdown(rows_of(root)[:MOST_RUNS], lambda report: f"{url}/{Path(report).name}" if url else None)
 
 
 def metrics_page(run: Run) -> str:
     """Markdown: every model on both tasks; with a promoted model, what changed against it."""
-    metrics = read_json(run.folder / "data" / "evaluate" / "metrics.json")
+    metrics = read_json(run.folder / METRICS)
     lines = [f"# {run.name}", ""]
     for task, title in (("source", "Source task"), ("new", "New task (fine-tuned)")):
         columns = [name for name in SHOWN if any(name in row for row in metrics[task].values())]
@@ -77,18 +110,30 @@ def against_promoted(run: Run) -> list[str]:
         old, new = kind_of(params), kind_of(read_yaml(run.folder / PARAMS_FILE))
         if old != new:
             return [f"Not compared with {tag}, the last promoted version: it is of kind {old}, this run of {new}."]
-        diff = json.loads(command("dvc", "metrics", "diff", "--json", "--all", tag, cwd=run.folder))
+        with History(run.root) as history:
+            before = history.metrics(tag)
     except CommandError as error:
         return [f"Not compared with {tag}: {error}"]
-    return changes_table(tag, diff.get("diff", {}).get("data/evaluate/metrics.json", {}))
+    if before is None:
+        return [f"Not compared with {tag}: its metrics are not in this clone's DVC cache; 'dvc fetch --all-tags' brings them."]
+    return changes_table(tag, figures(before), figures(read_json(run.folder / METRICS)))
 
 
-def changes_table(tag: str, changes: dict[str, dict[str, float]]) -> list[str]:
-    """Lines with the student's metrics out of `dvc metrics diff`."""
-    wanted = {f"{task}.student.{name}" for task in ("source", "new") for name in SHOWN}
+def figures(metrics: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
+    """Dotted name to figure of the students of both tasks."""
+    return {
+        f"{task}.student.{name}": models["student"][name]
+        for task, models in metrics.items() if "student" in models
+        for name in SHOWN if name in models["student"]
+    }  # fmt: skip
+
+
+def changes_table(tag: str, old: dict[str, float], new: dict[str, float]) -> list[str]:
+    """Lines with the students' figures that differ."""
     lines = [f"## Against {tag}, the last promoted version", "", "| metric | promoted | this run |", "|---|---|---|"]
-    for name in sorted(wanted & changes.keys()):
-        lines.append(f"| {name} | {figure(changes[name].get('old'))} | {figure(changes[name].get('new'))} |")
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            lines.append(f"| {name} | {figure(old.get(name))} | {figure(new.get(name))} |")
     return lines
 
 
@@ -101,16 +146,3 @@ def lineage_page(folder: Path) -> str:
         lines += [f"| `{out['path']}` | {out['md5']} | {out.get('size', 0):,} |" for out in entry.get("outs", [])]
         lines.append("")
     return "\n".join(lines)
-
-
-def plots(page: str) -> list[tuple[str, str]]:
-    """Title and data URI of the report's charts, each with the page's style sheet inside."""
-    style = "".join(re.findall(r"<style>(.*?)</style>", page, flags=re.S))
-    found = []
-    for opening, body in re.findall(r"<svg([^>]*)>(.*?)</svg>", page, flags=re.S):
-        title = re.search(r'aria-label="([^"]*)"', opening)
-        if title:
-            namespace = "" if "xmlns=" in opening else ' xmlns="http://www.w3.org/2000/svg"'
-            drawing = f"<svg{opening}{namespace}><style>{style}</style>{body}</svg>"
-            found.append((title[1], "data:image/svg+xml;base64," + base64.b64encode(drawing.encode()).decode()))
-    return found

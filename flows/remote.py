@@ -161,12 +161,18 @@ def touches(out: str, deps: Iterable[str]) -> bool:
 def merge(receipt: Receipt, folder: Path) -> None:
     """Put the receipt's entry into `folder/dvc.lock` and bring the stage's outputs. Stages may end at the same time.
 
-    Raises OrderError if the outputs are not in the remote, or are not those of the workspace as it lies here.
+    Raises StoreError if the outputs are not in the remote, came damaged, or are not those of the workspace as it lies here;
+    nothing is recorded then.
     """
     entry = store.read_entry(receipt.entry)
+    before = read_yaml(folder / "dvc.lock").get("stages", {}).get(receipt.stage) if (folder / "dvc.lock").exists() else None
     store.write_entry(folder, receipt.stage, entry)
-    store.pull(folder, [receipt.stage], f"the outputs of {receipt.stage}")
-    store.check_clean(folder, receipt.stage)
+    try:
+        store.pull(folder, [receipt.stage], f"the outputs of {receipt.stage}")
+        store.check_clean(folder, receipt.stage)
+    except StillhouseError:
+        store.write_entry(folder, receipt.stage, before)
+        raise
     # Here too the next run then finds the result without asking another host.
     store.write_record(store.cache_folder(folder), entry)
 

@@ -27,6 +27,7 @@ from flows.repro import Verdict, core_slot, cores_for, in_run_cache, lease, repr
 from flows.workspace import open_workspace, remove_workspace, up_to_date
 from stillhouse.core.errors import ParamsError
 from stillhouse.core.params import PARAMS_FILE, read_yaml
+from stillhouse.core.verify import check, recorded_data
 
 # Waiting threads cost nothing; what runs at once is bounded by cores and workers.
 MAX_TASKS = 16
@@ -129,11 +130,15 @@ class Run:
     def save(self) -> str | None:
         """Save the finished run as a DVC experiment; returns its name, or None if it may not be saved.
 
+        Raises ArtifactError if an output is damaged.
+
         `dvc exp save` commits whatever lies there, so only a pipeline that is wholly done may be saved (decision 4).
         """
         # Where DVC was given nothing to do, it has just said that all is up to date.
         if self.request.targets or ((self.ran or self.stale) and not up_to_date(self.folder)):
             return None
+        # A damaged file of the cache would be saved, shown and promoted under the good one's hash.
+        check(self.folder, recorded_data(self.folder))
         # Another run of this name may have ended meanwhile.
         self.name = free_name(self.root, self.name)
         command("dvc", "exp", "save", "--name", self.name, cwd=self.folder, env=committing(self.folder))

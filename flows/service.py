@@ -24,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from flows import reports
 from flows.guard import MARKER, sweep
 from flows.join import HOME, WORKER_SETTINGS, run_worker, worker_words
 from flows.pools import (
@@ -46,6 +47,8 @@ START_SECONDS = 120.0
 PYTHON = "STILLHOUSE_PYTHON"
 """Environment variable of supervisord: this interpreter."""
 FIRST_PORT = 4200
+PROGRAMS = ("server", *POOLS, reports.PROGRAM)
+"""What supervisord keeps alive."""
 
 SERVER_SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -93,7 +96,7 @@ class Service:
         if not self.configuration.exists():
             return {}
         lines = [line.split() for line in self.control("status").stdout.splitlines()]
-        return {words[0]: words[1] for words in lines if len(words) > 1 and words[0] in ("server", *POOLS)}
+        return {words[0]: words[1] for words in lines if len(words) > 1 and words[0] in PROGRAMS}
 
     # ---- up ----
 
@@ -125,6 +128,9 @@ class Service:
         wait_for_server(url, START_SECONDS, self.home / "server.log")
         changed |= self.deploy(url, log)
         states, began = self.states(), datetime.now(UTC)
+        if states.get(reports.PROGRAM) not in ("RUNNING", "STARTING"):
+            self.control("start", reports.PROGRAM)
+            changed = True
         for pool in POOLS:
             if states.get(pool) != "RUNNING":
                 log(f"starting the worker of pool '{pool}'")
@@ -163,15 +169,16 @@ class Service:
         ]  # fmt: skip
         for pool, kind in POOLS.items():
             sections.append(self.program(pool, " ".join(worker_words(pool, kind)), autostart=False))
+        sections.append(self.program(reports.PROGRAM, "", autostart=True, module="flows.reports"))
         self.configuration.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
-    def program(self, name: str, words: str, autostart: bool) -> str:
+    def program(self, name: str, words: str, autostart: bool, module: str = "prefect") -> str:
         """A section of supervisord's configuration: restarted whenever it ends, stopped politely.
 
         All paths are relative to the checkout, in which supervisord starts: a percent sign, a hash, a semicolon, a quote or a
         blank in one would mean something to it.
         """
-        command = f"/bin/sh -c 'exec \"${PYTHON}\" -m prefect {words}'"
+        command = f"/bin/sh -c 'exec \"${PYTHON}\" -m {module} {words}'"
         return (
             f"[program:{name}]\ncommand={command}\nautostart={str(autostart).lower()}\nautorestart=true\n"
             f"startsecs=2\nstartretries=10\nstopsignal=TERM\nstopwaitsecs=20\nkillasgroup=true\n"
@@ -280,6 +287,7 @@ def main() -> None:
                 with service.alone():
                     changed = service.up(lambda line: print(line, file=sys.stderr, flush=True))
                 print(f"{'up' if changed else 'already up, nothing changed'}: {(service.url() or '').removesuffix('/api')}")
+                print(f"reports: {reports.address(root) or 'not served; .prefect/reports.log tells why'}")
                 print(NEXT)
             case "down":
                 with service.alone():

@@ -1,4 +1,9 @@
-"""DVC's settings in a worktree: those of its checkout, so that both use one cache and reach the same remotes."""
+"""DVC's settings in a worktree: those of its checkout, so that both use one cache and reach the same remotes.
+
+What comes from those remotes is hashed as it arrives (`verify`), which DVC leaves out by default: measured, 1.5 seconds a
+gigabyte of large files, and nothing to be seen with small ones. The checkout's own
+settings are its user's.
+"""
 
 import os
 import tempfile
@@ -12,17 +17,20 @@ LOCAL = Path(".dvc") / "config.local"
 
 
 def share_settings(folder: Path, root: Path, cache: Path) -> None:
-    """Give the worktree `folder` the local DVC settings of the checkout `root`, and its cache.
+    """Give the worktree `folder` the local DVC settings of the checkout `root`, and its cache; its remotes verify.
 
     DVC reads a relative path from the folder of the file that holds it: in a worktree it would name another place.
     """
     if folder.resolve() == root.resolve():
         return
     local = read_settings(root / LOCAL)
-    for section, values in [*read_settings(folder / ".dvc" / "config").items(), *local.items()]:
+    shared = read_settings(folder / ".dvc" / "config")
+    for section, values in [*shared.items(), *local.items()]:
         url = values.get("url", "")
         if is_remote(section) and url and "://" not in url and not url.startswith(("/", "~")):
             local.setdefault(section, {})["url"] = os.path.normpath(root.resolve() / ".dvc" / url)
+        if is_remote(section) and url and "verify" not in shared.get(section, {}):
+            local.setdefault(section, {}).setdefault("verify", "true")
     local.setdefault("cache", {})["dir"] = str(cache)
     write_settings(folder, local)
 

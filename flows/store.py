@@ -4,8 +4,10 @@ Through DVC's commands; only three things go past them, because no command does 
 push one record of the run-cache, and to hold the repository's lock.
 """
 
+import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -18,6 +20,11 @@ from ruamel.yaml import YAML
 from flows.commands import CommandError, reason_of, run
 from flows.settings import LOCAL, read_settings, set_cache
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.params import read_yaml
+from stillhouse.core.verify import Recorded, damages, message_of, names_in, object_path, recorded_data
+
+MOST_HASHED = 16
+"""So many files that a pull did not bring are read in the remote, to see whether they are damaged there."""
 
 
 class StoreError(StillhouseError):
@@ -53,12 +60,17 @@ def push(folder: Path, targets: list[str]) -> None:
 
 
 def pull(folder: Path, targets: list[str], what: str) -> None:
-    """`dvc pull`. Raises StoreError that names what neither this host nor the remote has, or the remote if it is away."""
+    """`dvc pull`, and see that all of it is what DVC has recorded, by content.
+
+    Raises StoreError that names what neither this host nor the remote has, what is damaged, or the remote if it is away.
+    """
+    recorded = recorded_of(folder, targets)
     try:
         dvc("pull", *targets, cwd=folder)
     except CommandError as error:
-        # DVC says of every file that it is missing, also where nobody answers.
+        # DVC says of every file that it is missing, also where nobody answers, and of what came damaged.
         check_reachable(folder, default_remote(folder))
+        check_undamaged(folder, recorded, what)
         _, _, names = str(error).partition("Checkout failed for following targets: ")
         remedy = "push it with 'dvc push' from the host that has it"
         if not names and "failed to download" in str(error):
@@ -69,6 +81,63 @@ def pull(folder: Path, targets: list[str], what: str) -> None:
             raise unusable(folder, error) from None
         missing = f"{what} are not all in DVC remote {default_remote(folder)}: {names} missing; {remedy}"
         raise StoreError(missing) from None
+    found = damages(folder, recorded)
+    if found:
+        # DVC checks out a folder by a list that it has just found damaged, and says that all went well.
+        check_undamaged(folder, recorded, what)
+        # What the cache had already came by another way.
+        raise StoreError(message_of(found))
+
+
+def recorded_of(folder: Path, targets: list[str]) -> Recorded:
+    """What DVC has recorded of targets: stages, outputs, `.dvc` files."""
+    stages = read_yaml(folder / "dvc.lock").get("stages", {}) if (folder / "dvc.lock").exists() else {}
+    of_stages = {out["path"] for name in targets if name in stages for out in stages[name].get("outs", [])}
+    return {
+        path: (md5, source)
+        for path, (md5, source) in recorded_data(folder).items()
+        if path in of_stages or path in targets or source in targets
+    }
+
+
+def check_undamaged(folder: Path, recorded: Recorded, what: str) -> None:
+    """Raises StoreError that names what the default remote holds damaged, of what the cache does not hold.
+
+    DVC removes from the cache what came damaged, and calls it missing.
+    """
+    from dvc.repo import Repo
+
+    cache = cache_folder(folder)
+    with Repo(str(folder)) as repo:
+        place = repo.cloud.get_remote_odb()
+
+        def is_damaged(md5: str) -> bool:
+            path = place.oid_to_path(md5)
+            if not place.fs.exists(path):
+                return False
+            actual = hashlib.md5()
+            # `hashlib.file_digest` does not take the files of every remote.
+            with place.fs.open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    actual.update(block)
+            return actual.hexdigest() != md5.removesuffix(".dir")
+
+        for path, (md5, _) in recorded.items():
+            names = {path: md5}
+            if md5.endswith(".dir"):
+                listed = cache / object_path(md5)
+                with contextlib.suppress(OSError, ValueError):
+                    data = listed.read_bytes() if listed.exists() else place.fs.cat_file(place.oid_to_path(md5))
+                    names |= {f"{path}/{name}": each for name, each in names_in(data, md5).items()}
+            absent = {name: each for name, each in names.items() if not (cache / object_path(each)).exists()}
+            for name, each in itertools.islice(absent.items(), MOST_HASHED):
+                if is_damaged(each):
+                    # DVC takes a folder whose list of files is in the remote to be there wholly.
+                    objects = " and ".join(object_path(broken) for broken in dict.fromkeys([each, md5]))
+                    raise StoreError(
+                        f"{what} came damaged from DVC remote {default_remote(folder)}: {name} is not what DVC has recorded; "
+                        f"delete {objects} there, and run 'dvc push' on the host that has it; nothing was recorded"
+                    )
 
 
 def check_arrived(folder: Path, targets: list[str]) -> None:
@@ -133,15 +202,18 @@ def push_stages(folder: Path, entries: dict[str, dict[str, Any]]) -> None:
 # ---- dvc.lock ----
 
 
-def write_entry(folder: Path, stage: str, entry: dict[str, Any]) -> None:
-    """Set a stage's entry in `dvc.lock` as DVC itself would, under its lock of the repository."""
+def write_entry(folder: Path, stage: str, entry: dict[str, Any] | None) -> None:
+    """Set a stage's entry in `dvc.lock` as DVC itself would, under its lock of the repository; None takes it out."""
     path = folder / "dvc.lock"
     yaml = dvc_yaml()
     scratch = folder / ".dvc" / "tmp"
     scratch.mkdir(exist_ok=True)
     with make_lock(str(scratch / "lock"), tmp_dir=str(scratch), wait=True):
         tree: Any = (yaml.load(path.read_text(encoding="utf-8")) if path.exists() else None) or {"schema": "2.0"}
-        tree.setdefault("stages", {})[stage] = entry
+        if entry is None:
+            tree.get("stages", {}).pop(stage, None)
+        else:
+            tree.setdefault("stages", {})[stage] = entry
         temporary = scratch / f"dvc.lock.{os.getpid()}"
         with temporary.open("w", encoding="utf-8") as file:
             yaml.dump(tree, file)

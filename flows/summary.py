@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flows.described import described
 from stillhouse.core.artifacts import read_json
 from stillhouse.core.options import no_options, say
 from stillhouse.core.stage import one_line_errors
@@ -68,8 +69,13 @@ def change(scores: Scores, name: str, factor: int = 1, form: str = ".3f", unit: 
     return f"{value}{unit} ({low} to {high})"
 
 
-def print_summary(root: Path) -> None:
-    say("\n" + "\n".join(summary_lines(root)))
+def whole_summary(root: Path, name: str | None = None) -> str:
+    """The table, and which run it is of. name: of the run; None for the checkout's own results."""
+    return "\n".join([described(root, name), "", *summary_lines(root)])
+
+
+def print_summary(root: Path, name: str | None = None) -> None:
+    say(f"\n{whole_summary(root, name)}")
 
 
 def main() -> None:

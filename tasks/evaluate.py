@@ -1,7 +1,8 @@
 """Stage `evaluate`: every model side by side, on test data only.
 
 In: the models of all trainings, `data/preprocess`, `data/export_soft_labels`. Out: `metrics.json` (scores with 95 %
-bootstrap intervals, sizes, agreement with the teacher, share of the gap closed), `calibration.csv` and `tables/`: of
+bootstrap intervals, sizes, agreement with the teacher, share of the gap closed), `summary.json` (the few of them by which
+runs are compared), `calibration.csv` and `tables/`: of
 classifiers `predictions_source.parquet`, `predictions_new.parquet`, `confusion`, `most_confused`, `per_class`,
 `nearest_classes` and `examples` as CSV; of causal language models `blocks_*.parquet` and `continuations_*.csv`. Speed goes
 to `timing.json`.
@@ -11,9 +12,10 @@ to `timing.json`.
 
 from pathlib import Path
 
-from stillhouse.core.artifacts import DATA
+from stillhouse.core.artifacts import DATA, read_json, write_json
 from stillhouse.core.options import no_options
 from stillhouse.core.params import Kind, Threads, block
+from stillhouse.core.scores import METRICS, SUMMARY, summary_of
 from stillhouse.core.stage import run_stage
 
 MODELS = {
@@ -71,10 +73,13 @@ def run(params: Params, out: Path) -> dict:
         if params.kind == "causal_lm":
             from stillhouse.evaluation.language import evaluate_language
 
-            return evaluate_language(MODELS, RIVAL, out, ranks, **shared, ngram_baseline=settings.linear_baseline)
-        from stillhouse.evaluation.classification import evaluate_classifiers
+            speeds = evaluate_language(MODELS, RIVAL, out, ranks, **shared, ngram_baseline=settings.linear_baseline)
+        else:
+            from stillhouse.evaluation.classification import evaluate_classifiers
 
-        return evaluate_classifiers(MODELS, RIVAL, out, ranks, **shared, linear_baseline=settings.linear_baseline)
+            speeds = evaluate_classifiers(MODELS, RIVAL, out, ranks, **shared, linear_baseline=settings.linear_baseline)
+    write_json(out / SUMMARY, summary_of(read_json(out / METRICS.name)))
+    return speeds
 
 
 def main() -> None:

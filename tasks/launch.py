@@ -24,6 +24,7 @@ from stillhouse.core.options import Options
 from stillhouse.core.params import STAGES, load
 from stillhouse.core.processes import LAUNCHER, forget_job_system, join_death_pact, write_failure
 from stillhouse.core.stage import one_line_errors, report_error
+from stillhouse.core.verify import check_inputs
 
 STARTED_FILE = "STILLHOUSE_STARTED_FILE"
 """Environment variable: a file to touch once the command really runs, so that the other nodes of a gang may follow."""
@@ -44,6 +45,7 @@ def main() -> None:
     with one_line_errors(stage):
         check_environment()
         load(importlib.import_module(f"tasks.{stage}").Params)
+        check_inputs(stage)
     if STARTED_FILE in os.environ:
         Path(os.environ[STARTED_FILE]).touch()
     os.environ[LAUNCHER] = str(os.getpid())

@@ -1,7 +1,9 @@
 """`distill/full` on a real server with real workers, in a clone with the finished tiny recipe."""
 
 import inspect
+import re
 import threading
+import urllib.request
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from uuid import UUID
@@ -79,9 +81,24 @@ def test_what_changed_is_dispatched_and_the_artifacts_tell_of_it(live):
     assert child["name"] == f"{run['name']}-train_baseline"
     assert child["work_pool_name"] == "torchrun"
     artifacts = live.artifacts(run["id"])
-    assert {"metrics", "lineage", "report", "plot-1"} <= artifacts.keys()
-    assert artifacts["plot-1"]["data"].startswith("data:image/svg+xml;base64,")
+    assert {"summary", "metrics", "lineage", "report", "runs", "calibration-student"} <= artifacts.keys()
+    assert artifacts["calibration-student"]["data"].startswith("data:image/svg+xml;base64,")
+    descriptions = [artifact["description"] for artifact in artifacts.values()]
+    assert len(set(descriptions)) == len(descriptions)
     assert "baseline" in artifacts["metrics"]["data"]
+    # A browser may follow it, and finds the report there.
+    link = re.search(r"\]\((http://127\.0\.0\.1:\d+/.*?)\)", artifacts["report"]["data"])
+    assert link
+    with urllib.request.urlopen(link[1]) as page:
+        assert page.read() == (live.folder / "reports" / f"{run['name']}.html").read_bytes()
+    assert f"[{run['name']}]({link[1]})" in artifacts["runs"]["data"]
+    assert "train_baseline.label_smoothing 0.0 -> 0.05" in artifacts["runs"]["data"]
+    # The table with which a run without a server ends, which says of which run it is.
+    table = artifacts["summary"]["data"].strip("`\n")
+    assert table.startswith(f"Run {run['name']}: recipe tiny, train_baseline.label_smoothing 0.0 -> 0.05; commit ")
+    logs = live.server.post("logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+    assert any(table in log["message"] for log in logs)
+    assert "Distilled over baseline: " in table.splitlines()[-1]
     assert "data/train_baseline/model" in artifacts["lineage"]["data"]
     assert (live.folder / "reports" / f"{run['name']}.html").is_file()
 

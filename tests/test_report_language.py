@@ -180,7 +180,7 @@ def test_page_shows_losses_that_mean_the_same_for_every_model(tmp_path, monkeypa
     for heading in ("Source task", "Fine-tuning on the new task"):
         assert f"{heading}: nats per token of validation text" in page
         for chart in ("validation loss", "validation accuracy", "training loss"):
-            assert page.count(f'aria-label="{heading}: {chart}"') == 1
+            assert page.count(f'aria-label="Learning curve: {chart}, {heading.lower()} (') == 1
 
 
 def test_table_tells_what_fine_tuning_did_to_each_model(tmp_path, monkeypatch):

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows.publish import changes_table, metrics_page, plots
-from flows.summary import summary_lines
+from flows.described import described
+from flows.publish import changes_table, figures, metrics_page
+from flows.summary import summary_lines, whole_summary
 from stillhouse.core.errors import ArtifactError
-from stillhouse.evaluation.report import write_report
 from tests import test_report, test_report_language
-from tests.tiny_run import shell
+from tests.tiny_run import commit, shell
 
 
 @pytest.fixture
@@ -91,8 +91,9 @@ def test_metrics_page_of_classifiers_is_as_it_was(classifiers):
 
 
 def test_changes_against_the_promoted_model_are_those_of_the_shown_metrics():
-    change = {"new.student.nats_per_token": {"old": 2.4, "new": 2.2}, "new.student.nats_per_token_low": {"old": 1, "new": 2}}
-    lines = changes_table("student@v0.0.1", change)
+    old = {"new": {"student": {"nats_per_token": 2.4, "nats_per_token_low": 1, "bytes": 3}, "scratch": {"nats_per_token": 9}}}
+    new = {"new": {"student": {"nats_per_token": 2.2, "nats_per_token_low": 2, "bytes": 3}}}
+    lines = changes_table("student@v0.0.1", figures(old), figures(new))
     assert lines[0] == "## Against student@v0.0.1, the last promoted version"
     assert lines[4:] == ["| new.student.nats_per_token | 2.4000 | 2.2000 |"]
 
@@ -115,9 +116,32 @@ def test_metrics_page_knows_that_a_plain_tag_promotes_nothing(language):
     assert "its tag is not annotated" in metrics_page(run_in(folder))
 
 
-def test_charts_of_a_language_report_become_pictures(language, monkeypatch):
-    monkeypatch.chdir(language)
-    write_report("A title", language / "index.html")
-    titles = [title for title, _ in plots((language / "index.html").read_text())]
-    assert titles.count("Nats per token of each model with its 95 % interval") == 2
-    assert "Source task: validation accuracy" in titles
+def test_metrics_that_are_not_in_the_cache_are_said(language):
+    folder = repository(language)
+    shell("dvc", "init", "--quiet", folder=folder)
+    promote_by_hand(folder)
+    assert metrics_page(run_in(folder)).endswith(
+        "metrics are not in this clone's DVC cache; 'dvc fetch --all-tags' brings them."
+    )
+
+
+def test_the_summary_says_which_run_recipe_and_commit_it_is_of(language):
+    """The recipe by its parameters, whatever name the run was given."""
+    shell("git", "init", "--quiet", folder=language)
+    shell("dvc", "init", "--quiet", folder=language)
+    params = language / "params.yaml"
+    (language / "recipes").mkdir()
+    (language / "recipes" / "small.yaml").write_text(params.read_text())
+    (language / "recipes" / "other.yaml").write_text(params.read_text().replace("seed: 1\n", "seed: 7\n"))
+    (language / ".gitignore").write_text("data\n.dvc/tmp\n")
+    commit(language, "a run")
+    short = shell("git", "rev-parse", "HEAD", folder=language).stdout[:7]
+    name = language.name
+    assert described(language) == f"Checkout {name}: recipe small; commit {short}"
+    assert described(language, "quiet-otter") == f"Run quiet-otter: recipe small; commit {short}"
+    params.write_text(params.read_text().replace("seed: 1\n", "seed: 3\n"))
+    (language / "code.py").write_text("")
+    expected = f"Checkout {name}: recipe small, seed 1 -> 3; commit {short}, with uncommitted code.py"
+    assert whole_summary(language).splitlines()[0] == expected
+    params.write_text(params.read_text().replace("seed: 3\n", "seed: 7\n"))
+    assert described(language).startswith(f"Checkout {name}: recipe other; commit {short}")

@@ -22,6 +22,7 @@ from stillhouse.core.inflight import sweep_recorded
 from stillhouse.core.options import CLOSED_PIPE, no_options, output_is_closed
 from stillhouse.core.params import load
 from stillhouse.core.processes import forget_job_system, join_death_pact, write_failure
+from stillhouse.core.verify import check_inputs
 
 P = TypeVar("P")
 
@@ -41,6 +42,7 @@ def execute(stage: str, params_type: type[P], run: Callable[[P, Path], dict | No
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     check_environment()
     params = load(params_type)
+    check_inputs(stage)
     sweep_recorded()
     start = time.monotonic()
     with published(DATA / stage) as out:

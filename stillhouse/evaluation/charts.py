@@ -57,7 +57,7 @@ def plain_tick(value: float) -> str:
 
 def interval_chart(
     rows: list[Interval],
-    label: str = "Accuracy of each model with its 95 % interval",
+    label: str,
     tick: Callable[[float], str] = percent_tick,
     value: Callable[[float], str] = lambda share: f"{100 * share:.1f} %",
     most: float = 1.0,
@@ -134,7 +134,7 @@ def reliability_chart(model: str, points: list[tuple[float, float, float]]) -> M
         for (px, py), (_, _, share) in zip(places, points, strict=True)
     ]
     parts += [group(model, shapes), text((left + right) / 2, size - 6, "confidence of the model", "tick", "middle")]
-    return drawing(size, "Accuracy over confidence", parts, width=size)
+    return drawing(size, f"Calibration: {model} (accuracy over confidence)", parts, width=size)
 
 
 def f1_chart(rows: list[ClassScores]) -> Markup:
@@ -154,10 +154,10 @@ def f1_chart(rows: list[ClassScores]) -> Markup:
         # The student is drawn last, so that no other mark hides it.
         models = sorted(row.f1, key=lambda model: model == "student")
         parts += [group(model, [marker(model, x(row.f1[model]), y, 4.5)]) for model in models]
-    return drawing(bottom + 24, "F1 of the hardest classes by model", parts)
+    return drawing(bottom + 24, "F1 of the hardest classes (beside the number of test texts)", parts)
 
 
-def balance_chart(counts: list[tuple[str, int]]) -> Markup:
+def balance_chart(counts: list[tuple[str, int]], label: str) -> Markup:
     """Rows of each class as bars, largest first: every bar is named where there is room, else the first and the last."""
     counts = sorted(counts, key=lambda entry: (-entry[1], entry[0]))
     marks = ticks(0, max(1, *(rows for _, rows in counts)))
@@ -167,18 +167,18 @@ def balance_chart(counts: list[tuple[str, int]]) -> Markup:
     parts += [text(left - 8, y(mark) + 4, f"{mark:,.0f}", "tick", "end") for mark in marks if mark == round(mark)]
     room = (right - left) / len(counts)
     thick = min(40, room * 0.8)
-    for number, (label, rows) in enumerate(counts):
+    for number, (name, rows) in enumerate(counts):
         bar = {"class": "bar", "x": left + room * (number + 0.5) - thick / 2, "y": y(rows), "width": thick}
-        hint = tag("title", {}, f"{label}: {rows:,}")
+        hint = tag("title", {}, f"{name}: {rows:,}")
         parts.append(tag("rect", bar | {"height": bottom - y(rows)}, hint))
         if room >= 54:
-            parts.append(text(left + room * (number + 0.5), bottom + 16, shorten(label, int(room / 7)), "tick", "middle"))
+            parts.append(text(left + room * (number + 0.5), bottom + 16, shorten(name, int(room / 7)), "tick", "middle"))
             parts.append(text(left + room * (number + 0.5), y(rows) - 5, f"{rows:,}", "value", "middle"))
     if room < 54:
         (largest, most), (smallest, least) = counts[0], counts[-1]
         parts.append(text(left, bottom + 16, f"{shorten(largest)} {most:,}", "value"))
         parts.append(text(right, bottom + 16, f"{shorten(smallest)} {least:,}", "value", "end"))
-    return drawing(bottom + 24, "Training rows of each class", parts)
+    return drawing(bottom + 24, label, parts)
 
 
 def key(model: str) -> Markup:

@@ -121,7 +121,7 @@ def task_results(facts: Facts, task: str) -> dict[str, Any]:
         "name": task,
         "test_rows": facts.statistics[task]["test_rows"],
         "rows": [(name, result_cells(row, facts.speed, f"{task}_{name}")) for name, row in models.items()],
-        "chart": charts.interval_chart(intervals),
+        "chart": charts.interval_chart(intervals, f"Accuracy on the {task} task (95 % intervals)"),
     }
 
 
@@ -185,7 +185,9 @@ def data_facts(facts: Facts, task: str) -> dict[str, Any]:
         "name": task,
         "origin": origin_of(task),
         "statistics": statistics_of(facts.statistics[task], STATISTICS),
-        "chart": charts.balance_chart([(row["label"], int(row["train"])) for row in counts]),
+        "chart": charts.balance_chart(
+            [(row["label"], int(row["train"])) for row in counts], f"Class balance, {task} task (training rows of each class)"
+        ),
     }
 
 

@@ -128,7 +128,7 @@ def task_results(facts: LanguageFacts, task: str) -> dict[str, Any]:
         charts.Interval(model, NAMES[model], row[name], row.get(f"{name}_low"), row.get(f"{name}_high"))
         for model, row in models.items()
     ]
-    label = "Nats per token of each model with its 95 % interval"
+    label = f"Nats per token on the {task} task (95 % intervals)"
     return {
         "name": task,
         "test_tokens": facts.statistics[task]["test_tokens"],

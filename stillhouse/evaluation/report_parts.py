@@ -61,6 +61,8 @@ def learning_curves() -> list[dict[str, Any]]:
     ):
         metrics = {name: read_json(DATA / folder / "metrics.json") for name, folder in folders.items()}
         tables = {name: read_rows(DATA / folder / "learning_curve.csv") for name, folder in folders.items()}
+        # No two charts of a page are called the same.
+        over = f"{heading.lower()} (over the share of the training that is done)"
         steps = [f"{NAMES[name].lower()} {row['steps']:,}" for name, row in metrics.items()]
         loss = [charts.Curve(name, NAMES[name], curve(table, "train", "loss")) for name, table in tables.items()]
         held_out, accuracy = (
@@ -74,9 +76,9 @@ def learning_curves() -> list[dict[str, Any]]:
             {
                 "heading": heading,
                 "steps": f"Steps: {', '.join(steps)}.",
-                "accuracy": charts.line_chart(accuracy, charts.percent_tick, f"{heading}: validation accuracy"),
-                "validation_loss": charts.line_chart(held_out, charts.plain_tick, f"{heading}: validation loss"),
-                "loss": charts.line_chart(loss, charts.plain_tick, f"{heading}: training loss"),
+                "accuracy": charts.line_chart(accuracy, charts.percent_tick, f"Learning curve: validation accuracy, {over}"),
+                "validation_loss": charts.line_chart(held_out, charts.plain_tick, f"Learning curve: validation loss, {over}"),
+                "loss": charts.line_chart(loss, charts.plain_tick, f"Learning curve: training loss, {over}"),
             }
         )
     return result

@@ -7,6 +7,7 @@ from torch import nn
 
 from stillhouse.data.blocks import BlockTable
 from stillhouse.evaluation.ngram_model import sequences
+from stillhouse.models.positions import most_positions
 
 TEMPERATURE = 0.8
 
@@ -39,5 +40,5 @@ def continuations(
 
 
 def positions_left(model: nn.Module, ids: torch.Tensor) -> int:
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = most_positions(model)
     return 10**9 if limit is None else limit - ids.shape[1]

@@ -33,9 +33,11 @@ from stillhouse.models.config import ModelParams
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.imbalance import refuse_imbalance
-from stillhouse.training.language_predict import head_of, hidden_states, next_token_scores
+from stillhouse.training.language_predict import next_token_scores
 from stillhouse.training.loop import History, Job, Objective, train
+from stillhouse.training.reading import head_of, hidden_states, require_parallel
 from stillhouse.training.transfer import Hold
+from stillhouse.training.verification import note_idle_weights, verify
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ class NextToken:
         return int(self.lengths[rows].sum())
 
     def __call__(self, model: nn.Module, batch: BlockBatch, progress: float) -> torch.Tensor:
-        weight_VH, bias_V = head_of(model)
-        return fused_loss(hidden_states(model, batch), weight_VH, bias_V, batch.targets.flatten(), None, weight=0.0).total
+        head, labels_P = head_of(model), batch.targets.flatten()
+        return fused_loss(hidden_states(model, batch), head.weight, head.bias, labels_P, None, weight=0.0, cap=head.cap).total
 
 
 @dataclass(frozen=True)
@@ -107,17 +109,18 @@ class Distillation:
         return int(self.lengths[rows].sum())
 
     def __call__(self, model: nn.Module, batch: BlockBatch, progress: float) -> torch.Tensor:
-        weight_VH, bias_V = head_of(model)
+        head = head_of(model)
         return fused_loss(
             hidden_states(model, batch),
-            weight_VH,
-            bias_V,
+            head.weight,
+            head.bias,
             batch.targets.flatten(),
             self.targets(batch),
             weight=at(self.weight, progress),
             temperature=at(self.temperature, progress),
             divergence=self.divergence,
             beta=self.beta,
+            cap=head.cap,
         ).total
 
 
@@ -133,6 +136,11 @@ def load(folder: Path) -> PreTrainedModel:
 def adapt(model: PreTrainedModel, task: Task, seed: int) -> PreTrainedModel:
     """A model for the new domain: the same one, because the vocabulary is."""
     return model
+
+
+def verify_model(model: PreTrainedModel, task: Task, ranks: Ranks) -> None:
+    """Find out how the model reads blocks. Raises ParamsError if it cannot be scored or trained in them."""
+    verify(model, task.train, task.facts.pad_id, ranks)
 
 
 def choose(task: Task, examples_per_class: int | None, seed: int) -> BlockTable:
@@ -166,6 +174,11 @@ def fit(
         raise ParamsError("training.label_smoothing is not offered for kind causal_lm; set it to 0")
     if params.metric == "macro_f1":
         raise ParamsError("training.metric is macro_f1, which kind causal_lm does not have; expected loss or accuracy")
+
+    verify_model(model, task, ranks)
+    require_parallel(model, params)
+    if ranks.world > 1:
+        note_idle_weights(model, table, task.facts.pad_id)
 
     def evaluate(model: nn.Module, ranks: Ranks) -> dict[str, float]:
         return next_token_scores(model, task.validation, task.facts.pad_id, ranks, params.precision)

@@ -1,0 +1,375 @@
+"""Whether what the pipeline computes with a causal language model is what transformers computes with it; or it is refused.
+
+    reading = verify(model, table, pad_id, ranks)       # once a model; before anything is trained, exported or scored with it
+
+Of some hundred and ninety architectures no list says what their attention does with packed blocks, or what becomes of their
+logits, and options change it. So the model itself is asked, with its own weights, about short random texts:
+
+* no position changes when later tokens change, or are not there;
+* what comes out of blocks packed as `BlockCollator` packs them (a whole one, and one of several texts with unused positions)
+  is what transformers' own forward pass gives for each text alone;
+* logits are a matrix product of hidden states, perhaps scaled or capped, and the model's own loss is their cross-entropy.
+
+The first way of reading (`training.reading`) that passes is taken, ours first: it is the fastest. A pass of some eight blocks.
+
+Shapes: T positions of a block, S tokens of a text, P positions of a batch, H hidden size, V vocabulary.
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PretrainedConfig, PreTrainedModel
+
+from stillhouse.core.errors import ParamsError
+from stillhouse.data.block_batches import BlockCollator
+from stillhouse.data.blocks import BlockTable
+from stillhouse.training.distributed import Ranks
+from stillhouse.training.reading import Reading, head_given, head_of, hidden_states, last_states
+
+TOLERANCE = 1e-4
+"""Of the difference of hidden states over their size, at the worst position. Rounding gives 1e-6 in small models and 1e-5 in
+large ones; a convolution that sees the last token of the text before, in a model of random weights, 5e-4."""
+HEAD_TOKENS = 8
+DRAWS = 2
+"""Texts are drawn again if a model fails with the first ones: where experts are chosen, rounding may decide between two."""
+FAULTS = (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, IndexError, KeyError, NotImplementedError)
+"""What transformers' models raise for arguments that they are not made for."""
+KNOWN = "docs/decoders.md says which architectures are taken"
+
+
+def verify(model: PreTrainedModel, table: BlockTable, pad_id: int, ranks: Ranks) -> Reading:
+    """How the model reads blocks as wide as those of `table`; also noted in the model, and not looked for again.
+
+    Random numbers, mode and device are left as they were. Raises ParamsError on every rank, in one line, if there is no way
+    in which it reads them as it reads each text alone.
+    """
+    known = getattr(model, "reading", None)
+    if known is None or known.block_tokens < table.block_tokens:
+        first = int(table.tokens[0]) if len(table.tokens) else pad_id
+        known = ranks.on_main(lambda: Verification(model, table.block_tokens, pad_id, first, ranks.device).run())
+        model.reading = known
+        if ranks.is_main:
+            say_if_unusual(model, known)
+    return known
+
+
+SAID: set[str] = set()
+
+
+def say_if_unusual(model: PreTrainedModel, reading: Reading) -> None:
+    """A line for what takes longer, once a process."""
+    if reading.attention != "rows":
+        return
+    line = (
+        f"note: {model.config.model_type} is read one document a row: in a packed block its documents would see each other; "
+        "this takes longer than packed blocks do"
+    )
+    if line not in SAID:
+        SAID.add(line)
+        print(line, file=sys.stderr, flush=True)
+
+
+class Refused(Exception):
+    """Why a model cannot be taken; becomes a ParamsError with the model's name."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Random texts: one as long as a block, and some short ones, of which the first is the beginning of the long one."""
+
+    long: torch.Tensor
+    """int64 (T,)."""
+    short: list[torch.Tensor]
+    altered: torch.Tensor
+    """The long one with other tokens behind the first short one."""
+
+    @classmethod
+    def draw(cls, config: PretrainedConfig, vocabulary: int, width: int, pad_id: int, first: int, seed: int) -> "Texts":
+        """`first`: the token that begins documents, and so the first, third ... text."""
+        generator = np.random.default_rng(seed)
+        marks = special_ids(config) | {pad_id}
+        ids = np.array([token for token in range(vocabulary) if token not in marks] or range(vocabulary))
+        long = generator.choice(ids, width)
+        long[0] = first
+        lengths: list[int] = []
+        for length in (max(1, width // 2), width // 4, min(3, width // 8), 1):
+            if length and sum(lengths) + length < max(width, 2):
+                lengths.append(length)
+        short = [long[: lengths[0]], *(generator.choice(ids, length) for length in lengths[1:])]
+        for text in short[2::2]:
+            text[0] = first
+        altered = long.copy()
+        altered[lengths[0] :] = np.roll(ids, 1)[np.searchsorted(ids, long[lengths[0] :]) % len(ids)]
+        as_tensors = [torch.from_numpy(text.copy()) for text in (long, altered, *short)]
+        return cls(as_tensors[0], as_tensors[2:], as_tensors[1])
+
+    def table(self) -> BlockTable:
+        """The long text as a block, and the short ones as another."""
+        blocks = [[self.long], self.short]
+        lengths = [len(text) for block in blocks for text in block]
+        sizes = [sum(len(text) for text in block) for block in blocks]
+        return BlockTable(
+            ids=pa.array(["0", "1"]),
+            keys=np.arange(2, dtype=np.uint64),
+            tokens=torch.cat([text for block in blocks for text in block]).numpy().astype(np.int32),
+            offsets=np.concatenate(([0], np.cumsum(sizes))),
+            segment_lengths=np.array(lengths, dtype=np.int32),
+            segment_offsets=np.array([0, 1, 1 + len(self.short)]),
+            last=np.zeros(len(lengths), dtype=np.int32),
+            block_tokens=len(self.long),
+        )
+
+
+@dataclass
+class Verification:
+    """One model, asked on `device`."""
+
+    model: PreTrainedModel
+    width: int
+    pad_id: int
+    first: int
+    device: torch.device
+
+    def run(self) -> Reading:
+        model = self.model
+        came_from, was_training = next(model.parameters()).device, model.training
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), numpy_untouched():
+            torch.manual_seed(0)
+            try:
+                model.to(self.device).eval()
+                reason = ""
+                for seed in range(DRAWS):
+                    try:
+                        with torch.no_grad():
+                            return self.attempt(seed)
+                    except Refused as refused:
+                        reason = reason or str(refused)
+            finally:
+                vars(model).pop("reading", None)
+                model.to(came_from).train(was_training)
+        raise ParamsError(f"model {model.config.model_type} ({type(model).__name__}): {reason}")
+
+    def attempt(self, seed: int) -> Reading:
+        """Raises Refused."""
+        layer = self.model.get_output_embeddings()
+        if layer is None or not isinstance(getattr(layer, "weight", None), torch.Tensor):
+            raise Refused(f"it has no output layer that can be told from its body; {KNOWN}")
+        texts = Texts.draw(self.model.config, len(layer.weight), self.width, self.pad_id, self.first, seed)
+        reading = self.of_head(layer, texts.long[:HEAD_TOKENS])
+        alone = [self.own(text) for text in (texts.long, *texts.short)]
+        self.require_causal(texts, alone[0], alone[1])
+        reading = replace(
+            reading, states=self.which_states(texts.short[len(texts.short) // 2], alone[1 + len(texts.short) // 2])
+        )
+        found = []
+        for attention in ("mask", "positions", "rows"):
+            trial = replace(reading, attention=attention)
+            try:
+                with refused_faults():
+                    worst = self.gap(trial, texts, alone)
+            except Refused as refused:
+                found.append(str(refused))
+                continue
+            if worst <= TOLERANCE:
+                return trial
+            found.append(f"a difference of {worst:.1e}")
+        raise Refused(
+            f"a text gets other hidden states beside others than alone, even in a row of its own that is filled up behind its "
+            f"end ({found[-1]}, allowed {TOLERANCE:.0e}): other rows or the length of the longest decide; {self.remedy()}"
+        )
+
+    def own(self, text: torch.Tensor) -> torch.Tensor:
+        """(S, H): what the head is given in transformers' own forward pass of one text. Raises Refused."""
+        with refused_faults(f"its own forward pass of a text of {len(text)} tokens fails: "), head_given(self.model) as kept:
+            self.model(input_ids=text[None].to(self.device), use_cache=False)
+        if len(kept) != 1 or kept[0].numel() % len(text) or kept[0].shape[:-1].numel() != len(text):
+            shapes = ", ".join(str(tuple(states.shape)) for states in kept) or "never called"
+            raise Refused(f"its head is not called once with a state a token ({shapes}, for {len(text)} tokens); {KNOWN}")
+        return kept[0].view(len(text), -1)
+
+    def of_head(self, layer: nn.Module, text: torch.Tensor) -> Reading:
+        """What happens behind the head, and with the loss. Raises Refused."""
+        model, ids = self.model, text[None].to(self.device)
+        self.own(text)
+        given: list[torch.Tensor] = []
+        answers: list[torch.Tensor] = []
+        wanted: list[torch.Tensor] = []
+
+        def watch(_: Any, inputs: tuple, output: torch.Tensor) -> torch.Tensor | None:
+            given.append(inputs[0])
+            answers.append(output)
+            return wanted[0].expand_as(output) if wanted else None
+
+        hook = layer.register_forward_hook(watch)
+        try:
+            with refused_faults("its own forward pass fails: "):
+                plain = model(input_ids=ids, use_cache=False)
+            logits = plain.logits
+            product = F.linear(given[0], layer.weight, getattr(layer, "bias", None))
+            if not torch.allclose(answers[0], product, rtol=1e-3, atol=1e-4, equal_nan=True):
+                raise Refused(f"its output layer is more than a matrix product; {KNOWN}")
+            if logits.shape != (1, len(text), len(layer.weight)):
+                raise Refused(
+                    f"its logits have shape {tuple(logits.shape)} for {len(text)} tokens and {len(layer.weight)} ids; {KNOWN}"
+                )
+            self.require_own_loss(plain, ids)
+
+            def said(answer: torch.Tensor) -> torch.Tensor:
+                wanted[:] = [answer.to(self.device)]
+                with refused_faults("its logits cannot be told from what its output layer answers: "):
+                    return model(input_ids=ids, use_cache=False).logits.float().cpu()
+
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.randn(logits.shape, generator=generator)
+            scale = float((said(torch.full((1,), 2.0**-10)) * 2**10).median())
+            limit = float(said(torch.full((1,), 1e9)).median())
+            cap = None if limit > 1e8 * abs(scale) else limit
+            for size in (1.0, 100.0):
+                expected = noise * size * scale
+                expected = expected if cap is None else (expected / cap).tanh() * cap
+                if not torch.allclose(said(noise * size), expected, rtol=1e-4, atol=1e-6 * size):
+                    raise Refused(f"it changes its logits behind the head by more than a scale and a soft cap; {KNOWN}")
+        finally:
+            hook.remove()
+        return Reading(self.width, scale=1.0 if abs(scale - 1) < 1e-6 else scale, cap=cap)
+
+    def require_own_loss(self, plain: Any, ids: torch.Tensor) -> None:
+        """The model's own loss is the cross-entropy of its own logits. Raises Refused."""
+        more = getattr(plain, "aux_loss", None)
+        ours, theirs = cross_entropies(plain.logits, ids), None
+        # Not every decoder computes a loss.
+        with suppress(*FAULTS):
+            theirs = float(self.model(input_ids=ids, labels=ids, use_cache=False).loss)
+        known = theirs is not None and math.isfinite(theirs)
+        differs = known and not any(math.isclose(theirs, loss, rel_tol=1e-3, abs_tol=1e-4) for loss in ours)
+        if more is not None or differs:
+            added = f" (it is {theirs:.4f}, the cross-entropy {ours[0]:.4f})" if known else ""
+            raise Refused(
+                f"its own loss has more terms than the cross-entropy of its logits{added}, which would be left out here; "
+                f"switch them off in its config{options_of(self.model.config, LOSS_OPTIONS)}, or choose another architecture"
+            )
+
+    def require_causal(self, texts: Texts, long: torch.Tensor, begin: torch.Tensor) -> None:
+        """Raises Refused if a position of the long text depends on tokens behind it, or on their being there."""
+        length = len(begin)
+        altered = self.own(texts.altered)[:length]
+        by_tokens, by_length = distance(altered, long[:length]), distance(begin, long[:length])
+        if max(by_tokens) > TOLERANCE and distance(self.own(texts.long), long).max() > TOLERANCE:
+            raise Refused(f"it says something else of the same text each time; {KNOWN}")
+        for gap, what in ((by_tokens, "other tokens"), (by_length, "no tokens")):
+            if gap.max() > TOLERANCE:
+                raise Refused(
+                    f"with {what} behind position {length - 1} of a text of {self.width}, position {int(gap.argmax())} changes "
+                    f"by {float(gap.max()):.1e} (allowed {TOLERANCE:.0e}): it sees the future; {self.remedy()}"
+                )
+
+    def which_states(self, text: torch.Tensor, alone: torch.Tensor) -> str:
+        """Whether the body's last hidden states are what the head is given."""
+        if self.model.base_model is self.model:
+            return "head"
+        try:
+            states = last_states(self.model, Reading(self.width), {"input_ids": text[None].to(self.device)})
+            return "body" if distance(states[0], alone).max() <= TOLERANCE else "head"
+        except FAULTS:
+            return "head"
+
+    def gap(self, reading: Reading, texts: Texts, alone: list[torch.Tensor]) -> float:
+        """The largest difference of a position in packed blocks to the same position in its text alone."""
+        model, collate = self.model, BlockCollator(texts.table(), self.pad_id)
+        # Compared before the scale, which is the head's.
+        model.reading = replace(reading, scale=1.0)
+        worst = 0.0
+        # A batch of whole blocks alone has no mask.
+        for rows, expected in ((np.array([0, 1]), alone), (np.array([0]), alone[:1])):
+            hidden = hidden_states(model, collate(rows).to(self.device)).view(len(rows), self.width, -1)
+            begin = [0, 0, *np.cumsum([len(text) for text in texts.short])[:-1]]
+            for number, states in enumerate(expected):
+                place = slice(int(begin[number]), int(begin[number]) + len(states))
+                worst = max(worst, float(distance(hidden[min(number, 1), place], states).max()))
+        return worst
+
+    def remedy(self) -> str:
+        config = self.model.config
+        for key in ("is_decoder", "causal"):
+            if getattr(config, key, None) is False:
+                return f"set {key}: true in its config, or choose another architecture"
+        more = options_of(config, SPARSE_OPTIONS, ", or raise ", " to preprocess.block_tokens")
+        return f"choose another architecture{more}; {KNOWN}"
+
+
+LOSS_OPTIONS = ("output_router_logits", "z_loss_coefficient", "router_aux_loss_coef", "mtp_loss_scaling_factor")
+SPARSE_OPTIONS = ("index_topk", "indexer_budget")
+
+
+def options_of(config: PretrainedConfig, names: tuple[str, ...], before: str = " (", behind: str = ")") -> str:
+    """The options of these names that the config has, as a phrase."""
+    text = config.get_text_config()
+    found = [name for name in names if getattr(text, name, None)]
+    return f"{before}{', '.join(found)}{behind}" if found else ""
+
+
+def distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Length of the difference over that of `theirs`, position by position, (S,); 0 where both are NaN or infinite."""
+    one, other = ours.double().cpu(), theirs.double().cpu()
+    same = ~torch.isfinite(one) & ~torch.isfinite(other)
+    gap = torch.where(same, 0, one - other).norm(dim=-1) / torch.where(same, 0, other).norm(dim=-1).clamp_min(1e-30)
+    return gap.nan_to_num(torch.inf)
+
+
+def cross_entropies(logits: torch.Tensor, ids: torch.Tensor) -> tuple[float, float]:
+    """Of the next token, and of the token itself: a model may or may not shift its labels."""
+    flat = logits.float()
+    return float(F.cross_entropy(flat[0, :-1], ids[0, 1:])), float(F.cross_entropy(flat[0], ids[0]))
+
+
+def special_ids(config: PretrainedConfig) -> set[int]:
+    """Tokens that mean something else than text: images, sounds."""
+    found = set()
+    for part in (config, config.get_text_config()):
+        for name, value in vars(part).items():
+            if name.endswith(("_token_id", "_token_index")) and isinstance(value, int):
+                found.add(value)
+    return found
+
+
+@contextmanager
+def refused_faults(before: str = "") -> Iterator[None]:
+    """What transformers says of arguments that a model is not made for becomes Refused."""
+    try:
+        yield
+    except FAULTS as error:
+        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
+            raise
+        raise Refused(f"{before}{type(error).__name__}: {' '.join(str(error).split())[:160]}; {KNOWN}") from None
+
+
+@contextmanager
+def numpy_untouched() -> Iterator[None]:
+    """numpy's global generator, which some models draw from, is afterwards as it was."""
+    state = np.random.get_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
+def note_idle_weights(model: PreTrainedModel, table: BlockTable, pad_id: int) -> None:
+    """Find out whether some weights get no gradient from a batch of text, which ddp has to know."""
+    reading, was_training = model.reading, model.training
+    model.eval()
+    batch = BlockCollator(table, pad_id)(np.arange(1)).to(next(model.parameters()).device)
+    head = head_of(model)
+    head.logits(hidden_states(model, batch)[:1]).sum().backward()
+    idle = any(weight.requires_grad and weight.grad is None for weight in model.parameters())
+    model.zero_grad(set_to_none=True)
+    model.train(was_training)
+    model.reading = replace(reading, idle=idle)

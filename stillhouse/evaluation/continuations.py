@@ -29,7 +29,7 @@ def continuations(
             generator = torch.Generator().manual_seed(number)
             ids = torch.tensor([text[: tokens + 1]])
             for _ in range(min(tokens, positions_left(model, ids))):
-                logits = model(input_ids=ids.to(model.device)).logits[0, -1].float().cpu()
+                logits = model(input_ids=ids.to(model.device), use_cache=False).logits[0, -1].float().cpu()
                 drawn = torch.multinomial((logits / TEMPERATURE).softmax(-1), 1, generator=generator)
                 ids = torch.cat((ids, drawn[None]), dim=1)
                 if int(drawn) == eos_id:

@@ -112,7 +112,7 @@ def build_config(params: ModelParams, known: dict[str, Any], **more: Any) -> Pre
     try:
         default = AutoConfig.for_model(params.architecture)
         for key in params.config:
-            if not hasattr(default, key):
+            if not has_option(default, key):
                 keys = [k for k in vars(default) if not k.startswith("_")]
                 raise ParamsError(f"model.config: {params.architecture} has no option '{key}'{nearest(key, keys)}")
         config = AutoConfig.for_model(params.architecture, **with_known(default, known, params.config), **more)
@@ -123,8 +123,20 @@ def build_config(params: ModelParams, known: dict[str, Any], **more: Any) -> Pre
         # Defaults of the published model may lie outside this vocabulary.
         number = getattr(text, token, None)
         if isinstance(number, int) and number >= text.vocab_size:
-            setattr(text, token, None)
+            try:
+                setattr(text, token, None)
+            except StrictDataclassError:
+                # ModernBERT's decoder wants a number.
+                setattr(text, token, known["pad_token_id"])
     return config
+
+
+def has_option(config: PretrainedConfig, key: str) -> bool:
+    try:
+        return hasattr(config, key)
+    except RuntimeError:
+        # One that differs between layers, which must not be asked for as if it did not (Gemma 4).
+        return True
 
 
 def with_known(default: PretrainedConfig, known: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,8 @@ def num_positions(model: nn.Module) -> int | None:
 def most_positions(model: nn.Module) -> int | None:
     """The same, or what the config says, where that is less."""
     known = (getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None), num_positions(model))
-    return min((number for number in known if number is not None), default=None)
+    # XLNet, which has no limit, says -1.
+    return min((number for number in known if number is not None and number > 0), default=None)
 
 
 def require_positions(model: nn.Module, longest: int) -> None:

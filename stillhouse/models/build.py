@@ -154,7 +154,7 @@ def from_config(auto_class: Any, config: PretrainedConfig, task: str) -> PreTrai
         raise ParamsError(f"model: {config.model_type} cannot {task}: transformers has no such model of it")
     has_sdpa = getattr(auto_class._model_mapping[type(config)], "_supports_sdpa", True)
     try:
-        return auto_class.from_config(config, attn_implementation="sdpa" if has_sdpa else None)
+        model = auto_class.from_config(config, attn_implementation="sdpa" if has_sdpa else None)
     except MemoryError:
         raise
     except UNBUILDABLE as error:
@@ -162,6 +162,12 @@ def from_config(auto_class: Any, config: PretrainedConfig, task: str) -> PreTrai
         if "memory" in reason:
             raise
         raise ParamsError(f"model.config: {config.model_type} cannot be made ({type(error).__name__}: {reason})") from None
+    if type(model.config) not in auto_class._model_mapping:
+        raise ParamsError(
+            f"model: {config.model_type} cannot {task} here: transformers makes a {model.config.model_type} of it, which it "
+            "does not load again once it is saved; choose another architecture"
+        )
+    return model
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> str:
@@ -169,6 +175,26 @@ def save_model(model: PreTrainedModel, folder: Path) -> str:
     # A bare tensor copy: fused or tied storage would otherwise be written once per name.
     model.save_pretrained(folder)
     return digest_file(folder / WEIGHTS)
+
+
+def require_same_when_loaded(model: PreTrainedModel, folder: Path) -> None:
+    """Raises ParamsError unless transformers loads from `folder` the language model that was saved there.
+
+    Some architectures draw weights again that they have just read (Youtu empties the row of the padding token).
+    """
+    again = load_language_model(folder).state_dict()
+    known = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    differing = [name for name, value in known.items() if name in again and not same(value, again[name])]
+    if differing:
+        raise ParamsError(
+            f"model {model.config.model_type} ({type(model).__name__}): transformers loads other weights than it has saved "
+            f"({len(differing)} of {len(known)} tensors, the first {differing[0]}), so what is shipped would be another model "
+            "than the one that was trained; choose another architecture"
+        )
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def load_model(folder: Path) -> PreTrainedModel:

@@ -90,6 +90,7 @@ MORE: dict[str, dict[str, Any]] = {
     "bigbird_pegasus": {"attention_type": "original_full"},
     "blt": {"encoder_hash_byte_group_vocab": 100},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROTARY, "sliding_attention": _ROTARY}},
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}},
     "dots3_note": {"text_config": _NOTE, "vision_config": _ADAPTER, "audio_config": _ADAPTER},
     "dots3_note_text": _NOTE,
     "gemma3n_text": _PER_LAYER | _GEMMA3N,
@@ -107,7 +108,7 @@ MORE: dict[str, dict[str, Any]] = {
     "reformer": _REFORMER,
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
     "zamba": _SHARED_LAYERS,
-    "zamba2": _SHARED_LAYERS | {"n_mamba_heads": 4},
+    "zamba2": _SHARED_LAYERS | {"n_mamba_heads": 4, "hybrid_layer_ids": [1, 3]},
     "zaya": {"num_experts_per_tok": 1},
 }
 

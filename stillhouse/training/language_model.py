@@ -28,7 +28,13 @@ from stillhouse.losses.dense import Divergence
 from stillhouse.losses.fused import fused_loss
 from stillhouse.losses.schedule import Scheduled, at
 from stillhouse.losses.targets import Targets
-from stillhouse.models.build import build_language_model, count_parameters, load_language_model, save_model
+from stillhouse.models.build import (
+    build_language_model,
+    count_parameters,
+    load_language_model,
+    require_same_when_loaded,
+    save_model,
+)
 from stillhouse.models.config import ModelParams
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
@@ -201,6 +207,7 @@ def fit(
 def save_training(model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str], task: Task) -> None:
     """Write `model/`, `manifest.json` with digests of inputs and weights, `learning_curve.csv` and `metrics.json`."""
     weights = save_model(model, out / "model")
+    require_same_when_loaded(model, out / "model")
     write_json(out / MANIFEST, {"inputs": inputs, "weights": weights})
     columns = ["step", "split", "loss", "accuracy", "learning_rate"]
     pd.DataFrame(history.points, columns=columns).to_csv(out / "learning_curve.csv", index=False, float_format="%.6g")

@@ -27,6 +27,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from transformers import PretrainedConfig, PreTrainedModel
 
 from stillhouse.core.errors import ParamsError
@@ -39,6 +40,8 @@ TOLERANCE = 1e-4
 """Of the difference of hidden states over their size, at the worst position. Rounding gives 1e-6 in small models and 1e-5 in
 large ones; a convolution that sees the last token of the text before, in a model of random weights, 5e-4."""
 HEAD_TOKENS = 8
+SLIGHT = 2.0**-10
+"""An answer of the head that no cap bends much."""
 DRAWS = 2
 """Texts are drawn again if a model fails with the first ones: where experts are chosen, rounding may decide between two."""
 FAULTS = (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, IndexError, KeyError, NotImplementedError)
@@ -101,8 +104,9 @@ class Texts:
         long = generator.choice(ids, width)
         long[0] = first
         lengths: list[int] = []
-        for length in (max(1, width // 2), width // 4, min(3, width // 8), 1):
-            if length and sum(lengths) + length < max(width, 2):
+        # The second is as long as the first but for three tokens: where texts are rows, they are rows of one pass.
+        for length in (max(1, width // 2), width // 2 - 3, 1):
+            if length > 0 and sum(lengths) + length < max(width, 2):
                 lengths.append(length)
         short = [long[: lengths[0]], *(generator.choice(ids, length) for length in lengths[1:])]
         for text in short[2::2]:
@@ -165,7 +169,11 @@ class Verification:
             raise Refused(f"it has no output layer that can be told from its body; {KNOWN}")
         texts = Texts.draw(self.model.config, len(layer.weight), self.width, self.pad_id, self.first, seed)
         reading = self.of_head(layer, texts.long[:HEAD_TOKENS])
-        alone = [self.own(text) for text in (texts.long, *texts.short)]
+        with Choices() as of_long:
+            alone = [self.own(texts.long)]
+        with Choices() as of_short:
+            alone += [self.own(text) for text in texts.short]
+        self.require_all_tokens(of_long, of_short)
         self.require_causal(texts, alone[0], alone[1])
         reading = replace(
             reading, states=self.which_states(texts.short[len(texts.short) // 2], alone[1 + len(texts.short) // 2])
@@ -230,9 +238,10 @@ class Verification:
 
             generator = torch.Generator().manual_seed(0)
             noise = torch.randn(logits.shape, generator=generator)
-            scale = float((said(torch.full((1,), 2.0**-10)) * 2**10).median())
+            slight = float(said(torch.full((1,), SLIGHT)).median())
             limit = float(said(torch.full((1,), 1e9)).median())
-            cap = None if limit > 1e8 * abs(scale) else limit
+            cap = None if limit > 1e8 * abs(slight / SLIGHT) else limit
+            scale = slight / SLIGHT if cap is None else math.atanh(slight / cap) * cap / SLIGHT
             for size in (1.0, 100.0):
                 expected = noise * size * scale
                 expected = expected if cap is None else (expected / cap).tanh() * cap
@@ -271,6 +280,19 @@ class Verification:
                     f"with {what} behind position {length - 1} of a text of {self.width}, position {int(gap.argmax())} changes "
                     f"by {float(gap.max()):.1e} (allowed {TOLERANCE:.0e}): it sees the future; {self.remedy()}"
                 )
+
+    def require_all_tokens(self, of_long: "Choices", of_short: "Choices") -> None:
+        """Raises Refused if the model chooses among the tokens of a text as long as a block.
+
+        Scores are often equal (those that a ReLU has emptied), and which of them is chosen then depends on how many there are.
+        """
+        known = {size for size, _ in of_short.made}
+        few = [(size, chosen) for size, chosen in of_long.made if chosen < size and size not in known]
+        if few:
+            raise Refused(
+                f"it chooses {few[0][1]} among {few[0][0]} tokens or blocks of tokens of a text of {self.width}, and which of "
+                f"equal ones depends on the length of the text; {self.remedy()}"
+            )
 
     def which_states(self, text: torch.Tensor, alone: torch.Tensor) -> str:
         """Whether the body's last hidden states are what the head is given."""
@@ -315,6 +337,22 @@ def options_of(config: PretrainedConfig, names: tuple[str, ...], before: str = "
     text = config.get_text_config()
     found = [name for name in names if getattr(text, name, None)]
     return f"{before}{', '.join(found)}{behind}" if found else ""
+
+
+class Choices(TorchFunctionMode):
+    """Notes among how many a model chooses the best, and how many it takes; experts are as many whatever the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: set[tuple[int, int]] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "topk":
+            values, k = kwargs.get("input", args[0] if args else None), kwargs.get("k", args[1] if len(args) > 1 else None)
+            dim = kwargs.get("dim", args[2] if len(args) > 2 else -1)
+            self.made.add((values.shape[dim], int(k)))  # type: ignore
+        return func(*args, **kwargs)
 
 
 def distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Every decoder is read right or refused: what is computed in packed blocks is what transformers computes of each text."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,36 +10,23 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from stillhouse.core.errors import ParamsError, TopologyError
-from stillhouse.core.params import build
-from stillhouse.data.block_batches import BlockCollator, document_rows
-from stillhouse.data.tokenizer import TokenizerFacts
+from stillhouse.core.errors import ParamsError
+from stillhouse.data.block_batches import BlockCollator
 from stillhouse.evaluation.ngram_model import sequences
-from stillhouse.losses.dense import dense_loss
-from stillhouse.losses.fused import fused_loss
-from stillhouse.losses.targets import SparseTargets, TeacherHead
 from stillhouse.models.build import require_same_when_loaded, save_model
 from stillhouse.models.config import ModelParams
-from stillhouse.models.small import VOCABULARY, merged, small_options
 from stillhouse.training import language_model, verification
-from stillhouse.training.config import ParallelParams
 from stillhouse.training.distributed import join
 from stillhouse.training.language_predict import block_nats, next_token_scores
-from stillhouse.training.methods import require_spread
-from stillhouse.training.reading import Reading, head_of, hidden_states, require_parallel
-from tests.loss_cases import inputs, teacher
-from tests.test_language_model import ALONE, make_task, training
+from stillhouse.training.reading import Reading, hidden_states
+from tests.small_decoders import PAD, lm_task, loss_alone, reading, small
+from tests.test_language_model import ALONE, training
 from tests.tiny_run import ROOT, shell
-
-PAD = 0
-FACTS = TokenizerFacts(vocab_size=VOCABULARY, pad_id=PAD, prefix=[], suffix=[], digest="tokenizer", eos_id=1)
-SILENT = ("dropout", "attention_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop")
 
 
 @pytest.fixture(autouse=True)
@@ -52,31 +38,7 @@ def one_thread():
 @pytest.fixture
 def task(tmp_path):
     """Blocks of 16 positions, most of them with several documents."""
-    return replace(make_task(tmp_path, 40), facts=FACTS)
-
-
-def small(task, architecture: str, seed: int = 3, **options) -> transformers.PreTrainedModel:
-    quiet = {key: 0.0 for key in SILENT if hasattr(AutoConfig.for_model(architecture), key)}
-    config = merged(merged(small_options(architecture), quiet), options)
-    return language_model.build(ModelParams(architecture=architecture, config=config), task, seed)
-
-
-def reading(task, architecture: str, **options) -> tuple[transformers.PreTrainedModel, Reading]:
-    model = small(task, architecture, **options)
-    language_model.verify_model(model, task, ALONE)
-    return model, model.reading
-
-
-@torch.no_grad()
-def loss_alone(model, table) -> float:
-    """Nats a token by transformers' own forward pass, each piece of a document by itself."""
-    nats, count = 0.0, 0
-    for ids in sequences(table):
-        tokens = torch.tensor([ids])
-        logits = model.eval()(input_ids=tokens[:, :-1], use_cache=False).logits[0].float()
-        nats += float(F.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
-        count += len(ids) - 1
-    return nats / count
+    return lm_task(tmp_path)
 
 
 TAKEN = [
@@ -269,136 +231,6 @@ def test_a_model_that_says_nan_is_not_this_modules_business(task):
 def test_nothing_is_computed_with_a_model_that_was_not_asked(task):
     with pytest.raises(AssertionError, match="LlamaForCausalLM was not verified"):
         hidden_states(small(task, "llama"), BlockCollator(task.train, PAD)(np.arange(1)))
-
-
-# ---- rows of one document ----
-
-
-def test_rows_hold_every_document_once_and_less_than_half_of_a_row_is_filling(task):
-    batch = BlockCollator(task.train, PAD)(np.arange(len(task.train)))
-    seen = np.zeros(batch.input_ids.numel(), dtype=int)
-    for rows in document_rows(batch):
-        used = rows.used.reshape(rows.positions.shape)
-        np.add.at(seen, rows.positions[used], 1)
-        assert (used.sum(1) * 2 > used.shape[1]).all()
-        for row, inside in zip(rows.positions, used, strict=True):
-            assert batch.position_ids.flatten()[row[inside]].tolist() == list(range(inside.sum()))
-            assert len(set(row // 16)) == 1
-    assert seen.tolist() == (batch.targets.flatten() != -100).int().tolist()
-
-
-def test_dropout_in_rows_does_not_depend_on_micro_batches(task):
-    """Masks are keyed by block, document and step; rows are as long as their own document makes them."""
-    histories = []
-    for changes in ({}, {"micro_batch_size": 2}):
-        model = small(task, "openai-gpt", resid_pdrop=0.2, embd_pdrop=0.2, attn_pdrop=0.2)
-        histories.append(language_model.fit(model, task, training(**changes), None, 0, 3, ALONE, "test"))
-        assert model.reading.attention == "rows"
-    whole, parts = ([p["loss"] for p in history.points if p["split"] == "train"] for history in histories)
-    np.testing.assert_allclose(parts, whole, rtol=1e-4)
-    silent = small(task, "openai-gpt")
-    without = language_model.fit(silent, task, training(), None, 0, 3, ALONE, "test")
-    assert abs(whole[-1] - without.points[-2]["loss"]) > 1e-3
-
-
-def test_two_ranks_walk_the_trajectory_of_one_where_some_weights_take_no_part(tmp_path):
-    """bart's attention to an encoder gets no gradient, which ddp has to know; ranks have other numbers of rows."""
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        "import sys; from pathlib import Path; import numpy as np; from dataclasses import replace\n"
-        "from stillhouse.training import language_model\n"
-        "from tests.test_decoders import FACTS, ParamsError, join, make_task, small, training\n"
-        "with join(2) as ranks:\n"
-        f"    folder = Path(r'{tmp_path}') / str(ranks.rank); folder.mkdir()\n"
-        "    task = replace(make_task(folder, 40), facts=FACTS)\n"
-        "    history = language_model.fit(small(task, 'bart'), task, training(), None, 0, 3, ranks, 'test')\n"
-        f"    if ranks.is_main: np.save(r'{tmp_path / 'losses.npy'}', [p['loss'] for p in history.points])\n"
-        "    try: language_model.verify_model(small(task, 'bert'), task, ranks)\n"
-        "    except ParamsError as error: (folder / 'refused').write_text(str(error))\n"
-    )
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    task = replace(make_task(tmp_path, 40), facts=FACTS)
-    alone = language_model.fit(small(task, "bart"), task, training(), None, 0, 3, ALONE, "test")
-    np.testing.assert_allclose(np.load(tmp_path / "losses.npy"), [p["loss"] for p in alone.points], rtol=1e-4)
-    refused = [(tmp_path / str(rank) / "refused").read_text() for rank in (0, 1)]
-    assert refused[0] == refused[1]
-    assert "it sees the future" in refused[0]
-
-
-@pytest.mark.parametrize(
-    ("architecture", "parallel", "message"),
-    [
-        ("bart", {"pipeline": 2}, r"training\.parallel\.pipeline is 2: bart is read one document a row"),
-        ("minicpm3", {"pipeline": 2}, r"pipeline is 2: minicpm3 changes its hidden states between its last layer and its head"),
-        ("mamba", {"sharding": "fsdp"}, r"training\.parallel\.sharding is fsdp: mamba is read one document a row"),
-        ("openai-gpt", {"activation_checkpointing": True}, r"activation_checkpointing: .* set it to false, or dropout to 0"),
-    ],
-)
-def test_what_does_not_go_with_a_way_of_reading_is_refused_before_the_first_step(task, architecture, parallel, message):
-    more = {"resid_pdrop": 0.1} if architecture == "openai-gpt" else {}
-    model = reading(task, architecture, **more)[0]
-    with pytest.raises(TopologyError, match=message):
-        require_parallel(model, replace(training(), parallel=build(ParallelParams, parallel, "test")))
-
-
-def test_fine_tuning_refuses_it_before_its_first_model_is_trained(task):
-    model = reading(task, "mamba")[0]
-    with pytest.raises(TopologyError, match="sharding is fsdp: mamba"):
-        require_spread(model, replace(training(), parallel=build(ParallelParams, {"sharding": "fsdp"}, "test")))
-
-
-# ---- capped and scaled logits ----
-
-
-@pytest.mark.parametrize("targets", [None, "sampled", "topk", "topk_tail", "dense", "online, larger"])
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_fused_loss_of_capped_logits_is_that_of_the_logits_written_out(targets, temperature):
-    hidden, head, bias, labels = inputs(torch.float64)
-    given = None if targets is None else teacher(targets, torch.float64)
-    if isinstance(given, SparseTargets):
-        given = replace(given, values=given.values.double(), tail=None if given.tail is None else given.tail.double())
-    settings = {"weight": 0.0 if targets is None else 0.6, "temperature": temperature}
-    ours = fused_loss(hidden, head, bias, labels, given, cap=1.5, chunk_positions=5, **settings)
-    logits = (F.linear(hidden, head, bias) / 1.5).tanh() * 1.5
-    reference = dense_loss(logits, labels, given, **settings)
-    torch.testing.assert_close(ours.total, reference.total)
-    mine = torch.autograd.grad(ours.total, (hidden, head, bias), retain_graph=True)
-    for one, other in zip(mine, torch.autograd.grad(reference.total, (hidden, head, bias)), strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_a_teachers_cap_is_part_of_what_it_says():
-    hidden, head, bias, labels = inputs(torch.float64)
-    said = teacher("online, larger", torch.float64)
-    assert isinstance(said, TeacherHead)
-    capped = replace(said, cap=0.7)
-    ours = fused_loss(hidden, head, bias, labels, capped, weight=1.0)
-    plain = fused_loss(hidden, head, bias, labels, said, weight=1.0)
-    reference = dense_loss(F.linear(hidden, head, bias), labels, capped, weight=1.0)
-    torch.testing.assert_close(ours.total, reference.total)
-    assert not torch.isclose(ours.total, plain.total)
-
-
-def test_residual_labels_are_refused_for_a_student_that_caps():
-    hidden, head, bias, labels = inputs()
-    given = replace(teacher("sampled"), bases=torch.full((2, 31), 1 / 31), codes=torch.zeros(23, dtype=torch.int64))
-    with pytest.raises(ParamsError, match=r"method residual need .* set export_soft_labels\.sampler\.method to threshold"):
-        fused_loss(hidden, head, bias, labels, given, weight=0.5, cap=30.0)
-
-
-def test_scaled_bias_and_capped_logits_are_those_of_the_model(task):
-    model = reading(task, "cohere", logit_scale=0.3)[0]
-    layer = model.get_output_embeddings()
-    layer.bias = nn.Parameter(torch.randn(len(layer.weight)))
-    batch = BlockCollator(task.train, PAD)(np.arange(1))
-    batch = replace(batch, mask=None)
-    with torch.no_grad():
-        ours = head_of(model).logits(hidden_states(model, batch))
-        theirs = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits[0]
-    torch.testing.assert_close(ours, theirs)
 
 
 # ---- from the first step to the written folder ----

@@ -99,7 +99,7 @@ def last_states(model: nn.Module, reading: Reading, given: dict) -> torch.Tensor
     with head_given(model) as kept:
         model(**given, use_cache=False)
     (states,) = kept
-    return states.view(*given["input_ids"].shape, -1)
+    return states.reshape(*given["input_ids"].shape, -1)
 
 
 def states_in_rows(model: nn.Module, reading: Reading, batch: BlockBatch) -> torch.Tensor:

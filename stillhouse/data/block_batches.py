@@ -35,6 +35,14 @@ class BlockBatch:
     lengths: list[np.ndarray] = field(default_factory=list)
     """int (segments,) for each block: positions of its segments, from the first position on."""
 
+    def filled_ids(self) -> torch.Tensor:
+        """Token ids with the block's first one at unused positions.
+
+        What stands there has no influence, but for one: the padding token is often a row of zeros, and the gradient of its
+        length (Gemma 3n) is no number, which times nothing is no number either.
+        """
+        return torch.where(self.targets == IGNORED, self.input_ids[:, :1], self.input_ids)
+
     def to(self, device: torch.device) -> "BlockBatch":
         if device.type == "cpu":
             return self

@@ -104,7 +104,7 @@ class Pipeline(Parallel):
         self.progress, self.total = progress, total
         schedule = self.schedule = self.schedule or self.build(count)
         numbers = torch.arange(count)
-        given = (torch.cat([batch.input_ids for batch in self.module.batches]),) if self.is_first else ()
+        given = (torch.cat([batch.filled_ids() for batch in self.module.batches]),) if self.is_first else ()
         losses: list[torch.Tensor] = []
         schedule.step(
             *given, number=numbers, target=numbers if self.is_last else None, losses=losses if self.is_last else None,

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stillhouse.core.errors import TopologyError
-from stillhouse.data.block_batches import IGNORED, BlockBatch, document_rows
+from stillhouse.data.block_batches import BlockBatch, document_rows
 from stillhouse.training.config import TrainingParams
 
 
@@ -83,11 +83,8 @@ def hidden_states(model: nn.Module, batch: BlockBatch) -> torch.Tensor:
     if reading.attention == "rows":
         hidden_PH = states_in_rows(model, reading, batch)
     else:
-        ids, mask = batch.input_ids, batch.mask
-        if reading.attention == "positions":
-            # A text in the unused positions too: where the padding token is a row of zeros, roots of it have no gradient.
-            ids, mask = torch.where(batch.targets == IGNORED, ids[:, :1], ids), None
-        given = {"input_ids": ids, "attention_mask": mask, "position_ids": batch.position_ids}
+        mask = batch.mask if reading.attention == "mask" else None
+        given = {"input_ids": batch.filled_ids(), "attention_mask": mask, "position_ids": batch.position_ids}
         hidden_PH = last_states(model, reading, given).flatten(0, 1)
     return hidden_PH if reading.scale == 1 else hidden_PH * reading.scale
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from transformers import PreTrainedModel
 
 from stillhouse.data.blocks import BlockTable
 from stillhouse.models.build import build_language_model, require_same_when_loaded, save_model
@@ -26,13 +27,13 @@ KNOWN = (
 BLOCK_TOKENS = 48
 
 
-def try_reading(params: ModelParams) -> None:
-    """Raises ParamsError as the stage would that trains a model of this architecture and options, as far as a small one tells.
+def small_model(params: ModelParams) -> PreTrainedModel | None:
+    """One of this architecture and options; None if there is nothing to try, or sizes that small do not fit it.
 
-    One that cannot be made small is not tried.
+    Random numbers are left as they were.
     """
     if params.architecture is None or params.architecture in KNOWN:
-        return
+        return None
     with torch.random.fork_rng(devices=[]):
         try:
             options = merged(params.config, small_options(params.architecture))
@@ -40,22 +41,30 @@ def try_reading(params: ModelParams) -> None:
             model = build_language_model(small, VOCABULARY, 0, 1, BLOCK_TOKENS, seed=0)
         except Exception:
             # Whatever transformers says of sizes that do not fit is not about the model that was asked for.
-            return
+            return None
         with torch.no_grad():
             # Weights that begin at zero would hide what they take part in.
             for weight in model.parameters():
                 weight.add_(torch.randn_like(weight) * 0.02)
-        table = BlockTable(
-            ids=pa.array(["0"]),
-            keys=np.zeros(1, dtype=np.uint64),
-            tokens=np.ones(1, dtype=np.int32),
-            offsets=np.array([0, 1]),
-            segment_lengths=np.ones(1, dtype=np.int32),
-            segment_offsets=np.array([0, 1]),
-            last=np.ones(1, dtype=np.int32),
-            block_tokens=BLOCK_TOKENS,
-        )
-        verify(model, table, 0, Ranks(0, 1, 0, 1, torch.device("cpu")))
-        with tempfile.TemporaryDirectory() as folder:
-            save_model(model, Path(folder))
-            require_same_when_loaded(model, Path(folder))
+    return model
+
+
+def try_reading(params: ModelParams) -> None:
+    """Raises ParamsError as the stage would that trains a model of this architecture and options, as a small one tells."""
+    model = small_model(params)
+    if model is None:
+        return
+    table = BlockTable(
+        ids=pa.array(["0"]),
+        keys=np.zeros(1, dtype=np.uint64),
+        tokens=np.ones(1, dtype=np.int32),
+        offsets=np.array([0, 1]),
+        segment_lengths=np.ones(1, dtype=np.int32),
+        segment_offsets=np.array([0, 1]),
+        last=np.ones(1, dtype=np.int32),
+        block_tokens=BLOCK_TOKENS,
+    )
+    verify(model, table, 0, Ranks(0, 1, 0, 1, torch.device("cpu")))
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(model, Path(folder))
+        require_same_when_loaded(model, Path(folder))

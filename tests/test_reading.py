@@ -132,6 +132,15 @@ def test_what_does_not_go_with_a_way_of_reading_is_refused_before_the_first_step
         require_parallel(model, replace(training(), parallel=build(ParallelParams, parallel, "test")))
 
 
+def test_a_model_that_cannot_be_trained_at_this_width_is_refused_before_the_first_step(task):
+    model = small(task, "reformer", local_attn_chunk_length=12)
+    with pytest.raises(
+        ParamsError, match=r"model reformer .* reads blocks of 16 tokens in evaluation and not in training: Value"
+    ):
+        language_model.fit(model, task, training(), None, 0, 3, ALONE, "test")
+    language_model.fit(small(task, "reformer", local_attn_chunk_length=8), task, training(steps=1), None, 0, 3, ALONE, "test")
+
+
 def test_fine_tuning_refuses_it_before_its_first_model_is_trained(task):
     model = reading(task, "mamba")[0]
     with pytest.raises(TopologyError, match="sharding is fsdp: mamba"):

@@ -43,7 +43,7 @@ from stillhouse.training.language_predict import next_token_scores
 from stillhouse.training.loop import History, Job, Objective, train
 from stillhouse.training.reading import head_of, hidden_states, require_parallel
 from stillhouse.training.transfer import Hold
-from stillhouse.training.verification import note_idle_weights, verify
+from stillhouse.training.verification import note_idle_weights, require_training_pass, verify
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,7 @@ def fit(
         raise ParamsError("training.metric is macro_f1, which kind causal_lm does not have; expected loss or accuracy")
 
     verify_model(model, task, ranks)
+    require_training_pass(model, task.facts.pad_id)
     require_parallel(model, params)
     if ranks.world > 1:
         note_idle_weights(model, table, task.facts.pad_id)

@@ -42,7 +42,7 @@ from stillhouse.training.probe import (
     numpy_untouched,
     refused_faults,
 )
-from stillhouse.training.reading import Reading, head_given, head_of, hidden_states, last_states
+from stillhouse.training.reading import Reading, head_given, head_of, hidden_states, last_states, reading_of
 
 TOLERANCE = 1e-4
 """Of the difference of hidden states over their size, at the worst position. Rounding gives 1e-6 in small models and 1e-5 in
@@ -302,6 +302,23 @@ def options_of(config: PretrainedConfig, names: tuple[str, ...], before: str = "
     text = config.get_text_config()
     found = [name for name in names if getattr(text, name, None)]
     return f"{before}{', '.join(found)}{behind}" if found else ""
+
+
+def require_training_pass(model: PreTrainedModel, pad_id: int) -> None:
+    """Raises ParamsError if the model reads blocks to be scored and not to be trained (Reformer, of some lengths)."""
+    width, was_training = reading_of(model).block_tokens, model.training
+    texts = Texts.draw(model.config, len(head_of(model).weight), width, pad_id, pad_id, seed=0)
+    batch = BlockCollator(texts.table(), pad_id)(np.arange(2)).to(next(model.parameters()).device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), numpy_untouched(), refused_faults():
+            hidden_states(model.train(), batch)
+    except Refused as refused:
+        raise ParamsError(
+            f"model {model.config.model_type} ({type(model).__name__}) reads blocks of {width} tokens in evaluation and not in "
+            f"training: {refused}"
+        ) from None
+    finally:
+        model.train(was_training)
 
 
 def note_idle_weights(model: PreTrainedModel, table: BlockTable, pad_id: int) -> None:

@@ -40,7 +40,6 @@ from stillhouse.core.stage import one_line_errors
 from stillhouse.data.batches import Batch
 from stillhouse.losses.classification import Distillation
 from stillhouse.losses.fused import default_chunk, fused_loss
-from stillhouse.losses.heads import require_plain_logits
 from stillhouse.losses.targets import TeacherHead
 from stillhouse.soft_labels.manifest import Binding, Layout
 from stillhouse.soft_labels.store import SoftLabels
@@ -169,7 +168,6 @@ def language_model(size: Size, vocabulary: int, folder: Path) -> tuple[float, fl
 
     losses = {"plain, written out": written_out, "plain, in chunks": in_chunks, "plain, fused": fused, "stored labels": stored}
     sides = {name: Side(size, vocabulary, tokens, loss) for name, loss in losses.items()}
-    require_plain_logits(sides["stored labels"].model, batch(tokens, np.arange(1))[0])
     say(f"vocabulary {vocabulary:,}: {size.rows} rows of {size.positions} positions")
     times = alternate(sides, size.rounds, f"vocabulary {vocabulary:,}")
     share = statistics.median(reader.seconds) * 1000 / median_ms(times["stored labels"])

@@ -26,6 +26,7 @@ NAMES = (
     "label_variance",
     "label_step",
     "export_rate",
+    "decoders",
     "lm_quality",
     "transfer",
     "imbalance",

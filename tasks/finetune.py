@@ -119,6 +119,8 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         else:
             model = trainer.adapt(trainer.load(DATA / origin / "model"), task, params.seed)
             inputs["start"] = read_json(DATA / origin / MANIFEST)["weights"]
+        # Before additions are put into it, and before the first of the three is trained.
+        trainer.verify_model(model, task, ranks)
         method = prepare(
             model,
             settings.mode if origin else "full",

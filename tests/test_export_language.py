@@ -20,6 +20,7 @@ from stillhouse.soft_labels.more_teachers import load_another
 from stillhouse.soft_labels.sampler import Sampler
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.training import classifier, language_model
+from stillhouse.training.reading import Reading
 from stillhouse.training.start import tokenizer_of
 from tests.test_language_model import ALONE, VOCAB, make_task, small_model, task  # noqa: F401
 
@@ -42,6 +43,7 @@ def drawn(labels: SoftLabels) -> tuple[np.ndarray, np.ndarray]:
 def probabilities(model, task) -> np.ndarray:  # noqa: F811
     """(P, V) over every position of every block, and which of them are valid."""
     batch = BlockCollator(task.train, task.facts.pad_id)(np.arange(len(task.train)))
+    language_model.verify_model(model, task, ALONE)
     with torch.no_grad():
         logits = module.hidden_states(model.eval(), batch) @ model.get_output_embeddings().weight.T
     return logits.softmax(-1).numpy(), (batch.targets.flatten() != IGNORED).numpy()
@@ -139,7 +141,7 @@ def test_another_teacher_of_a_mixture_must_fit(another, tmp_path):
 @pytest.mark.parametrize("bias", [False, True])
 def test_logits_in_the_kept_buffer_are_those_of_the_head(bias):
     head = torch.nn.Linear(8, 40, bias=bias)
-    model = SimpleNamespace(get_output_embeddings=lambda: head)
+    model = SimpleNamespace(get_output_embeddings=lambda: head, reading=Reading(16))
     buffer = torch.empty(16, 40)
     with torch.no_grad():
         for size in (16, 5):

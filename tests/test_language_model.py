@@ -229,7 +229,7 @@ def test_stored_labels_teach_what_the_online_teacher_teaches(tiny_lm):
     for teacher in ("store", "online"):
         loss, task = objective(tiny_lm, teacher=teacher)
         model = language_model.load(tiny_lm / "data/train_student/model").train()
-
+        language_model.verify_model(model, task, ALONE)
         batch = BlockCollator(task.train, task.facts.pad_id)(np.arange(64))
         loss(model, batch, 0.0).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
@@ -240,6 +240,7 @@ def test_student_refuses_a_divergence_that_samples_do_not_support(tiny_lm):
     loss, task = objective(tiny_lm, divergence="reverse_kl")
 
     model = language_model.load(tiny_lm / "data/train_student/model")
+    language_model.verify_model(model, task, ALONE)
     with pytest.raises(ParamsError, match="reverse_kl"):
         loss(model, BlockCollator(task.train, task.facts.pad_id)(np.arange(2)), 0.0)
 

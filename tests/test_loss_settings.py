@@ -1,19 +1,15 @@
-"""What the losses on soft labels refuse, which models they may train, and how their settings move."""
+"""What the losses on soft labels refuse, and how their settings move."""
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
-from transformers import LlamaForCausalLM
-from transformers.modeling_outputs import CausalLMOutput
 
 from stillhouse.core.errors import DataError, ParamsError
 from stillhouse.core.params import block, build
 from stillhouse.losses.fused import fused_loss
-from stillhouse.losses.heads import require_plain_logits
 from stillhouse.losses.schedule import Linear, Scheduled, at, extremes
 from stillhouse.losses.targets import SparseTargets, TeacherHead
-from tests.loss_cases import P, V, decoder, inputs, sparse, teacher
+from tests.loss_cases import P, V, inputs, sparse, teacher
 
 
 def loss(targets, **settings):
@@ -91,65 +87,6 @@ def test_targets_come_from_arrays_of_a_store():
 def test_arrays_that_do_not_fit_are_refused(arrays, message):
     with pytest.raises(DataError, match=message):
         SparseTargets.from_numpy(*arrays, vocabulary=5)
-
-
-# ---- models ----
-
-PROBE = torch.randint(0, V, (2, 6), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2", "mistral", "gpt_neox"])
-def test_decoders_with_plain_logits_are_taken(kind):
-    model = decoder(kind)
-    model.train()
-    before = torch.random.get_rng_state()
-    split = require_plain_logits(model, PROBE, torch.ones_like(PROBE))
-    assert split.head is model.get_output_embeddings()
-    assert model.training
-    assert torch.equal(torch.random.get_rng_state(), before)
-    # The hook is gone.
-    logits = model(input_ids=PROBE).logits
-    assert logits.abs().max() < 50
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "reason"),
-    [
-        ("gemma2", {}, "caps or scales"),
-        ("cohere", {"logit_scale": 0.0625}, "caps or scales"),
-        ("granite", {"logits_scaling": 8.0}, "caps or scales"),
-        ("minicpm3", {}, "before the head"),
-    ],
-)
-def test_decoders_that_change_their_logits_are_refused(kind, options, reason):
-    with pytest.raises(ParamsError, match=f"architecture {kind}: it .*{reason}"):
-        require_plain_logits(decoder(kind, **options), PROBE)
-
-
-class PastItsHead(LlamaForCausalLM):
-    """Multiplies by the head's weights without calling it, so that nothing can be seen of what it does to its logits."""
-
-    def forward(self, input_ids, attention_mask=None, **_):
-        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return CausalLMOutput(logits=F.linear(hidden, self.lm_head.weight).tanh())
-
-
-def test_decoder_that_passes_its_head_by_is_refused():
-    with pytest.raises(ParamsError, match="architecture llama: it calls its head 0 times"):
-        require_plain_logits(PastItsHead(decoder("llama").config), PROBE)
-
-
-def test_gemma_without_its_cap_is_taken():
-    require_plain_logits(decoder("gemma2", final_logit_softcapping=None), PROBE)
-
-
-def test_model_without_linear_head_is_refused():
-    from transformers import AutoConfig, AutoModelForSequenceClassification
-
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": V}
-    config = AutoConfig.for_model("bert", **sizes)
-    with pytest.raises(ParamsError, match="architecture bert has no linear head"):
-        require_plain_logits(AutoModelForSequenceClassification.from_config(config), PROBE)
 
 
 # ---- schedules ----

@@ -13,7 +13,9 @@ from stillhouse.data.packing import cut, pack
 from stillhouse.data.text import SplitParams
 from stillhouse.models.build import build_language_model
 from stillhouse.models.config import ModelParams
-from stillhouse.training.language_predict import hidden_states
+from stillhouse.training.distributed import Ranks
+from stillhouse.training.reading import hidden_states
+from stillhouse.training.verification import verify
 
 END, PAD = 1, 0
 SPLIT = SplitParams(validation_share=0.2, test_share=0.2)
@@ -90,6 +92,7 @@ def test_targets_follow_their_segment_and_not_its_neighbour(table):
 )
 def test_a_segment_in_a_block_says_what_it_says_alone(table, architecture, config):
     model = build_language_model(ModelParams(architecture=architecture, config=config), 40, PAD, END, 16, seed=1).eval()
+    verify(model, table, PAD, Ranks(0, 1, 0, 1, torch.device("cpu")))
     crowded = next(i for i in range(len(table)) if np.diff(table.segment_offsets)[i] > 1)
     batch = BlockCollator(table, PAD)(np.array([crowded]))
     assert batch.mask is not None

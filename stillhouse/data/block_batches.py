@@ -1,9 +1,10 @@
 """Tensors of packed blocks.
 
-Shapes: B blocks of a batch, T positions of a block.
+Shapes: B blocks of a batch, T positions of a block, R rows of one document, L tokens of such a row.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,13 +32,24 @@ class BlockBatch:
     keys: np.ndarray
     num_used: int
     """Positions that predict a token."""
+    lengths: list[np.ndarray] = field(default_factory=list)
+    """int (segments,) for each block: positions of its segments, from the first position on."""
+
+    def filled_ids(self) -> torch.Tensor:
+        """Token ids with the block's first one at unused positions.
+
+        What stands there has no influence, but for one: the padding token is often a row of zeros, and the gradient of its
+        length (Gemma 3n) is no number, which times nothing is no number either.
+        """
+        return torch.where(self.targets == IGNORED, self.input_ids[:, :1], self.input_ids)
 
     def to(self, device: torch.device) -> "BlockBatch":
         if device.type == "cpu":
             return self
         tensors = [self.input_ids, self.targets, self.position_ids, self.mask]
         moved = [None if t is None else t.pin_memory().to(device, non_blocking=True) for t in tensors]
-        return BlockBatch(*moved, rows=self.rows, views=self.views, keys=self.keys, num_used=self.num_used)  # type: ignore
+        known = {"rows": self.rows, "views": self.views, "keys": self.keys, "num_used": self.num_used, "lengths": self.lengths}
+        return BlockBatch(*moved, **known)  # type: ignore
 
 
 class BlockCollator:
@@ -53,7 +65,7 @@ class BlockCollator:
         positions = np.zeros((len(rows), width), dtype=np.int64)
         # Unused positions are a segment of their own, so that every position sees at least itself.
         segments = np.full((len(rows), width), -1, dtype=np.int32)
-        whole = True
+        whole, segment_lengths = True, []
         for i, row in enumerate(rows):
             used = int(table.offsets[row + 1] - table.offsets[row])
             lengths = table.segment_lengths[table.segment_offsets[row] : table.segment_offsets[row + 1]]
@@ -64,6 +76,7 @@ class BlockCollator:
             positions[i, :used] = np.arange(used) - np.repeat(starts, lengths)
             positions[i, used:] = np.arange(width - used)
             whole &= len(lengths) == 1
+            segment_lengths.append(lengths)
         segments_BT = torch.from_numpy(segments)
         mask = None
         # What stands behind a single segment cannot be seen by it: causal attention is enough.
@@ -78,4 +91,36 @@ class BlockCollator:
             views=np.full(len(rows), -1) if views is None else views,
             keys=table.keys[rows],
             num_used=int((targets != IGNORED).sum()),
+            lengths=segment_lengths,
         )
+
+
+@dataclass(frozen=True)
+class DocumentRows:
+    """Segments of a batch of about one length, each in a row of its own."""
+
+    positions: np.ndarray
+    """int64 (R, L): where in the B T positions of the batch each stands; what fills a row up repeats its last one."""
+    used: np.ndarray
+    """bool (R L,): what does not fill up."""
+    block: np.ndarray
+    """int64 (R,): the block of the batch that each row stands in."""
+    number: np.ndarray
+    """int64 (R,): which of its segments it is."""
+
+
+def document_rows(batch: BlockBatch) -> Iterator[DocumentRows]:
+    """The segments of a batch, by length: rows of 2^k positions hold those of more than 2^(k - 1), so that less than half
+    is filling, and how long a row is depends on its document alone."""
+    width = batch.input_ids.shape[1]
+    block = np.repeat(np.arange(len(batch.lengths)), [len(lengths) for lengths in batch.lengths])
+    number = np.concatenate([np.arange(len(lengths)) for lengths in batch.lengths])
+    length = np.concatenate(batch.lengths).astype(np.int64)
+    start = np.concatenate([np.cumsum(lengths) - lengths for lengths in batch.lengths]) + block * width
+    sizes = np.minimum(2 ** np.ceil(np.log2(length)).astype(np.int64), width)
+    for size in np.unique(sizes):
+        chosen = sizes == size
+        steps = np.arange(size)[None, :]
+        used = steps < length[chosen, None]
+        positions = start[chosen, None] + np.minimum(steps, length[chosen, None] - 1)
+        yield DocumentRows(positions, used.ravel(), block[chosen], number[chosen])

@@ -7,6 +7,7 @@ from torch import nn
 
 from stillhouse.data.blocks import BlockTable
 from stillhouse.evaluation.ngram_model import sequences
+from stillhouse.models.positions import most_positions
 
 TEMPERATURE = 0.8
 
@@ -28,7 +29,7 @@ def continuations(
             generator = torch.Generator().manual_seed(number)
             ids = torch.tensor([text[: tokens + 1]])
             for _ in range(min(tokens, positions_left(model, ids))):
-                logits = model(input_ids=ids.to(model.device)).logits[0, -1].float().cpu()
+                logits = model(input_ids=ids.to(model.device), use_cache=False).logits[0, -1].float().cpu()
                 drawn = torch.multinomial((logits / TEMPERATURE).softmax(-1), 1, generator=generator)
                 ids = torch.cat((ids, drawn[None]), dim=1)
                 if int(drawn) == eos_id:
@@ -39,5 +40,5 @@ def continuations(
 
 
 def positions_left(model: nn.Module, ids: torch.Tensor) -> int:
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = most_positions(model)
     return 10**9 if limit is None else limit - ids.shape[1]

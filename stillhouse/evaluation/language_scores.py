@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from stillhouse.core.hashing import salt
 from stillhouse.data.block_batches import IGNORED
 from stillhouse.data.blocks import BlockTable
 from stillhouse.training.distributed import Ranks
-from stillhouse.training.language_predict import CHUNK_POSITIONS, evaluation_batches, head_of, hidden_states
+from stillhouse.training.language_predict import CHUNK_POSITIONS, evaluation_batches
+from stillhouse.training.reading import head_of, hidden_states
+from stillhouse.training.verification import verify
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,13 @@ class Positions:
 @torch.no_grad()
 def positions(model: nn.Module, teacher: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks) -> Positions:
     """One pass of model and teacher over a table, on one rank; a model may be its own teacher."""
-    model.eval()
-    teacher.eval()
+    for each in (model, teacher):
+        verify(each, table, pad_id, ranks)
+        each.eval()
     models = [model] if teacher is model else [model, teacher]
     heads = [head_of(m) for m in models]
     # Padded vocabularies may differ in size; what both know is compared.
-    shared = min(weight.shape[0] for weight, _ in heads)
+    shared = min(len(head.weight) for head in heads)
     columns: list[list[torch.Tensor]] = [[] for _ in range(5)]
     blocks = []
     for batch in evaluation_batches(table, pad_id, ranks):
@@ -61,8 +63,8 @@ def positions(model: nn.Module, teacher: nn.Module, table: BlockTable, pad_id: i
         for start in range(0, len(targets), CHUNK_POSITIONS):
             part = slice(start, start + CHUNK_POSITIONS)
             spoken = [
-                F.linear(states[part], weight, bias)[:, :shared].float().log_softmax(-1)
-                for states, (weight, bias) in zip(hidden, heads, strict=True)
+                head.logits(states[part])[:, :shared].float().log_softmax(-1)
+                for states, head in zip(hidden, heads, strict=True)
             ]
             said, taught = spoken[0], spoken[-1]
             best = said.max(-1)

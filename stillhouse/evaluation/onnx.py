@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def write_onnx(model: nn.Module, inputs: list[str], path: Path, opset: int) -> N
     # It says with a traceback that it left the opset as it was; whether it did is looked at below.
     logging.getLogger("onnxscript").setLevel(logging.CRITICAL)
     # The exporter reports its steps on stdout and warns of its own internals.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), not_exportable(model), batched_experts(model):
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
@@ -79,6 +80,44 @@ def write_onnx(model: nn.Module, inputs: list[str], path: Path, opset: int) -> N
             f"this model cannot be written with ONNX opset {opset}: the exporter left it at {written}; set "
             f"export_model.opset to {written}"
         )
+    sizes = {size.dim_param for value in onnx.load(path).graph.input for size in value.type.tensor_type.shape.dim}
+    if "" in sizes:
+        raise ArtifactError(f"{named(model)} cannot be written as ONNX: its graph takes one batch or length only; {REMEDY}")
+
+
+REMEDY = "choose a student such as llama, gpt2, qwen3 or gemma2"
+
+
+def named(model: nn.Module) -> str:
+    inner = model.model
+    return f"{inner.config.model_type} ({type(inner).__name__})"
+
+
+@contextlib.contextmanager
+def not_exportable(model: nn.Module) -> Iterator[None]:
+    """What torch says of a model that it cannot write becomes ArtifactError: its own message is a page."""
+    try:
+        yield
+    except torch.onnx.OnnxExporterError as error:
+        reason = next((line for line in str(error.__cause__ or error).splitlines() if line.strip()), "")
+        raise ArtifactError(
+            f"{named(model)} cannot be written as ONNX ({type(error).__name__}: {reason[:160]}); {REMEDY}"
+        ) from None
+
+
+@contextlib.contextmanager
+def batched_experts(model: nn.Module) -> Iterator[None]:
+    """Experts are batched matrix products meanwhile, which ONNX has; it has no grouped ones."""
+    inner = model.model
+    before = getattr(inner.config, "_experts_implementation", None)
+    if before is None:
+        yield
+        return
+    inner.set_experts_implementation("batched_mm")
+    try:
+        yield
+    finally:
+        inner.set_experts_implementation(before)
 
 
 def strip_metadata(path: Path) -> int:

@@ -148,7 +148,8 @@ def positions_of(targets: SparseTargets) -> torch.Tensor:
 
 def teacher_logits(teacher: TeacherHead) -> torch.Tensor:
     """All logits of an online teacher, float (P, V')."""
-    return F.linear(teacher.hidden, teacher.weight, teacher.bias)
+    logits = F.linear(teacher.hidden, teacher.weight, teacher.bias)
+    return logits if teacher.cap is None else (logits / teacher.cap).tanh() * teacher.cap
 
 
 def shared_vocabulary(targets: DenseTargets | TeacherHead, student_vocabulary: int) -> int:

@@ -212,7 +212,10 @@ def _source(
 
     def online(begin: int, end: int, out_KW: torch.Tensor) -> None:
         hidden_KD = torch.where(valid_P[begin:end, None], targets.hidden[begin:end], 0).to(weight_WD.dtype)
-        project(hidden_KD, weight_WD, bias_W, 1 / temperature, out_KW)
+        if targets.cap is None:
+            project(hidden_KD, weight_WD, bias_W, 1 / temperature, out_KW)
+        else:
+            project(hidden_KD, weight_WD, bias_W, 1 / targets.cap, out_KW).tanh_().mul_(targets.cap / temperature)
 
     if isinstance(targets, DenseTargets):
         return given

@@ -22,7 +22,8 @@ log-partition minus its value-weighted logits, which is on average the cross-ent
 is the divergence plus the teacher's entropy. It may stand below the entropy at one position, and is never clamped.
 
 The head is trained in float32 and under bf16 autocast; softmax and sums are float32 in both (float64 for float64).
-Logits must be `hidden @ weight^T + bias` and nothing else: `heads.py` checks a model for it.
+Logits are `hidden @ weight^T + bias`, or with a soft cap c (Gemma 2 and others) c tanh of that over c. A model that does
+anything else behind its head is refused by `training.verification`.
 
 Legend: as in `targets.py`.
 """
@@ -34,7 +35,7 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.function import once_differentiable
 
-from stillhouse.core.errors import DataError
+from stillhouse.core.errors import DataError, ParamsError
 from stillhouse.losses.dense import IGNORED, Divergence, check_settings
 from stillhouse.losses.divergences import Buckets, Full, project
 from stillhouse.losses.objectives import Linear, Objective, Shares
@@ -53,6 +54,7 @@ def fused_loss(
     temperature: float = 1.0,
     divergence: Divergence = "forward_kl",
     beta: float = 0.5,
+    cap: float | None = None,
     chunk_positions: int | None = None,
 ) -> LossSums:
     """Sum over valid positions of `(1 - weight)` * cross-entropy + `weight` * T^2 * divergence from `targets`.
@@ -60,10 +62,10 @@ def fused_loss(
     `labels_P` int64: the next token of each position, -100 where there is none. `valid_P` bool: positions that take part,
     by default those with a label; one that is valid without a label learns from the teacher alone, at full weight, as in
     classification. What stands at invalid positions (hidden states, targets) has no influence, not even as NaN. Without
-    `targets`, `weight` has no meaning and the loss is the cross-entropy.
+    `targets`, `weight` has no meaning and the loss is the cross-entropy. `cap`: the logits are soft-capped at it.
 
-    Raises ParamsError for settings out of range and for a divergence that the targets cannot give, DataError for shapes
-    that do not fit.
+    Raises ParamsError for settings out of range, for a divergence that the targets cannot give, and for residual targets of
+    capped logits; DataError for shapes that do not fit.
     """
     positions, vocabulary = len(labels_P), len(head_weight_VH)
     if hidden_PH.shape != (positions, head_weight_VH.shape[1]):
@@ -72,6 +74,11 @@ def fused_loss(
             f"{tuple(head_weight_VH.shape)}; expected ({positions}, {head_weight_VH.shape[1]})"
         )
     check_settings(positions, vocabulary, targets, weight, temperature, divergence, beta)
+    if cap is not None and isinstance(targets, SparseTargets) and targets.bases is not None:
+        raise ParamsError(
+            f"soft labels of method residual need logits that are a matrix product, and this student caps them at {cap:g}; set "
+            "export_soft_labels.sampler.method to threshold, or choose a student without final_logit_softcapping"
+        )
     valid_P = labels_P != IGNORED if valid_P is None else valid_P
     device = hidden_PH.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_PH.dtype
@@ -84,7 +91,7 @@ def fused_loss(
     else:
         objective = Full(shares, targets, temperature, divergence, beta, vocabulary, valid_P)
     chunk = min(chunk_positions or default_chunk(vocabulary, device), max(positions, 1))
-    walk = Walk(objective, shares, valid_P, chunk, dtype, wide)
+    walk = Walk(objective, shares, valid_P, chunk, dtype, wide, cap)
     inputs = (hidden_PH, head_weight_VH, head_bias_V)
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
         total, ce, kl = HeadAndLoss.apply(*inputs, walk)
@@ -144,6 +151,8 @@ class Walk:
     """Of the matrix products."""
     wide: torch.dtype
     """Of softmax and sums."""
+    cap: float | None = None
+    """Of the logits."""
 
     def __call__(
         self,
@@ -160,14 +169,23 @@ class Walk:
             grad_V = torch.zeros_like(bias_V, dtype=self.wide) if wanted[2] and bias_V is not None else None
             positions = len(hidden_PH)
             buffer_KV = hidden_PH.new_empty(self.chunk, len(weight_VH), dtype=self.wide)
+            slopes_KV = None if self.cap is None else torch.empty_like(buffer_KV)
             for begin in range(0, positions, self.chunk):
                 end = min(begin + self.chunk, positions)
                 valid_K1 = self.valid_P[begin:end, None]
                 hidden_KH = torch.where(valid_K1, hidden_PH[begin:end], 0).to(self.dtype)
                 logits_KV = buffer_KV[: end - begin]
-                project(hidden_KH, narrow_VH, bias_V, self.objective.logit_scale, logits_KV)
+                if self.cap is None or slopes_KV is None:
+                    project(hidden_KH, narrow_VH, bias_V, self.objective.logit_scale, logits_KV)
+                else:
+                    project(hidden_KH, narrow_VH, bias_V, 1 / self.cap, logits_KV).tanh_()
+                    # Slope of the cap: 1 - tanh^2.
+                    torch.mul(logits_KV, logits_KV, out=slopes_KV[: end - begin]).neg_().add_(1)
+                    logits_KV.mul_(self.cap * self.objective.logit_scale)
                 factor_K = self.objective.chunk(logits_KV, begin, end, any(wanted))
                 if any(wanted):
+                    if slopes_KV is not None:
+                        logits_KV.mul_(slopes_KV[: end - begin])
                     factor_K1 = None if factor_K is None else factor_K[:, None]
                     self._spread(logits_KV, factor_K1, hidden_KH, narrow_VH, begin, end, grad_PH, grad_VH, grad_V)
             ce_P, kl_P = self.objective.losses()

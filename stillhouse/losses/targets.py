@@ -139,6 +139,8 @@ class TeacherHead:
     vocabulary: int | None = None
     """Ids that mean something, where both heads are padded beyond it: those from here on are left out of the teacher's
     softmax. None: as many as both heads have."""
+    cap: float | None = None
+    """Of the teacher's logits, where it caps them softly."""
 
     def __len__(self) -> int:
         return len(self.hidden)

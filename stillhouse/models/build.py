@@ -21,9 +21,13 @@ from stillhouse.core.hub import snapshot
 from stillhouse.models import ngram_encoder  # noqa: F401  registers the architecture
 from stillhouse.models.config import ModelParams
 from stillhouse.models.layers import body_weights
-from stillhouse.models.positions import num_positions
+from stillhouse.models.positions import most_positions
 
 WEIGHTS = "model.safetensors"
+UNBUILDABLE = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, ZeroDivisionError, ImportError, RuntimeError
+)  # fmt: skip
+"""What transformers raises for options that do not fit each other."""
 
 
 def build_model(params: ModelParams, vocab_size: int, pad_id: int, labels: list[str], seed: int) -> PreTrainedModel:
@@ -63,9 +67,8 @@ def build_language_model(
         config = build_config(params, known)
         model = from_config(AutoModelForCausalLM, config, "predict the next token")
     require_vocabulary(model, vocab_size)
-    known = (getattr(model.config, "max_position_embeddings", None), num_positions(model))
-    positions = min((number for number in known if number is not None), default=block_tokens)
-    if positions < block_tokens:
+    positions = most_positions(model)
+    if positions is not None and positions < block_tokens:
         raise ParamsError(
             f"model: it has {positions} positions, a block {block_tokens} (preprocess.block_tokens); raise "
             "max_position_embeddings or lower block_tokens"
@@ -75,9 +78,10 @@ def build_language_model(
 
 def require_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:
     """Raises ParamsError if the tokenizer has ids that the model does not know."""
-    if model.config.vocab_size < vocab_size:
+    known = model.config.get_text_config(decoder=True).vocab_size
+    if known < vocab_size:
         raise ParamsError(
-            f"model: its vocabulary has {model.config.vocab_size} entries, the tokenizer's {vocab_size}; set vocab_size to at "
+            f"model: its vocabulary has {known} entries, the tokenizer's {vocab_size}; set vocab_size to at "
             "least that (a multiple of 64 may be faster), or give preprocess.tokenizer the model's own tokenizer"
         )
 
@@ -105,35 +109,65 @@ def build_config(params: ModelParams, known: dict[str, Any], **more: Any) -> Pre
             f"model.architecture '{params.architecture}' is no transformers model type"
             f"{nearest(params.architecture or '', CONFIG_MAPPING.keys())}"
         )
-    default = AutoConfig.for_model(params.architecture)
-    for key in params.config:
-        if not hasattr(default, key):
-            keys = [k for k in vars(default) if not k.startswith("_")]
-            raise ParamsError(f"model.config: {params.architecture} has no option '{key}'{nearest(key, keys)}")
     try:
-        config = AutoConfig.for_model(params.architecture, **{**known, **params.config}, **more)
+        default = AutoConfig.for_model(params.architecture)
+        for key in params.config:
+            if not has_option(default, key):
+                keys = [k for k in vars(default) if not k.startswith("_")]
+                raise ParamsError(f"model.config: {params.architecture} has no option '{key}'{nearest(key, keys)}")
+        config = AutoConfig.for_model(params.architecture, **with_known(default, known, params.config), **more)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ParamsError(f"model.config: {' '.join(str(error).split())[:200]}") from None
+    text = config.get_text_config(decoder=True)
     for token in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
         # Defaults of the published model may lie outside this vocabulary.
-        if (getattr(config, token, None) or 0) >= config.vocab_size:
-            setattr(config, token, None)
+        number = getattr(text, token, None)
+        if isinstance(number, int) and number >= text.vocab_size:
+            try:
+                setattr(text, token, None)
+            except StrictDataclassError:
+                # ModernBERT's decoder wants a number.
+                setattr(text, token, known["pad_token_id"])
     return config
+
+
+def has_option(config: PretrainedConfig, key: str) -> bool:
+    try:
+        return hasattr(config, key)
+    except RuntimeError:
+        # One that differs between layers, which must not be asked for as if it did not (Gemma 4).
+        return True
+
+
+def with_known(default: PretrainedConfig, known: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """The `wanted` options over the `known` ones, which a model of texts and images takes in its part about texts."""
+    text = default.get_text_config(decoder=True)
+    part = next((name for name in default.sub_configs if getattr(default, name, None) is text), None)
+    if part is None:
+        return {**known, **wanted}
+    return {**wanted, part: {**known, **(wanted.get(part) or {})}}
 
 
 def from_config(auto_class: Any, config: PretrainedConfig, task: str) -> PreTrainedModel:
     """A model with new weights. Raises ParamsError if the architecture is not made for the task, or options do not fit."""
     if type(config) not in auto_class._model_mapping:
         raise ParamsError(f"model: {config.model_type} cannot {task}: transformers has no such model of it")
+    has_sdpa = getattr(auto_class._model_mapping[type(config)], "_supports_sdpa", True)
     try:
-        return auto_class.from_config(config, attn_implementation="sdpa")
+        model = auto_class.from_config(config, attn_implementation="sdpa" if has_sdpa else None)
     except MemoryError:
         raise
-    except (ValueError, TypeError, KeyError, AssertionError, ZeroDivisionError, RuntimeError) as error:
+    except UNBUILDABLE as error:
         reason = " ".join(str(error).split())[:200]
         if "memory" in reason:
             raise
         raise ParamsError(f"model.config: {config.model_type} cannot be made ({type(error).__name__}: {reason})") from None
+    if type(model.config) not in auto_class._model_mapping:
+        raise ParamsError(
+            f"model: {config.model_type} cannot {task} here: transformers makes a {model.config.model_type} of it, which it "
+            "does not load again once it is saved; choose another architecture"
+        )
+    return model
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> str:
@@ -141,6 +175,26 @@ def save_model(model: PreTrainedModel, folder: Path) -> str:
     # A bare tensor copy: fused or tied storage would otherwise be written once per name.
     model.save_pretrained(folder)
     return digest_file(folder / WEIGHTS)
+
+
+def require_same_when_loaded(model: PreTrainedModel, folder: Path) -> None:
+    """Raises ParamsError unless transformers loads from `folder` the language model that was saved there.
+
+    Some architectures draw weights again that they have just read (Youtu empties the row of the padding token).
+    """
+    again = load_language_model(folder).state_dict()
+    known = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    differing = [name for name, value in known.items() if name in again and not same(value, again[name])]
+    if differing:
+        raise ParamsError(
+            f"model {model.config.model_type} ({type(model).__name__}): transformers loads other weights than it has saved "
+            f"({len(differing)} of {len(known)} tensors, the first {differing[0]}), so what is shipped would be another model "
+            "than the one that was trained; choose another architecture"
+        )
+
+
+def same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def load_model(folder: Path) -> PreTrainedModel:

@@ -21,6 +21,13 @@ def num_positions(model: nn.Module) -> int | None:
     return min(found, default=None)
 
 
+def most_positions(model: nn.Module) -> int | None:
+    """The same, or what the config says, where that is less."""
+    known = (getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None), num_positions(model))
+    # XLNet, which has no limit, says -1.
+    return min((number for number in known if number is not None and number > 0), default=None)
+
+
 def require_positions(model: nn.Module, longest: int) -> None:
     """Raises ParamsError if a row of `longest` tokens, special ones among them, has more than the model has positions."""
     positions = num_positions(model)

@@ -15,4 +15,4 @@ def try_model(params: ModelParams, vocab_size: int, block_tokens: int | None) ->
         if block_tokens is None:
             build_model(params, vocab_size, 0, ["a", "b"], seed=0)
         else:
-            build_language_model(params, vocab_size, 0, None, block_tokens, seed=0)
+            build_language_model(params, vocab_size, 0, 1, block_tokens, seed=0)

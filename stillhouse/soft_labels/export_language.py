@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from stillhouse.core.errors import ArtifactError
@@ -18,9 +17,10 @@ from stillhouse.soft_labels.sampler import Sampler
 from stillhouse.soft_labels.sampling import Draws, draw, uniforms
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.soft_labels.writer import SoftLabelsWriter, bases_digest
+from stillhouse.training import language_model
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.language_model import Task
-from stillhouse.training.language_predict import head_of, hidden_states
+from stillhouse.training.reading import head_of, hidden_states
 
 CHUNK_ELEMENTS = 2**27
 """Logits of a teacher that exist at a time: at most 512 MiB of float32. With fewer, a large head is read from memory too often:
@@ -44,6 +44,8 @@ def export_language(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Draw sparse targets at every position of every block into `folder`; returns figures, and timing."""
     table, vocab = task.train, task.facts.vocab_size
+    for model in teachers.models:
+        language_model.verify_model(model, task, ranks)
     bases = find_bases(teachers, task, sampler, ranks) if sampler.bases else None
     bases_KV = None if bases is None else bases.values_KV
     layout = Layout(
@@ -56,7 +58,7 @@ def export_language(
 
     # Kept from batch to batch: fresh memory for every chunk of logits costs a tenth of their arithmetic.
     chunk = min(max(1, CHUNK_ELEMENTS // vocab), batch_size * table.block_tokens)
-    buffers = [torch.empty(chunk, head_of(model)[0].shape[0], device=ranks.device) for model in teachers.models]
+    buffers = [torch.empty(chunk, len(head_of(model).weight), device=ranks.device) for model in teachers.models]
 
     def said(chosen: np.ndarray) -> tuple[Draws, np.ndarray]:
         """What is drawn at the positions of these blocks, and their next tokens, int (B, T), -1 where there is none."""
@@ -107,13 +109,13 @@ def export_language(
 
 def scores(hidden_PH: torch.Tensor, model: PreTrainedModel, buffer_CV: torch.Tensor) -> torch.Tensor:
     """Logits (P, V), in the buffer where the head's arithmetic is that of the buffer's type."""
-    weight_VH, bias_V = head_of(model)
-    if torch.is_autocast_enabled(hidden_PH.device.type) or {hidden_PH.dtype, weight_VH.dtype} != {buffer_CV.dtype}:
-        return F.linear(hidden_PH, weight_VH, bias_V)
+    head = head_of(model)
+    if torch.is_autocast_enabled(hidden_PH.device.type) or {hidden_PH.dtype, head.weight.dtype} != {buffer_CV.dtype}:
+        return head.logits(hidden_PH)
     out_PV = buffer_CV[: len(hidden_PH)]
-    if bias_V is None:
-        return torch.mm(hidden_PH, weight_VH.t(), out=out_PV)
-    return torch.addmm(bias_V, hidden_PH, weight_VH.t(), out=out_PV)
+    if head.bias is None:
+        return head.capped(torch.mm(hidden_PH, head.weight.t(), out=out_PV))
+    return head.capped(torch.addmm(head.bias, hidden_PH, head.weight.t(), out=out_PV))
 
 
 @torch.no_grad()
@@ -131,7 +133,7 @@ def find_bases(teachers: Teachers, task: Task, sampler: Sampler, ranks: Ranks) -
                 batch = BlockCollator(table, task.facts.pad_id)(rows[begin : begin + BASES_BATCH]).to(ranks.device)
                 used = (batch.targets.flatten() != IGNORED).nonzero()[:, 0]
                 chosen = used[:: max(1, len(used) * len(rows) // (len(batch.rows) * wanted))]
-                said = [F.linear(hidden_states(m, batch)[chosen], *head_of(m))[:, :vocab].float() for m in teachers.models]
+                said = [head_of(m).logits(hidden_states(m, batch)[chosen])[:, :vocab].float() for m in teachers.models]
             mixture = torch.zeros_like(said[0])
             for scores, share in zip(said, teachers.shares, strict=True):
                 mixture += share * (scores / sampler.sampling_temperature).softmax(-1)

@@ -16,7 +16,6 @@ from stillhouse.data.block_batches import IGNORED, BlockBatch, BlockCollator
 from stillhouse.data.views import ViewParams
 from stillhouse.losses.classification import Distillation, Loss
 from stillhouse.losses.dense import Divergence
-from stillhouse.losses.heads import require_plain_logits
 from stillhouse.losses.schedule import Scheduled
 from stillhouse.losses.targets import SparseTargets, Targets, TeacherHead
 from stillhouse.models.build import load_language_model, load_model
@@ -25,9 +24,8 @@ from stillhouse.soft_labels.binding import classifier_binding, language_binding,
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.training import classifier, language_model
 from stillhouse.training.distributed import Ranks
-from stillhouse.training.language_predict import head_of, hidden_states
+from stillhouse.training.reading import head_of, hidden_states
 
-PROBE_TOKENS = 32
 PROBE_ROWS = 16
 
 
@@ -106,10 +104,9 @@ def language_objective(
     ranks: Ranks,
 ) -> language_model.Distillation:
     """The objective of a causal language model. Raises ArtifactError for labels that are not this student's."""
-    probe = torch.arange(PROBE_TOKENS)[None] % task.facts.vocab_size
-    require_plain_logits(model.to(ranks.device), probe.to(ranks.device))
+    language_model.verify_model(model, task, ranks)
     if settings.teacher == "online":
-        targets = online_targets(teacher, task.facts.vocab_size, ranks)
+        targets = online_targets(teacher, task, ranks)
     else:
         targets = stored_targets(labels, task, teacher_weights, settings.temperature, ranks)
     return language_model.Distillation(
@@ -122,15 +119,16 @@ def language_objective(
     )
 
 
-def online_targets(teacher: Path, vocabulary: int, ranks: Ranks):
+def online_targets(teacher: Path, task: language_model.Task, ranks: Ranks):
     """Batch to the teacher's hidden states and head."""
     model = load_language_model(teacher).to(ranks.device)
+    language_model.verify_model(model, task, ranks)
     model.requires_grad_(False)
-    weight_VD, bias_V = head_of(model)
+    head = head_of(model)
 
     def targets(batch: BlockBatch) -> Targets:
         with torch.no_grad():
-            return TeacherHead(hidden_states(model, batch), weight_VD, bias_V, vocabulary)
+            return TeacherHead(hidden_states(model, batch), head.weight, head.bias, task.facts.vocab_size, head.cap)
 
     return targets
 

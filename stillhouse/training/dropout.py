@@ -21,6 +21,8 @@ class DropoutKeys:
 
     def __init__(self, seed: int):
         self.seed = seed
+        self.rows = np.zeros(0, dtype=np.uint64)
+        """Hashes (B,) of the rows in flight."""
         self.numbers: list[int] = []
         """Of the modules that drop anything."""
         self.rows_MB = torch.zeros(0, 0, dtype=torch.int32)
@@ -28,8 +30,13 @@ class DropoutKeys:
 
     def set(self, batch: AnyBatch, step: int) -> None:
         if self.numbers:
-            rows = mix(batch.keys ^ batch.views.astype(np.uint64), salt("dropout", self.seed, step))
-            self.take(rows, batch.input_ids.device)
+            self.rows = mix(batch.keys ^ batch.views.astype(np.uint64), salt("dropout", self.seed, step))
+            self.take(self.rows, batch.input_ids.device)
+
+    def take_documents(self, rows: np.ndarray, number: np.ndarray, device: torch.device) -> None:
+        """For a pass in which a row is one document: that of a `number` (R,) in one of the `rows` (R,) in flight."""
+        if self.numbers:
+            self.take(mix(self.rows[rows] ^ mix(number, salt("document")), salt("dropout")), device)
 
     def take(self, rows: np.ndarray, device: torch.device) -> None:
         """Hashes uint64 (B,): all modules' in one copy, so that the layers themselves never turn to the host."""
@@ -67,7 +74,7 @@ class KeyedDropout(nn.Module):
 
 def key_dropout(model: nn.Module, seed: int) -> DropoutKeys:
     """Replace every nn.Dropout of `model`; returns the keys to set before each forward pass."""
-    keys = DropoutKeys(seed)
+    keys = model.dropout_keys = DropoutKeys(seed)
     number = 0
     for module in list(model.modules()):
         for name, child in list(module.named_children()):

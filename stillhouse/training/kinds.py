@@ -1,4 +1,7 @@
-"""Which module trains the models of a kind. Both have `Task`, `build`, `load`, `adapt`, `choose`, `fit`, `save_training`."""
+"""Which module trains the models of a kind.
+
+Both have `Task`, `build`, `load`, `adapt`, `verify_model`, `choose`, `fit`, `save_training`.
+"""
 
 from types import ModuleType
 

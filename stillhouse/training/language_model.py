@@ -28,14 +28,22 @@ from stillhouse.losses.dense import Divergence
 from stillhouse.losses.fused import fused_loss
 from stillhouse.losses.schedule import Scheduled, at
 from stillhouse.losses.targets import Targets
-from stillhouse.models.build import build_language_model, count_parameters, load_language_model, save_model
+from stillhouse.models.build import (
+    build_language_model,
+    count_parameters,
+    load_language_model,
+    require_same_when_loaded,
+    save_model,
+)
 from stillhouse.models.config import ModelParams
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.imbalance import refuse_imbalance
-from stillhouse.training.language_predict import head_of, hidden_states, next_token_scores
+from stillhouse.training.language_predict import next_token_scores
 from stillhouse.training.loop import History, Job, Objective, train
+from stillhouse.training.reading import head_of, hidden_states, require_parallel
 from stillhouse.training.transfer import Hold
+from stillhouse.training.verification import note_idle_weights, require_training_pass, verify
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,8 @@ class NextToken:
         return int(self.lengths[rows].sum())
 
     def __call__(self, model: nn.Module, batch: BlockBatch, progress: float) -> torch.Tensor:
-        weight_VH, bias_V = head_of(model)
-        return fused_loss(hidden_states(model, batch), weight_VH, bias_V, batch.targets.flatten(), None, weight=0.0).total
+        head, labels_P = head_of(model), batch.targets.flatten()
+        return fused_loss(hidden_states(model, batch), head.weight, head.bias, labels_P, None, weight=0.0, cap=head.cap).total
 
 
 @dataclass(frozen=True)
@@ -107,17 +115,18 @@ class Distillation:
         return int(self.lengths[rows].sum())
 
     def __call__(self, model: nn.Module, batch: BlockBatch, progress: float) -> torch.Tensor:
-        weight_VH, bias_V = head_of(model)
+        head = head_of(model)
         return fused_loss(
             hidden_states(model, batch),
-            weight_VH,
-            bias_V,
+            head.weight,
+            head.bias,
             batch.targets.flatten(),
             self.targets(batch),
             weight=at(self.weight, progress),
             temperature=at(self.temperature, progress),
             divergence=self.divergence,
             beta=self.beta,
+            cap=head.cap,
         ).total
 
 
@@ -133,6 +142,11 @@ def load(folder: Path) -> PreTrainedModel:
 def adapt(model: PreTrainedModel, task: Task, seed: int) -> PreTrainedModel:
     """A model for the new domain: the same one, because the vocabulary is."""
     return model
+
+
+def verify_model(model: PreTrainedModel, task: Task, ranks: Ranks) -> None:
+    """Find out how the model reads blocks. Raises ParamsError if it cannot be scored or trained in them."""
+    verify(model, task.train, task.facts.pad_id, ranks)
 
 
 def choose(task: Task, examples_per_class: int | None, seed: int) -> BlockTable:
@@ -167,6 +181,12 @@ def fit(
     if params.metric == "macro_f1":
         raise ParamsError("training.metric is macro_f1, which kind causal_lm does not have; expected loss or accuracy")
 
+    verify_model(model, task, ranks)
+    require_training_pass(model, task.facts.pad_id)
+    require_parallel(model, params)
+    if ranks.world > 1:
+        note_idle_weights(model, table, task.facts.pad_id)
+
     def evaluate(model: nn.Module, ranks: Ranks) -> dict[str, float]:
         return next_token_scores(model, task.validation, task.facts.pad_id, ranks, params.precision)
 
@@ -188,6 +208,7 @@ def fit(
 def save_training(model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str], task: Task) -> None:
     """Write `model/`, `manifest.json` with digests of inputs and weights, `learning_curve.csv` and `metrics.json`."""
     weights = save_model(model, out / "model")
+    require_same_when_loaded(model, out / "model")
     write_json(out / MANIFEST, {"inputs": inputs, "weights": weights})
     columns = ["step", "split", "loss", "accuracy", "learning_rate"]
     pd.DataFrame(history.points, columns=columns).to_csv(out / "learning_curve.csv", index=False, float_format="%.6g")

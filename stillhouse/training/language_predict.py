@@ -14,23 +14,11 @@ from stillhouse.data.block_batches import IGNORED, BlockBatch, BlockCollator
 from stillhouse.data.blocks import BlockTable
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.precision import autocast
+from stillhouse.training.reading import head_of, hidden_states
+from stillhouse.training.verification import verify
 
 EVALUATION_TOKENS = 8192
 CHUNK_POSITIONS = 512
-
-
-def hidden_states(model: nn.Module, batch: BlockBatch) -> torch.Tensor:
-    """What the head is applied to, (P, H)."""
-    states_BTH = model.base_model(
-        input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.position_ids, use_cache=False
-    ).last_hidden_state
-    return states_BTH.flatten(0, 1)
-
-
-def head_of(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight (V, H) and bias (V,) of the output layer."""
-    head = model.get_output_embeddings()
-    return head.weight, getattr(head, "bias", None)
 
 
 def evaluation_batches(table: BlockTable, pad_id: int, ranks: Ranks) -> Iterator[BlockBatch]:
@@ -50,8 +38,9 @@ def next_token_scores(
 
     Leaves the model in evaluation mode.
     """
+    verify(model, table, pad_id, ranks)
     model.eval()
-    weight_VH, bias_V = head_of(model)
+    head = head_of(model)
     sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
     for batch in evaluation_batches(table, pad_id, ranks):
         with autocast(ranks.device, precision):
@@ -59,7 +48,7 @@ def next_token_scores(
             targets_P = batch.targets.flatten()
             for start in range(0, len(targets_P), CHUNK_POSITIONS):
                 targets_K = targets_P[start : start + CHUNK_POSITIONS]
-                logits_KV = F.linear(hidden_PH[start : start + CHUNK_POSITIONS], weight_VH, bias_V).float()
+                logits_KV = head.logits(hidden_PH[start : start + CHUNK_POSITIONS]).float()
                 sums[0] += F.cross_entropy(logits_KV, targets_K, ignore_index=IGNORED, reduction="sum")
                 sums[1] += (logits_KV.argmax(-1) == targets_K).sum()
                 sums[2] += (targets_K != IGNORED).sum()
@@ -70,8 +59,9 @@ def next_token_scores(
 @torch.no_grad()
 def block_nats(model: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks) -> np.ndarray:
     """Negative log-likelihood of each block in nats, float64 (N,), on one rank; leaves the model in evaluation mode."""
+    verify(model, table, pad_id, ranks)
     model.eval()
-    weight_VH, bias_V = head_of(model)
+    head = head_of(model)
     result = np.zeros(len(table))
     for batch in evaluation_batches(table, pad_id, ranks):
         hidden_PH = hidden_states(model, batch)
@@ -79,7 +69,7 @@ def block_nats(model: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks) -
         nats = []
         for start in range(0, len(targets_P), CHUNK_POSITIONS):
             part = slice(start, start + CHUNK_POSITIONS)
-            logits_KV = F.linear(hidden_PH[part], weight_VH, bias_V).float()
+            logits_KV = head.logits(hidden_PH[part]).float()
             nats.append(F.cross_entropy(logits_KV, targets_P[part], ignore_index=IGNORED, reduction="none"))
         result[batch.rows] = torch.cat(nats).view(len(batch.rows), -1).double().sum(1).cpu().numpy()
     return result

@@ -10,6 +10,7 @@ from stillhouse.core.artifacts import digest_json
 from stillhouse.training.config import LoraParams, TrainingParams
 from stillhouse.training.optimizers import required_matrices
 from stillhouse.training.pipeline import require_decoder
+from stillhouse.training.reading import require_parallel
 from stillhouse.training.tensor import divisible_plan
 from stillhouse.training.transfer import GradualUnfreezing, Hold, freeze_body
 
@@ -70,3 +71,5 @@ def require_spread(model: PreTrainedModel, params: TrainingParams) -> None:
         divisible_plan(model, params.parallel.tensor)
     if params.parallel.pipeline > 1:
         require_decoder(model, params.parallel.pipeline)
+    if hasattr(model, "reading"):
+        require_parallel(model, params)

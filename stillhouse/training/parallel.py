@@ -73,7 +73,8 @@ class Parallel:
             # ddp knows no parameters that are spread.
             self.scale, self.sums_gradients = 1, True
         elif layout.num_shares > 1:
-            self.root = DistributedDataParallel(self.root, gradient_as_bucket_view=True)
+            idle = getattr(getattr(model, "reading", None), "idle", False)
+            self.root = DistributedDataParallel(self.root, gradient_as_bucket_view=True, find_unused_parameters=idle)
         self.groups = by_mesh(self.model.parameters())
         if self.in_parts:
             empty(model)

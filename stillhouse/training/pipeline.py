@@ -25,6 +25,7 @@ from stillhouse.training.dropout import KeyedDropout
 from stillhouse.training.layout import Layout
 from stillhouse.training.parallel import Objective, Parallel, empty, part_of, patch_layers, sum_gradients, tensors_of
 from stillhouse.training.precision import autocast
+from stillhouse.training.reading import Reading, reading_of
 from stillhouse.training.scaler import LossScaler
 from stillhouse.training.shards import by_mesh
 
@@ -42,16 +43,17 @@ class Elsewhere(nn.Module):
 class StageModule(nn.Module):
     """What this stage does with a micro-batch: token ids or hidden states to hidden states."""
 
-    def __init__(self, body: nn.Module, is_first: bool, precision: str):
+    def __init__(self, body: nn.Module, is_first: bool, precision: str, reading: Reading):
         super().__init__()
-        self.body, self.is_first, self.precision = body, is_first, precision
+        self.body, self.is_first, self.precision, self.reading = body, is_first, precision, reading
         self.batches: list[AnyBatch] = []
 
     def forward(self, values: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
         """Token ids int64 (B, T) or hidden states (B, T, H), and the micro-batch's number, int64 (1,) on the host."""
         batch = self.batches[int(number)]
+        mask = batch.mask if self.reading.attention == "mask" else None  # pyright: ignore[reportAttributeAccessIssue]
         given = {"input_ids" if self.is_first else "inputs_embeds": values, "use_cache": False}
-        given |= {"attention_mask": batch.mask, "position_ids": batch.position_ids}  # pyright: ignore[reportAttributeAccessIssue]
+        given |= {"attention_mask": mask, "position_ids": batch.position_ids}  # pyright: ignore[reportAttributeAccessIssue]
         with autocast(values.device, self.precision):
             # Hidden states travel in one type, whatever the last layer ended with.
             return self.body(**given).last_hidden_state.float()
@@ -63,6 +65,7 @@ class LastHidden:
 
     hidden_BTH: torch.Tensor
     head: nn.Module
+    reading: Reading
 
     def base_model(self, **_: object) -> SimpleNamespace:
         return SimpleNamespace(last_hidden_state=self.hidden_BTH)
@@ -84,7 +87,7 @@ class Pipeline(Parallel):
         self.model = part_of(model, shared)
         self.patched = patch_layers(self.model, params.parallel)
         keep_stage(self.model, layout)
-        self.module = StageModule(self.model.base_model, self.is_first, params.precision)
+        self.module = StageModule(self.model.base_model, self.is_first, params.precision, reading_of(model))
         self.groups = by_mesh(self.model.parameters())
         holders: list = [None] * layout.num_stages
         dist.all_gather_object(holders, list(tensors_of(self.model)), group=self.group)
@@ -101,7 +104,7 @@ class Pipeline(Parallel):
         self.progress, self.total = progress, total
         schedule = self.schedule = self.schedule or self.build(count)
         numbers = torch.arange(count)
-        given = (torch.cat([batch.input_ids for batch in self.module.batches]),) if self.is_first else ()
+        given = (torch.cat([batch.filled_ids() for batch in self.module.batches]),) if self.is_first else ()
         losses: list[torch.Tensor] = []
         schedule.step(
             *given, number=numbers, target=numbers if self.is_last else None, losses=losses if self.is_last else None,
@@ -134,7 +137,7 @@ class Pipeline(Parallel):
 
     def loss(self, hidden_BTH: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
         """On the last stage: a micro-batch's share of the loss, times the scale if there is one."""
-        model = LastHidden(hidden_BTH, self.model.get_output_embeddings())
+        model = LastHidden(hidden_BTH, self.model.get_output_embeddings(), self.module.reading)
         with autocast(hidden_BTH.device, self.precision):
             loss = self.objective(model, self.module.batches[int(number)], self.progress) / self.total  # type: ignore
         return loss if self.scaler is None else loss * self.scaler.scale

@@ -84,11 +84,24 @@ def check_model(name: str, tree: dict[str, Any]) -> None:
     if params.architecture is None or (own and are_good(params.config)):
         return
     # torch and transformers, some five seconds.
+    import transformers
+
     from stillhouse.models.trial import try_model
 
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     # How large a tokenizer's vocabulary is, the stage knows when there is one.
     vocab_size = params.config.get("vocab_size", preprocess["tokenizer"].get("vocab_size", 1024))
     try:
         try_model(params, vocab_size, preprocess["block_tokens"] if is_language_model else None)
+        if is_language_model:
+            # A small model of it, unless the architecture is known to be taken.
+            from stillhouse.training.trial import try_reading
+
+            try_reading(params)
+            if name == "student":
+                from stillhouse.evaluation.onnx_trial import try_onnx
+
+                try_onnx(params, tree["export_model"]["opset"])
     except ParamsError as error:
         raise ParamsError(f"'{name}.model': {error}") from None

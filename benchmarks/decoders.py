@@ -1,0 +1,321 @@
+"""Which of transformers' decoders are taken, and whether what is computed with those is what transformers computes.
+
+    python -m benchmarks.decoders [--quick] [--write] [--only NAME ...]
+
+Every architecture that `AutoModelForCausalLM` knows, made small (`stillhouse.models.small`), from a config and from a saved
+folder, and some variants by option. What is taken is trained on random letters for a few steps and then held against plain
+transformers, in ways that share no code with `training.verification`: the loss of the saved model on every document alone;
+gradients of our loss on packed blocks beside those of transformers' logits; later tokens changed; no loss below the entropy of
+the letters. `right`, `refused` and `wrong` count types (of `types` that could be built) and `wrong` variants too; it has to
+be 0. `--write` writes docs/decoders.md, which says it of each.
+"""
+
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from benchmarks.common import arguments, finish, say
+from benchmarks.decoder_cases import ALL, QUICK, VARIANTS, WINDOWS, Case
+from stillhouse.core.errors import ParamsError
+from stillhouse.core.params import build
+from stillhouse.core.stage import one_line_errors
+from stillhouse.data.block_batches import BlockCollator
+from stillhouse.data.blocks import BlockTable, read_blocks, write_blocks
+from stillhouse.data.packing import cut, pack
+from stillhouse.data.tokenizer import TokenizerFacts
+from stillhouse.evaluation.ngram_model import sequences
+from stillhouse.models.build import count_parameters, require_same_when_loaded, save_model
+from stillhouse.models.config import ModelParams
+from stillhouse.models.small import VOCABULARY, merged, small_options
+from stillhouse.training import language_model
+from stillhouse.training.config import TrainingParams
+from stillhouse.training.distributed import Ranks, join
+from stillhouse.training.language_predict import next_token_scores
+
+PAGE = Path(__file__).parent.parent / "docs" / "decoders.md"
+PAD, END, FIRST, LETTERS, WIDTH, SEED = 0, 1, 3, 16, 48, 7
+STEPS = 30
+MOST_PARAMETERS = 10_000_000
+LOSS_TOLERANCE, GRADIENT_TOLERANCE, FUTURE_TOLERANCE, ENTROPY_SLACK = 5e-5, 2e-3, 1e-4, 0.03
+FACTS = TokenizerFacts(vocab_size=VOCABULARY, pad_id=PAD, prefix=[], suffix=[], digest="letters", eos_id=END)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    case: Case
+    state: str
+    """right, refused, wrong or not built."""
+    why: str
+    milliseconds: float = 0.0
+    """Of the verification."""
+
+
+def random_letters(folder: Path) -> tuple[language_model.Task, float]:
+    """Documents of letters that nobody can know, and the least mean loss that is honest: ends may be known, letters not."""
+    generator = np.random.default_rng(SEED)
+    tables, bounds = {}, {}
+    for split, count in (("train", 160), ("validation", 40)):
+        texts = [FIRST + generator.integers(0, LETTERS, generator.choice([1, 2, 5, 9, 20, 33, 60])) for _ in range(count)]
+        pieces = [piece for text in texts for piece in cut(text, END, WIDTH)]
+        packed = pack([len(piece) for piece in pieces], WIDTH)
+        write_blocks(folder / f"{split}.arrow", [[pieces[i] for i in block] for block in packed], WIDTH, VOCABULARY)
+        tables[split] = read_blocks(folder / f"{split}.arrow")
+        bounds[split] = np.log(LETTERS) * sum(map(len, texts)) / tables[split].lengths.sum()
+    task = language_model.Task(
+        tables["train"],
+        tables["validation"],
+        FACTS,
+        "letters",
+        {"block_tokens": WIDTH},
+        dict.fromkeys(("train", "validation"), 1),
+    )
+    return task, float(bounds["validation"])
+
+
+def options_of(case: Case) -> dict:
+    options = small_options(case.architecture)
+    default = transformers.AutoConfig.for_model(case.architecture).to_dict()
+    narrow = {key: value for key, value in WINDOWS.items() if isinstance(default.get(key), int) and default.get(key)}
+    narrow |= {
+        part: {key: value for key, value in WINDOWS.items() if isinstance(inside.get(key), int) and inside.get(key)}
+        for part, inside in default.items()
+        if part == "text_config" and isinstance(inside, dict)
+    }
+    quiet = {key: 0.0 for key, value in default.items() if isinstance(value, float) and value and is_random(key)}
+    return merged(merged(options, narrow | quiet), case.options)
+
+
+def is_random(key: str) -> bool:
+    return any(part in key for part in ("dropout", "pdrop", "layerdrop", "jitter"))
+
+
+def judge(case: Case, task: language_model.Task, bound: float, folder: Path, ranks: Ranks) -> Verdict:
+    try:
+        params = ModelParams(architecture=case.architecture, config=options_of(case))
+        with torch.device("meta"):
+            size = count_parameters(language_model.build(params, task, SEED))
+        if size > MOST_PARAMETERS:
+            return Verdict(case, "not built", f"{size:,} parameters, although it should be small")
+        model = language_model.build(params, task, SEED)
+    except (ParamsError, ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:300]
+        return Verdict(case, "refused" if "not load again" in reason else "not built", reason)
+    start = time.perf_counter()
+    try:
+        language_model.verify_model(model, task, ranks)
+    except ParamsError as error:
+        return Verdict(case, "refused", str(error).partition("): ")[2], 1000 * (time.perf_counter() - start))
+    milliseconds = 1000 * (time.perf_counter() - start)
+    reading = model.reading
+    how = {"mask": "packed, our mask", "positions": "packed, its own mask", "rows": "one document a row"}
+    how = [how[reading.attention]]
+    how += ["states behind a transform"] if reading.states == "head" else []
+    how += [f"logits times {reading.scale:.4g}"] if reading.scale != 1 else []
+    how += [f"logits capped at {reading.cap:.4g}"] if reading.cap is not None else []
+    faults = faults_in_gradients(model, task)
+    try:
+        faults += faults_after_training(model, task, bound, folder, ranks)
+    except ParamsError as error:
+        # What the stage that trains says when it writes.
+        return Verdict(case, "refused", str(error).partition("): ")[2], milliseconds)
+    return Verdict(case, "wrong" if faults else "right", "; ".join(faults or how), milliseconds)
+
+
+def faults_in_gradients(model: PreTrainedModel, task: language_model.Task) -> list[str]:
+    """Our loss and its gradients on packed blocks, in training mode, beside those of transformers' logits of each document."""
+    # The fullest blocks, some of the middle and the last ones, which have unused positions.
+    rows = np.unique(np.linspace(0, len(task.train) - 1, 6).astype(int))
+    model.train()
+    model.zero_grad()
+    ours = language_model.NextToken(task.train.lengths)(model, BlockCollator(task.train, PAD)(rows), 0.0)
+    ours.backward()
+    mine = gradients(model)
+    model.zero_grad()
+    theirs = torch.zeros(())
+    for ids in sequences(task.train.select(rows)):
+        tokens = torch.tensor([ids])
+        try:
+            logits = plain_logits(model, tokens[:, :-1])[0]
+        except ValueError:
+            # Reformer trains on lengths of its own alone; what follows a text does not change it.
+            longer = F.pad(tokens[:, :-1], (0, WIDTH - len(ids) + 1), value=FIRST)
+            logits = plain_logits(model, longer)[0, : len(ids) - 1]
+        theirs = theirs + F.cross_entropy(logits, tokens[0, 1:], reduction="sum")
+    theirs.backward()
+    others = gradients(model)
+    model.zero_grad(set_to_none=True)
+    faults = []
+    if not abs(float(ours.detach() - theirs.detach())) <= LOSS_TOLERANCE * abs(float(theirs.detach())):
+        faults.append(f"training loss {float(ours):.5f}, transformers {float(theirs):.5f}")
+    if mine.keys() != others.keys():
+        faults.append(f"gradients of {len(mine)} weights, transformers of {len(others)}")
+    else:
+        gap = torch.cat([(mine[name] - others[name]).flatten() for name in mine]).norm()
+        size = torch.cat([value.flatten() for value in others.values()]).norm()
+        if not gap <= GRADIENT_TOLERANCE * size:
+            faults.append(f"gradients differ by {float(gap / size):.1e}")
+    return faults
+
+
+def plain_logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    # Without a cache, which some architectures have only on paper.
+    return model(input_ids=tokens, use_cache=False).logits.float()
+
+
+def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {
+        name: weight.grad.detach().clone()
+        for name, weight in model.named_parameters()
+        if weight.grad is not None and weight.grad.any()
+    }
+
+
+def faults_after_training(
+    model: PreTrainedModel, task: language_model.Task, bound: float, folder: Path, ranks: Ranks
+) -> list[str]:
+    tree = {
+        "steps": STEPS, "batch_size": 8, "optimizer": {"name": "adamw", "learning_rate": 5e-3},
+        "schedule": {"name": "constant"}, "clip_norm": 1.0, "evaluate_every": STEPS, "log_every": STEPS,
+    }  # fmt: skip
+    history = language_model.fit(model, task, build(TrainingParams, tree, "decoders"), None, 0, SEED, ranks, "letters")
+    said = next(point["loss"] for point in history.points if point["split"] == "validation")
+    save_model(model, folder)
+    require_same_when_loaded(model, folder)
+    again = language_model.build(ModelParams(pretrained=str(folder)), task, SEED)
+    loaded = next_token_scores(again, task.validation, PAD, ranks)["loss"]
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    alone = loss_of_documents_alone(plain, task.validation)
+    faults = []
+    for name, loss in (("the trained model", said), ("the saved one", loaded)):
+        if not abs(loss - alone) <= LOSS_TOLERANCE * max(1.0, alone):
+            faults.append(f"{name} scores {loss:.5f} nats a token, transformers {alone:.5f}")
+    if not alone >= bound - ENTROPY_SLACK:
+        faults.append(f"{alone:.4f} nats a token of random letters, whose entropy is {bound:.4f}")
+    gap = change_by_the_future(plain)
+    if not gap <= FUTURE_TOLERANCE:
+        faults.append(f"log-probabilities change by {gap:.1e} with later tokens")
+    return faults
+
+
+@torch.no_grad()
+def loss_of_documents_alone(model: PreTrainedModel, table: BlockTable) -> float:
+    """Nats a token by plain transformers, each piece of a document by itself."""
+    nats, count = 0.0, 0
+    for ids in sequences(table):
+        tokens = torch.tensor([ids])
+        logits = plain_logits(model, tokens[:, :-1])[0]
+        nats += float(F.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
+        count += len(ids) - 1
+    return nats / count
+
+
+@torch.no_grad()
+def change_by_the_future(model: PreTrainedModel) -> float:
+    """Largest change of a log-probability at the first positions of a text when the last one is another, and not there."""
+    ids = FIRST + torch.randint(0, LETTERS, (1, 24), generator=torch.Generator().manual_seed(1))
+    other = ids.clone()
+    other[0, -1] = FIRST + (ids[0, -1] - FIRST + 5) % LETTERS
+    said = [plain_logits(model, tokens)[:, :23].log_softmax(-1) for tokens in (ids, other, ids[:, :23])]
+    return float(max((said[0] - said[1]).abs().max(), (said[0] - said[2]).abs().max()))
+
+
+EXPLANATION = """
+Nothing goes by this list. Each model is asked with its own weights before it is trained, exported or scored
+(`stillhouse/training/verification.py`), and refused in one line if what the pipeline computes with it is not what transformers
+computes. How a model reads packed blocks:
+
+* *packed, our mask*: the fastest. One mask of four dimensions tells the documents of a block apart.
+* *packed, its own mask*: transformers makes the masks from positions, for sliding windows and attention of another form.
+* *one document a row*: layers with a state or a convolution, positions that cannot be given. Right, and slower: rows are filled
+  up to the next power of two. Neither `parallel.pipeline` nor `sharding: fsdp` goes with it.
+* *states behind a transform*: the head is given something else than the body's last hidden states. No `parallel.pipeline`.
+* *logits times ...*, *capped at ...*: part of the loss, of soft labels, metrics and package. Residual soft labels
+  (`sampler.method: residual`) do not go with a student that caps.
+
+Options can change the answer, see the second table: encoders want `is_decoder: true`; a loss of more terms than the
+cross-entropy (`output_router_logits`) is refused; so is sparse attention that chooses among fewer tokens than a block has,
+because its answers depend on the length of the text.
+"""
+
+
+def page(verdicts: list[Verdict]) -> str:
+    counts = Counter(verdict.state for verdict in verdicts if not verdict.case.is_variant)
+    lines = [
+        "# Decoders: what is taken, what is refused, and why",
+        "",
+        f"Written by `python -m benchmarks.decoders --write` with transformers {transformers.__version__}: every architecture",
+        "that its `AutoModelForCausalLM` knows, small and with random weights. "
+        f"{counts['right']} are taken, {counts['refused']} refused; {counts['not built']} could not be built.",
+        EXPLANATION,
+        *table([verdict for verdict in verdicts if not verdict.case.is_variant]),
+        "",
+        "## By option",
+        "",
+        *table([verdict for verdict in verdicts if verdict.case.is_variant]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table(verdicts: list[Verdict]) -> list[str]:
+    rows = ["| `architecture` | | how, or why not |", "|---|---|---|"]
+    for verdict in verdicts:
+        why = verdict.why.partition("; docs/decoders.md")[0].replace("|", "\\|")
+        rows.append(f"| {verdict.case.name} | {verdict.state} | {why} |")
+    return rows
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--write", action="store_true", help="write the table to docs/decoders.md")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these architectures alone")
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    cases = QUICK if options.quick else ALL + VARIANTS
+    if options.only:
+        cases = [case for case in ALL + VARIANTS if case.architecture in options.only]
+    with one_line_errors("decoders"), warnings.catch_warnings(), join(1) as ranks, tempfile.TemporaryDirectory() as scratch:
+        warnings.simplefilter("ignore")
+        task, bound = random_letters(Path(scratch))
+        say(f"{len(cases)} cases, seed {SEED}, {STEPS} steps; entropy of the letters {bound:.4f} nats a token")
+        verdicts = []
+        for number, case in enumerate(cases):
+            start = time.perf_counter()
+            try:
+                verdict = judge(case, task, bound, Path(scratch) / f"model-{number}", ranks)
+            except Exception as error:
+                # A traceback is what the pipeline must not end in.
+                traceback.print_exc()
+                verdict = Verdict(case, "wrong", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            verdicts.append(verdict)
+            say(f"{case.name}: {verdict.state}: {verdict.why} ({time.perf_counter() - start:.1f} s)")
+        if options.write:
+            PAGE.write_text(page(verdicts), encoding="utf-8")
+            say(f"written: {PAGE}")
+        own = Counter(verdict.state for verdict in verdicts if not verdict.case.is_variant)
+        asked = [verdict.milliseconds for verdict in verdicts if verdict.milliseconds]
+        finish(
+            types=own["right"] + own["refused"] + own["wrong"],
+            right=own["right"],
+            refused=own["refused"],
+            wrong=sum(verdict.state == "wrong" for verdict in verdicts),
+            not_built=own["not built"],
+            known=len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+            verification_ms=float(np.median(asked)) if asked else 0.0,
+        )
+
+
+if __name__ == "__main__":
+    main()

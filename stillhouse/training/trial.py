@@ -1,0 +1,70 @@
+"""Whether an architecture can be a language model here, found out in a second or two with a small model of it.
+
+The stage that trains asks the model itself (`training.verification`), and the file that it has written; `python -m tasks.check`
+asks a small one of the same options before anything is paid for.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import PreTrainedModel
+
+from stillhouse.data.blocks import BlockTable
+from stillhouse.models.build import build_language_model, require_same_when_loaded, save_model
+from stillhouse.models.config import ModelParams
+from stillhouse.models.small import VOCABULARY, merged, small_options
+from stillhouse.training.distributed import Ranks
+from stillhouse.training.verification import verify
+
+KNOWN = (
+    "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral", "olmo2", "opt", "phi3", "qwen2", "qwen3",
+    "smollm3",
+)  # fmt: skip
+"""Taken whatever their options: nothing to try."""
+BLOCK_TOKENS = 48
+
+
+def small_model(params: ModelParams) -> PreTrainedModel | None:
+    """One of this architecture and options; None if there is nothing to try, or sizes that small do not fit it.
+
+    Random numbers are left as they were.
+    """
+    if params.architecture is None or params.architecture in KNOWN:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        try:
+            options = merged(params.config, small_options(params.architecture))
+            small = ModelParams(architecture=params.architecture, config=options)
+            model = build_language_model(small, VOCABULARY, 0, 1, BLOCK_TOKENS, seed=0)
+        except Exception:
+            # Whatever transformers says of sizes that do not fit is not about the model that was asked for.
+            return None
+        with torch.no_grad():
+            # Weights that begin at zero would hide what they take part in.
+            for weight in model.parameters():
+                weight.add_(torch.randn_like(weight) * 0.02)
+    return model
+
+
+def try_reading(params: ModelParams) -> None:
+    """Raises ParamsError as the stage would that trains a model of this architecture and options, as a small one tells."""
+    model = small_model(params)
+    if model is None:
+        return
+    table = BlockTable(
+        ids=pa.array(["0"]),
+        keys=np.zeros(1, dtype=np.uint64),
+        tokens=np.ones(1, dtype=np.int32),
+        offsets=np.array([0, 1]),
+        segment_lengths=np.ones(1, dtype=np.int32),
+        segment_offsets=np.array([0, 1]),
+        last=np.ones(1, dtype=np.int32),
+        block_tokens=BLOCK_TOKENS,
+    )
+    verify(model, table, 0, Ranks(0, 1, 0, 1, torch.device("cpu")))
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(model, Path(folder))
+        require_same_when_loaded(model, Path(folder))

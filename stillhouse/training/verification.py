@@ -1,0 +1,334 @@
+"""Whether what the pipeline computes with a causal language model is what transformers computes with it; or it is refused.
+
+    reading = verify(model, table, pad_id, ranks)       # once a model; before anything is trained, exported or scored with it
+
+Of some hundred and ninety architectures no list says what their attention does with packed blocks, or what becomes of their
+logits, and options change it. So the model itself is asked, with its own weights, about short random texts:
+
+* no position changes when later tokens change, or are not there;
+* what comes out of blocks packed as `BlockCollator` packs them (a whole one, and one of several texts with unused positions)
+  is what transformers' own forward pass gives for each text alone;
+* logits are a matrix product of hidden states, perhaps scaled or capped, and the model's own loss is their cross-entropy.
+
+The first way of reading (`training.reading`) that passes is taken, ours first: it is the fastest. A pass of some eight blocks.
+
+Shapes: T positions of a block, S tokens of a text, P positions of a batch, H hidden size, V vocabulary.
+"""
+
+import math
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PretrainedConfig, PreTrainedModel
+
+from stillhouse.core.errors import ParamsError
+from stillhouse.data.block_batches import BlockCollator
+from stillhouse.data.blocks import BlockTable
+from stillhouse.training.distributed import Ranks
+from stillhouse.training.probe import (
+    FAULTS,
+    KNOWN,
+    Choices,
+    Refused,
+    Texts,
+    cross_entropies,
+    distance,
+    numpy_untouched,
+    refused_faults,
+)
+from stillhouse.training.reading import Reading, head_given, head_of, hidden_states, last_states, reading_of
+
+TOLERANCE = 1e-4
+"""Of the difference of hidden states over their size, at the worst position. Rounding gives 1e-6 in small models and 1e-5 in
+large ones; a convolution that sees the last token of the text before, in a model of random weights, 5e-4."""
+NOISE = 10
+"""Times so much as the same text differs in a batch of two: kernels of a GPU may round far more than that."""
+MOST_NOISE = 1e-3
+HEAD_TOKENS = 8
+SLIGHT = 2.0**-10
+"""An answer of the head that no cap bends much."""
+DRAWS = 2
+"""Texts are drawn again if a model fails with the first ones: where experts are chosen, rounding may decide between two."""
+
+
+def verify(model: PreTrainedModel, table: BlockTable, pad_id: int, ranks: Ranks) -> Reading:
+    """How the model reads blocks as wide as those of `table`; also noted in the model, and not looked for again.
+
+    Random numbers, mode and device are left as they were. Raises ParamsError on every rank, in one line, if there is no way
+    in which it reads them as it reads each text alone.
+    """
+    known = getattr(model, "reading", None)
+    if known is None or known.block_tokens < table.block_tokens:
+        first = int(table.tokens[0]) if len(table.tokens) else pad_id
+        known = ranks.on_main(lambda: Verification(model, table.block_tokens, pad_id, first, ranks.device).run())
+        model.reading = known
+        if ranks.is_main:
+            say_if_unusual(model, known)
+    return known
+
+
+SAID: set[str] = set()
+
+
+def say_if_unusual(model: PreTrainedModel, reading: Reading) -> None:
+    """A line for what takes longer, once a process."""
+    if reading.attention != "rows":
+        return
+    line = (
+        f"note: {model.config.model_type} is read one document a row: in a packed block its documents would see each other; "
+        "this takes longer than packed blocks do"
+    )
+    if line not in SAID:
+        SAID.add(line)
+        print(line, file=sys.stderr, flush=True)
+
+
+@dataclass
+class Verification:
+    """One model, asked on `device`."""
+
+    model: PreTrainedModel
+    width: int
+    pad_id: int
+    first: int
+    device: torch.device
+    tolerance: float = TOLERANCE
+
+    def run(self) -> Reading:
+        model = self.model
+        came_from, was_training = next(model.parameters()).device, model.training
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), numpy_untouched():
+            torch.manual_seed(0)
+            try:
+                model.to(self.device).eval()
+                reason = ""
+                for seed in range(DRAWS):
+                    try:
+                        with torch.no_grad():
+                            return self.attempt(seed)
+                    except Refused as refused:
+                        reason = reason or str(refused)
+            finally:
+                vars(model).pop("reading", None)
+                model.to(came_from).train(was_training)
+        raise ParamsError(f"model {model.config.model_type} ({type(model).__name__}): {reason}")
+
+    def attempt(self, seed: int) -> Reading:
+        """Raises Refused."""
+        layer = self.model.get_output_embeddings()
+        if layer is None or not isinstance(getattr(layer, "weight", None), torch.Tensor):
+            raise Refused(f"it has no output layer that can be told from its body; {KNOWN}")
+        texts = Texts.draw(self.model.config, len(layer.weight), self.width, self.pad_id, self.first, seed)
+        reading = self.of_head(layer, texts.long[:HEAD_TOKENS])
+        with Choices() as of_long:
+            alone = [self.own(texts.long)]
+        with Choices() as of_short:
+            alone += [self.own(text) for text in texts.short]
+        self.tolerance = max(TOLERANCE, NOISE * self.noise(texts.short[0], alone[1]))
+        self.require_all_tokens(of_long, of_short)
+        self.require_causal(texts, alone[0], alone[1])
+        middle = len(texts.short) // 2
+        reading = replace(reading, states=self.which_states(texts.short[middle], alone[1 + middle]))
+        found = []
+        for attention in ("mask", "positions", "rows"):
+            trial = replace(reading, attention=attention)
+            try:
+                with refused_faults():
+                    worst = self.gap(trial, texts, alone)
+            except Refused as refused:
+                found.append(str(refused))
+                continue
+            if worst <= self.tolerance:
+                return trial
+            found.append(f"a difference of {worst:.1e}")
+        raise Refused(
+            f"a text gets other hidden states beside others than alone, even in a row of its own that is filled up behind its "
+            f"end ({found[-1]}, allowed {self.tolerance:.0e}): other rows or the length of the longest decide; {self.remedy()}"
+        )
+
+    def own(self, text: torch.Tensor) -> torch.Tensor:
+        """(S, H): what the head is given in transformers' own forward pass of one text. Raises Refused."""
+        with refused_faults(f"its own forward pass of a text of {len(text)} tokens fails: "), head_given(self.model) as kept:
+            self.model(input_ids=text[None].to(self.device), use_cache=False)
+        if len(kept) != 1 or kept[0].shape[:-1].numel() != len(text):
+            shapes = ", ".join(str(tuple(states.shape)) for states in kept) or "never called"
+            raise Refused(f"its head is not called once with a state a token ({shapes}, for {len(text)} tokens); {KNOWN}")
+        return kept[0].reshape(len(text), -1)
+
+    def noise(self, text: torch.Tensor, alone: torch.Tensor) -> float:
+        """How much the same text differs in a batch of two. Raises Refused if that is more than rounding."""
+        with refused_faults("its own forward pass of two texts fails: "), head_given(self.model) as kept:
+            self.model(input_ids=torch.stack((text, text)).to(self.device), use_cache=False)
+            both = kept[0].reshape(2, len(text), -1)
+        worst = float(max(distance(both[0], alone).max(), distance(both[1], alone).max()))
+        if worst > MOST_NOISE:
+            raise Refused(f"it says something else of the same text each time, a difference of {worst:.1e}; {KNOWN}")
+        return worst
+
+    def of_head(self, layer: nn.Module, text: torch.Tensor) -> Reading:
+        """What happens behind the head, and with the loss. Raises Refused."""
+        model, ids = self.model, text[None].to(self.device)
+        self.own(text)
+        given: list[torch.Tensor] = []
+        answers: list[torch.Tensor] = []
+        wanted: list[torch.Tensor] = []
+
+        def watch(_: Any, inputs: tuple, output: torch.Tensor) -> torch.Tensor | None:
+            given.append(inputs[0])
+            answers.append(output)
+            return wanted[0].expand_as(output) if wanted else None
+
+        hook = layer.register_forward_hook(watch)
+        try:
+            with refused_faults("its own forward pass fails: "):
+                plain = model(input_ids=ids, use_cache=False)
+            logits = plain.logits
+            product = F.linear(given[0], layer.weight, getattr(layer, "bias", None))
+            if not torch.allclose(answers[0], product, rtol=1e-3, atol=1e-4, equal_nan=True):
+                raise Refused(f"its output layer is more than a matrix product; {KNOWN}")
+            if logits.shape != (1, len(text), len(layer.weight)):
+                raise Refused(
+                    f"its logits have shape {tuple(logits.shape)} for {len(text)} tokens and {len(layer.weight)} ids; {KNOWN}"
+                )
+            self.require_own_loss(plain, ids)
+
+            def said(answer: torch.Tensor) -> torch.Tensor:
+                wanted[:] = [answer.to(self.device)]
+                with refused_faults("its logits cannot be told from what its output layer answers: "):
+                    return model(input_ids=ids, use_cache=False).logits.float().cpu()
+
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.randn(logits.shape, generator=generator)
+            slight = float(said(torch.full((1,), SLIGHT)).median())
+            limit = float(said(torch.full((1,), 1e9)).median())
+            cap = None if limit > 1e8 * abs(slight / SLIGHT) else limit
+            scale = slight / SLIGHT if cap is None else math.atanh(slight / cap) * cap / SLIGHT
+            for size in (1.0, 100.0):
+                expected = noise * size * scale
+                expected = expected if cap is None else (expected / cap).tanh() * cap
+                if not torch.allclose(said(noise * size), expected, rtol=1e-4, atol=1e-6 * size):
+                    raise Refused(f"it changes its logits behind the head by more than a scale and a soft cap; {KNOWN}")
+        finally:
+            hook.remove()
+        return Reading(self.width, scale=1.0 if abs(scale - 1) < 1e-6 else scale, cap=cap)
+
+    def require_own_loss(self, plain: Any, ids: torch.Tensor) -> None:
+        """The model's own loss is the cross-entropy of its own logits. Raises Refused."""
+        more = getattr(plain, "aux_loss", None)
+        ours, theirs = cross_entropies(plain.logits, ids), None
+        # Not every decoder computes a loss.
+        with suppress(*FAULTS):
+            theirs = float(self.model(input_ids=ids, labels=ids, use_cache=False).loss)
+        known = theirs is not None and math.isfinite(theirs)
+        differs = known and not any(math.isclose(theirs, loss, rel_tol=1e-3, abs_tol=1e-4) for loss in ours)
+        if more is not None or differs:
+            added = f" (it is {theirs:.4f}, the cross-entropy {ours[0]:.4f})" if known else ""
+            raise Refused(
+                f"its own loss has more terms than the cross-entropy of its logits{added}, which would be left out here; "
+                f"switch them off in its config{options_of(self.model.config, LOSS_OPTIONS)}, or choose another architecture"
+            )
+
+    def require_causal(self, texts: Texts, long: torch.Tensor, begin: torch.Tensor) -> None:
+        """Raises Refused if a position of the long text depends on tokens behind it, or on their being there."""
+        length = len(begin)
+        altered = self.own(texts.altered)[:length]
+        for other, what in ((altered, "other tokens"), (begin, "no tokens")):
+            gap = distance(other, long[:length])
+            if gap.max() > self.tolerance:
+                raise Refused(
+                    f"with {what} behind position {length - 1} of a text of {self.width}, position {int(gap.argmax())} changes "
+                    f"by {float(gap.max()):.1e} (allowed {self.tolerance:.0e}): it sees the future; {self.remedy()}"
+                )
+
+    def require_all_tokens(self, of_long: "Choices", of_short: "Choices") -> None:
+        """Raises Refused if the model chooses among the tokens of a text as long as a block.
+
+        Scores are often equal (those that a ReLU has emptied), and which of them is chosen then depends on how many there are.
+        """
+        known = {size for size, _ in of_short.made}
+        few = [(size, chosen) for size, chosen in of_long.made if chosen < size and size not in known]
+        if few:
+            raise Refused(
+                f"it chooses {few[0][1]} among {few[0][0]} tokens or blocks of tokens of a text of {self.width}, and which of "
+                f"equal ones depends on the length of the text; {self.remedy()}"
+            )
+
+    def which_states(self, text: torch.Tensor, alone: torch.Tensor) -> str:
+        """Whether the body's last hidden states are what the head is given."""
+        if self.model.base_model is self.model:
+            return "head"
+        try:
+            states = last_states(self.model, Reading(self.width), {"input_ids": text[None].to(self.device)})
+            return "body" if distance(states[0], alone).max() <= self.tolerance else "head"
+        except FAULTS:
+            return "head"
+
+    def gap(self, reading: Reading, texts: Texts, alone: list[torch.Tensor]) -> float:
+        """The largest difference of a position in packed blocks to the same position in its text alone."""
+        model, collate = self.model, BlockCollator(texts.table(), self.pad_id)
+        # Compared before the scale, which is the head's.
+        model.reading = replace(reading, scale=1.0)
+        worst = 0.0
+        # A batch of whole blocks alone has no mask.
+        for rows, expected in ((np.array([0, 1]), alone), (np.array([0]), alone[:1])):
+            hidden = hidden_states(model, collate(rows).to(self.device)).view(len(rows), self.width, -1)
+            begin = [0, 0, *np.cumsum([len(text) for text in texts.short])[:-1]]
+            for number, states in enumerate(expected):
+                place = slice(int(begin[number]), int(begin[number]) + len(states))
+                worst = max(worst, float(distance(hidden[min(number, 1), place], states).max()))
+        return worst
+
+    def remedy(self) -> str:
+        config = self.model.config
+        for key in ("is_decoder", "causal"):
+            if getattr(config, key, None) is False:
+                return f"set {key}: true in its config, or choose another architecture"
+        more = options_of(config, SPARSE_OPTIONS, ", or raise ", " to preprocess.block_tokens")
+        return f"choose another architecture{more}; {KNOWN}"
+
+
+LOSS_OPTIONS = ("output_router_logits", "z_loss_coefficient", "router_aux_loss_coef", "mtp_loss_scaling_factor")
+SPARSE_OPTIONS = ("index_topk", "indexer_budget")
+
+
+def options_of(config: PretrainedConfig, names: tuple[str, ...], before: str = " (", behind: str = ")") -> str:
+    """The options of these names that the config has, as a phrase."""
+    text = config.get_text_config()
+    found = [name for name in names if getattr(text, name, None)]
+    return f"{before}{', '.join(found)}{behind}" if found else ""
+
+
+def require_training_pass(model: PreTrainedModel, pad_id: int) -> None:
+    """Raises ParamsError if the model reads blocks to be scored and not to be trained (Reformer, of some lengths)."""
+    width, was_training = reading_of(model).block_tokens, model.training
+    texts = Texts.draw(model.config, len(head_of(model).weight), width, pad_id, pad_id, seed=0)
+    batch = BlockCollator(texts.table(), pad_id)(np.arange(2)).to(next(model.parameters()).device)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), numpy_untouched(), refused_faults():
+            hidden_states(model.train(), batch)
+    except Refused as refused:
+        raise ParamsError(
+            f"model {model.config.model_type} ({type(model).__name__}) reads blocks of {width} tokens in evaluation and not in "
+            f"training: {refused}"
+        ) from None
+    finally:
+        model.train(was_training)
+
+
+def note_idle_weights(model: PreTrainedModel, table: BlockTable, pad_id: int) -> None:
+    """Find out whether some weights get no gradient from a batch of text, which ddp has to know."""
+    reading, was_training = model.reading, model.training
+    model.eval()
+    batch = BlockCollator(table, pad_id)(np.arange(1)).to(next(model.parameters()).device)
+    head = head_of(model)
+    head.logits(hidden_states(model, batch)[:1]).sum().backward()
+    idle = any(weight.requires_grad and weight.grad is None for weight in model.parameters())
+    model.zero_grad(set_to_none=True)
+    model.train(was_training)
+    model.reading = replace(reading, idle=idle)

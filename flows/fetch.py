@@ -7,13 +7,13 @@
 the remote gives it, even if that is told to verify.
 """
 
-import argparse
 import re
 from pathlib import Path
 
 from flows.promote import ARTIFACT, PACKAGE, PromotionError, bring, promoted
 from flows.workspace import command, repository_root
 from stillhouse.core.errors import nearest
+from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
 
 
@@ -32,7 +32,7 @@ def version_tag(root: Path, name: str | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m flows.fetch", description="Fetch the package of a promoted version.")
+    parser = Options("flows.fetch", "Fetch the package of a promoted version.")
     parser.add_argument("version", nargs="?", help="such as v1.0.0 (default: the promoted version)")
     parser.add_argument("--out", type=Path, default=Path(ARTIFACT), help="the folder to make (default: %(default)s)")
     options = parser.parse_args()

@@ -6,7 +6,6 @@ Reports are read, and nothing else: no other folder, no link that leads out of i
 127.0.0.1 only, and answers to that name only, so that no page of another site reads them through a name of its own.
 """
 
-import argparse
 import contextlib
 import html
 import os
@@ -22,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from flows.join import HOME
 from flows.workspace import repository_root
+from stillhouse.core.options import no_options
 from stillhouse.core.stage import one_line_errors
 
 PROGRAM = "reports"
@@ -155,11 +155,7 @@ def start(root: Path) -> Reports:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.reports",
-        description="Serve the pages of reports/ to browsers of this machine, until it is stopped.",
-    )
-    parser.parse_args()
+    no_options("flows.reports", "Serve the pages of reports/ to browsers of this machine, until it is stopped.")
 
     def end(*_: int | FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -7,7 +7,6 @@ Runs are what `dvc exp list` knows, failed runs whose workspaces are kept, runs 
 versions that hold results. What was changed is told against the parameters that the run started from, or the recipe.
 """
 
-import argparse
 import json
 import re
 import shutil
@@ -21,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from flows.history import DEFAULT, in_words, value
 from flows.rows import Row, rows_of
 from flows.workspace import repository_root
+from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
 
 PAGE = Path("reports") / "runs.html"
@@ -229,7 +229,7 @@ def of_kind(rows: list[Row], kind: str) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m flows.runs", description="Every run of this clone, side by side.")
+    parser = Options("flows.runs", "Every run of this clone, side by side.")
     parser.add_argument("--json", action="store_true", help="one JSON list instead of the table, with all figures")
     parser.add_argument("--last", type=int, metavar="N", help="only the N newest runs (default: all)")
     options = parser.parse_args()

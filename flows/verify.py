@@ -7,13 +7,13 @@ DVC takes what it pulls for what its name says (`stillhouse/core/verify.py`), un
 remote modify NAME verify true'.
 """
 
-import argparse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flows.workspace import cache_folder, repository_root
 from stillhouse.core.errors import ArtifactError
+from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
 from stillhouse.core.verify import READERS, Damage, damages, file_md5, message_of, recorded_data
 
@@ -44,9 +44,7 @@ def remove(root: Path, cache: Path, found: list[Damage]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.verify", description="Hold the recorded data of this clone against what DVC has recorded."
-    )
+    parser = Options("flows.verify", "Hold the recorded data of this clone against what DVC has recorded.")
     parser.add_argument("--remove", action="store_true", help="take damaged files out of the checkout and the cache")
     parser.add_argument("--no-cache", action="store_true", help="look at the checkout alone, and say nothing if all is well")
     options = parser.parse_args()

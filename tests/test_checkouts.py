@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from flows.data import add
 from flows.leftovers import Clone
+from flows.placing import add
 from flows.preflight import check_checkout
 from flows.promote import register
+from flows.staging import staged
 from flows.workspace import open_workspace, remove_workspace, repository_root, snapshot
 from stillhouse.core.checkout import main_checkout
 from stillhouse.core.errors import StillhouseError, StorageError
@@ -50,7 +51,7 @@ def check_nothing(root: Path) -> None:
 
 def distil(root: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the pipeline in that checkout with this code; what it would show at the end is no matter here."""
-    code = "import sys, flows.local as local; local.print_summary = lambda root: None; sys.argv[0] = 'distill'; local.main()"
+    code = "import sys, flows.local as local; local.print_summary = lambda *_: None; sys.argv[0] = 'distill'; local.main()"
     words = (sys.executable, "-c", code, "--override", "n=7", *words)
     return shell(*words, folder=root, check=check, PYTHONPATH=str(ROOT))
 
@@ -133,7 +134,7 @@ def test_a_user_number_without_a_name_runs_and_saves(nobody, monkeypatch):
     """As containers are started: `docker run --user 54321`."""
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
-    command = (sys.executable, "-c", "import flows.local as local; local.print_summary = lambda root: None; local.main()")
+    command = (sys.executable, "-c", "import flows.local as local; local.print_summary = lambda *_: None; local.main()")
     # Git asks with access(2), which knows no capabilities, and pytest's own folders are for their owner alone.
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "root"
@@ -316,7 +317,8 @@ def test_own_data_that_are_put_in_again_do_not_change_what_the_cache_holds(nobod
     own.mkdir()
     for text in ("old", "new"):
         (own / "texts.csv").write_text(text)
-        add(str(own), nobody.root)
+        with staged(nobody.root, {"file": str(own)}) as stage:
+            add(nobody.root, stage)
         assert (nobody.root / "data" / "raw" / "own" / "texts.csv").read_text() == text
     held = {path.read_text() for path in (nobody.root / ".dvc" / "cache" / "files").glob("md5/*/*")}
     assert {"old", "new"} <= held

@@ -12,6 +12,7 @@ import torch
 
 from stillhouse.core.errors import TopologyError
 from stillhouse.core.params import build
+from stillhouse.core.processes import LAUNCHER
 from stillhouse.data.batches import BatchPlan, Collator
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.tokens import TokenTable
@@ -230,7 +231,9 @@ def test_batch_size_must_divide_by_ranks_and_micro_batch():
 
 
 def test_threads_must_be_shared_evenly(monkeypatch):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name, value in {"TORCHELASTIC_RUN_ID": "two", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(LAUNCHER, "1")
     with pytest.raises(TopologyError, match=r"'threads' is 3, which 2 ranks"), join(3):
         pass
 

@@ -37,7 +37,9 @@ RIVAL = {"source": "baseline", "new": "scratch"}
 @block
 class Evaluate:
     bootstrap_samples: int
+    """Resamples of the test rows (blocks, or documents), the same ones for every model."""
     calibration_bins: int
+    """Bins of equal width that confidences are sorted into, for the expected calibration error and the reliability diagram."""
     examples: int
     """Rows of each kind in the table of examples; prompts that language models go on with."""
     linear_baseline: bool

@@ -14,6 +14,7 @@ from stillhouse.core.stage import run_stage
 @block
 class Report:
     title: str
+    """Heading of the report."""
 
 
 @block

@@ -64,6 +64,7 @@ class Gate:
     confidence: float
     """Share of the resamples that the interval holds."""
     calibration_bins: int
+    """Bins of equal width that confidences are sorted into, for the expected calibration error."""
     max_calibration_error: float
     """Largest expected calibration error on tonight's test rows."""
     max_bytes: int

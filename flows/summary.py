@@ -18,7 +18,7 @@ TITLES = {"source": "Source task", "new": "New task (fine-tuned)"}
 # Column to how its cell is written, of a model's figures and its milliseconds for a text.
 CLASSIFIERS: dict[str, Callable[[Scores, float | None], str]] = {
     "accuracy": lambda scores, latency: f"{scores['accuracy']:.4f}",
-    "95 % interval": lambda scores, latency: f"{scores['accuracy_low']:.3f}-{scores['accuracy_high']:.3f}",
+    "95 % interval": lambda scores, latency: interval(scores, "accuracy"),
     "macro-F1": lambda scores, latency: f"{scores['macro_f1']:.4f}",
     "parameters": lambda scores, latency: f"{scores['parameters']:,}",
     "bytes": lambda scores, latency: known(scores.get("bytes"), ",d"),
@@ -26,7 +26,7 @@ CLASSIFIERS: dict[str, Callable[[Scores, float | None], str]] = {
 }
 LANGUAGE_MODELS: dict[str, Callable[[Scores, float | None], str]] = {
     "nats/token": lambda scores, latency: f"{scores['nats_per_token']:.4f}",
-    "95 % interval": lambda scores, latency: f"{scores['nats_per_token_low']:.3f}-{scores['nats_per_token_high']:.3f}",
+    "95 % interval": lambda scores, latency: interval(scores, "nats_per_token"),
     "bits/byte": lambda scores, latency: f"{scores['bits_per_byte']:.4f}",
     "accuracy": lambda scores, latency: known(scores.get("accuracy"), ".4f"),
     "parameters": lambda scores, latency: f"{scores['parameters']:,}",
@@ -59,14 +59,20 @@ def summary_lines(root: Path) -> list[str]:
     ]
 
 
+def interval(scores: Scores, name: str) -> str:
+    low, high = scores.get(f"{name}_low"), scores.get(f"{name}_high")
+    return "-" if low is None or high is None else f"{low:.3f}-{high:.3f}"
+
+
 def known(value: float | None, form: str) -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
 def change(scores: Scores, name: str, factor: int = 1, form: str = ".3f", unit: str = " nats per token") -> str:
-    """A difference with its sign and its interval."""
-    value, low, high = (f"{scores[key] * factor:+{form}}" for key in (name, f"{name}_low", f"{name}_high"))
-    return f"{value}{unit} ({low} to {high})"
+    """A difference with its sign and its interval, where it has one."""
+    keys = (name, f"{name}_low", f"{name}_high")
+    value, *ends = (f"{scores[key] * factor:+{form}}" for key in keys if key in scores)
+    return f"{value}{unit} ({' to '.join(ends)})" if ends else f"{value}{unit}"
 
 
 def whole_summary(root: Path, name: str | None = None) -> str:

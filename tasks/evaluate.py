@@ -1,11 +1,10 @@
 """Stage `evaluate`: every model side by side, on test data only.
 
 In: the models of all trainings, `data/preprocess`, `data/export_soft_labels`. Out: `metrics.json` (scores with 95 %
-bootstrap intervals, sizes, agreement with the teacher, share of the gap closed), `summary.json` (the few of them by which
-runs are compared), `calibration.csv` and `tables/`: of
-classifiers `predictions_source.parquet`, `predictions_new.parquet`, `confusion`, `most_confused`, `per_class`,
-`nearest_classes` and `examples` as CSV; of causal language models `blocks_*.parquet` and `continuations_*.csv`. Speed goes
-to `timing.json`.
+intervals, sizes, agreement with the teacher, share of the gap closed), `summary.json` (the few of them by which runs are
+compared), `calibration.csv` and `tables/`: of classifiers `predictions_source.parquet`, `predictions_new.parquet`,
+`confusion`, `most_confused`, `per_class`, `nearest_classes` and `examples` as CSV; of causal language models
+`blocks_*.parquet` and `continuations_*.csv`. Speed goes to `timing.json`.
 
     python -m tasks.evaluate
 """

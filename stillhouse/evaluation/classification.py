@@ -8,6 +8,7 @@ import pandas as pd
 from stillhouse.core.artifacts import DATA, read_json, write_json
 from stillhouse.data.tokens import TokenTable, read_tokens
 from stillhouse.evaluation import tables
+from stillhouse.evaluation.intervals import Ends, MeanOfClasses, Share
 from stillhouse.evaluation.linear import linear_predictions
 from stillhouse.evaluation.metrics import Bootstrap, agreement, calibration_curve, test_scores
 from stillhouse.evaluation.speed import measure_speed
@@ -61,12 +62,15 @@ def evaluate_classifiers(
             scores["linear"] = linear_scores(predicted["linear"], test.labels, weights, len(task.labels))
             print(f"{task_name} linear: accuracy {scores['linear']['accuracy']:.4f}", flush=True)
         resampled = {name: bootstrap.accuracy(values) for name, values in predicted.items()}
+        right = {name: values == test.labels for name, values in predicted.items()}
         for name, values in predicted.items():
-            low, high = bootstrap.interval(resampled[name])
+            low, high = Share().interval(right[name], resampled[name])
             scores[name] |= {"accuracy_low": low, "accuracy_high": high}
-            low, high = bootstrap.interval(bootstrap.macro_f1(values))
+            low, high = MeanOfClasses(test.labels).interval(scores[name]["macro_f1"], bootstrap.macro_f1(values))
             scores[name] |= {"macro_f1_low": low, "macro_f1_high": high}
-        scores["student"] |= against_rival(rivals[task_name], scores, resampled, bootstrap)
+        rival = rivals[task_name]
+        ends = Share().difference(right["student"], right[rival], resampled["student"] - resampled[rival])
+        scores["student"] |= against_rival(rival, scores, ends)
         metrics[task_name] = rounded(scores)
 
         answers = pd.DataFrame({"id": test.ids.to_pylist(), "actual": [task.labels[i] for i in test.labels]})
@@ -122,9 +126,10 @@ def linear_scores(predicted, labels, weights: int, num_classes: int) -> dict:
     }
 
 
-def against_rival(rival: str, scores: dict, resampled: dict, bootstrap) -> dict:
-    """The student's lead over its rival with a paired interval, and the share of the rival's gap to the teacher closed."""
-    low, high = bootstrap.interval(resampled["student"] - resampled[rival])
+def against_rival(rival: str, scores: dict, ends: Ends) -> dict:
+    """The student's lead over its rival with the ends of its paired interval, and the share of the rival's gap to the teacher
+    closed."""
+    low, high = ends
     lead = scores["student"]["accuracy"] - scores[rival]["accuracy"]
     gap = scores["teacher"]["accuracy"] - scores[rival]["accuracy"]
     result = {f"lead_over_{rival}": lead, f"lead_over_{rival}_low": low, f"lead_over_{rival}_high": high}

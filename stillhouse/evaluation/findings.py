@@ -13,6 +13,7 @@ import pandas as pd
 
 from stillhouse.core.artifacts import DATA, read_json
 from stillhouse.core.errors import ArtifactError
+from stillhouse.evaluation.intervals import newcombe
 
 Scores = dict[str, Any]
 """The figures of one model on one task, as in `evaluate/metrics.json`."""
@@ -247,10 +248,12 @@ def paired(right: dict[str, np.ndarray], one: str, other: str) -> tuple[float, f
     """Lead of `one` over `other` in accuracy on the same texts, and the ends of its 95 % interval.
 
     The normal interval of a mean of differences; with two answers per text this is McNemar 1947, doi:10.1007/BF02295996.
+    Newcombe's where every text has the same difference, none above all.
     """
     differences = right[one].astype(np.float64) - right[other]
     margin = 1.96 * differences.std() / np.sqrt(len(differences))
-    return float(differences.mean()), float(differences.mean() - margin), float(differences.mean() + margin)
+    ends = (float(differences.mean() - margin), float(differences.mean() + margin))
+    return float(differences.mean()), *(ends if margin else newcombe(right[one], right[other]))
 
 
 def with_interval(difference: float, low: float, high: float) -> str:

@@ -12,6 +12,7 @@ version of another kind is no rival: that is a refusal.
     python -m stillhouse.evaluation.gate --against student@v0.0.3 --folder FOLDER
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -148,12 +149,20 @@ def broken_limits(decision: dict[str, Any], gate: Gate) -> list[str]:
 
 
 def worst(name: str, figures: dict[str, float]) -> float:
-    """How far the interval reaches beyond 0 on the worse side; negative if it lies wholly on the better one."""
+    """How far the interval reaches beyond 0 on the worse side; negative if it lies wholly on the better one, and infinite
+    where there is none."""
+    if "low" not in figures:
+        return math.inf
     return -figures["low"] if FORMS[name].higher_is_better else figures["high"]
 
 
 def explain_worse(name: str, figures: dict[str, float], against: str, gate: Gate) -> str:
     form = FORMS[name]
+    if "low" not in figures:
+        return (
+            f"{name} {figures['candidate']:.4f} cannot be told from {figures['promoted']:.4f} of {against}: one row of test "
+            "data gives no interval; hold out more"
+        )
     # An interval that holds 0 does not say "worse", it says "too few rows to tell".
     surely = figures["high"] < 0 if form.higher_is_better else figures["low"] > 0
     allowed = -gate.tolerance if form.higher_is_better else gate.tolerance
@@ -165,8 +174,8 @@ def explain_worse(name: str, figures: dict[str, float], against: str, gate: Gate
 
 def difference(name: str, figures: dict[str, float]) -> str:
     form = FORMS[name]
-    value, low, high = (form.written(figures[key]) for key in ("difference", "low", "high"))
-    return f"{value} {form.unit} ({low} to {high})"
+    ends = f"{form.written(figures['low'])} to {form.written(figures['high'])}" if "low" in figures else "no interval"
+    return f"{form.written(figures['difference'])} {form.unit} ({ends})"
 
 
 def summary_lines(decision: dict[str, Any], gate: Gate) -> list[str]:

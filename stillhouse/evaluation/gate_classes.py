@@ -6,6 +6,7 @@ answer that is no class any more.
 """
 
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from stillhouse.data.tokenizer import TokenizerFacts, describe_tokenizer, encode
 from stillhouse.data.tokens import TokenTable, read_tokens
 from stillhouse.evaluation.classifier_package import open_package
 from stillhouse.evaluation.gate_parts import PACKAGE, TABLE, TASK, Judgement, Rows, compare, draw, split_notes
+from stillhouse.evaluation.intervals import Ends, MeanOfClasses, Share, percentile
 from stillhouse.evaluation.metrics import test_scores
 from stillhouse.evaluation.onnx import run_onnx, session_of
 from stillhouse.evaluation.package import MODEL, description_of
@@ -30,6 +32,10 @@ from stillhouse.training.scores import per_class_f1
 
 if TYPE_CHECKING:
     from stillhouse.evaluation.gate import Gate
+
+
+Columns = tuple[np.ndarray, np.ndarray]
+Scores = list[Callable[[Rows], float]]
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,16 @@ def judge_classifier(gate: "Gate", threads: int, against: str | None, folder: Pa
     if against is not None and folder is not None:
         known = labels_of(folder / "package")
         old_rules = TextRules.read(folder / PARAMS_FILE)
-        promoted_N = placed(answer(folder / "package", texts, old_rules, threads), known, names)
+        promoted_NC = answer(folder / "package", texts, old_rules, threads)
+        promoted_N = placed(promoted_NC, known, names)
         draws_SN = draw(len(test), gate.bootstrap_samples)
+        # A model against itself has no uncertainty, whatever the rows.
+        same = known == names and np.array_equal(logits_NC, promoted_NC)
         for name, figures in metrics.items():
             scores = [partial(over, METRICS[name], said_N, test.labels, len(names)) for said_N in (candidate_N, promoted_N)]
-            figures |= compare(*scores, draws_SN, gate.confidence)
+            right = (candidate_N == test.labels, promoted_N == test.labels)
+            paired = partial(INTERVALS[name], right, scores, test.labels, gate.confidence)
+            figures |= compare(*scores, draws_SN, percentile if same else paired)
         notes = class_notes(names, known, test.labels, against) + split_notes(rules.split, old_rules.split, against)
     return Judgement(
         rows=len(test),
@@ -147,6 +158,19 @@ def macro_f1(predicted_N: np.ndarray, labels_N: np.ndarray, num_classes: int) ->
 
 
 METRICS = {"accuracy": accuracy, "macro_f1": macro_f1}
+
+
+def share_interval(right: Columns, scores: Scores, labels_N: np.ndarray, confidence: float, resampled_S: np.ndarray) -> Ends:
+    return Share(confidence).difference(*right, resampled_S)
+
+
+def f1_interval(right: Columns, scores: Scores, labels_N: np.ndarray, confidence: float, resampled_S: np.ndarray) -> Ends:
+    values = (scores[0](slice(None)), scores[1](slice(None)))
+    return MeanOfClasses(labels_N, confidence).difference(values, right, resampled_S)
+
+
+# Of candidate minus promoted; right: which rows each answers rightly, scores: the metric of each.
+INTERVALS = {"accuracy": share_interval, "macro_f1": f1_interval}
 
 
 def class_notes(names: list[str], known: list[str], labels_N: np.ndarray, against: str) -> list[str]:

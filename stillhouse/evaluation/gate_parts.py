@@ -8,6 +8,7 @@ import numpy as np
 
 from stillhouse.core.artifacts import DATA
 from stillhouse.core.hashing import salt
+from stillhouse.evaluation.intervals import Ends
 
 PACKAGE = DATA / "export_model" / "package"
 TASK = DATA / "preprocess" / "new"
@@ -31,17 +32,21 @@ class Judgement:
 
 
 def compare(
-    candidate: Callable[[Rows], float], promoted: Callable[[Rows], float], draws_SN: np.ndarray, confidence: float
+    candidate: Callable[[Rows], float],
+    promoted: Callable[[Rows], float],
+    draws_SN: np.ndarray,
+    interval: Callable[[np.ndarray], Ends | None],
 ) -> dict[str, float]:
-    """Candidate minus promoted with its paired percentile interval (Efron & Tibshirani 1993, ch. 13).
+    """Candidate minus promoted with the ends of its paired interval, if there is one.
 
-    candidate, promoted: a metric over rows with repetitions. draws_SN: the rows of each of S resamples.
+    candidate, promoted: a metric over rows with repetitions. draws_SN: the rows of each of S resamples. interval: the ends, of
+    the differences of the resamples.
     """
-    resampled_S = [candidate(rows) - promoted(rows) for rows in draws_SN]
-    low, high = np.quantile(resampled_S, [(1 - confidence) / 2, (1 + confidence) / 2])
     every = slice(None)
     old = promoted(every)
-    return {"promoted": old, "difference": candidate(every) - old, "low": float(low), "high": float(high)}
+    figures = {"promoted": old, "difference": candidate(every) - old}
+    ends = interval(np.array([candidate(rows) - promoted(rows) for rows in draws_SN]))
+    return figures if ends is None else figures | {"low": ends[0], "high": ends[1]}
 
 
 def draw(num_rows: int, samples: int) -> np.ndarray:

@@ -81,8 +81,7 @@ def evaluate_language(
             scores["ngram"] = ngram_scores(nll, task.bytes["test"], ngram.size)
             print(f"{task_name} ngram: {scores['ngram']['nats_per_token']:.4f} nats per token", flush=True)
         for name, values in resampled.items():
-            low, high = bootstrap.interval(values)
-            scores[name] |= {"nats_per_token_low": low, "nats_per_token_high": high}
+            scores[name] |= bootstrap.ends("nats_per_token", values)
         for rival in [name for name in scores if name != "student"]:
             scores["student"] |= lead_over(rival, scores, resampled, bootstrap)
         scores["student"] |= gap_closed(rivals[task_name], scores)
@@ -110,9 +109,9 @@ def ngram_scores(nll: np.ndarray, num_bytes: int, size: int) -> dict[str, Any]:
 
 def lead_over(rival: str, scores: dict, resampled: dict[str, np.ndarray], bootstrap: BlockBootstrap) -> dict[str, float]:
     """How many nats per token the student needs less than `rival`, with a paired interval."""
-    low, high = bootstrap.interval(resampled[rival] - resampled["student"])
-    lead = scores[rival]["nats_per_token"] - scores["student"]["nats_per_token"]
-    return {f"lead_over_{rival}": lead, f"lead_over_{rival}_low": low, f"lead_over_{rival}_high": high}
+    lead = f"lead_over_{rival}"
+    ends = bootstrap.ends(lead, resampled[rival] - resampled["student"])
+    return {lead: scores[rival]["nats_per_token"] - scores["student"]["nats_per_token"], **ends}
 
 
 def gap_closed(rival: str, scores: dict) -> dict[str, float]:
@@ -143,8 +142,8 @@ def what_finetuning_did(
         ("forgotten", old - before.said[name].per_block(), before.bootstrap),
         ("gained", new - said.per_block(), bootstrap),
     ):
-        low, high = drawn.interval(drawn.mean_of_sums(differences_N))
-        scores |= {key: float(differences_N.sum() / drawn.counts_N.sum()), f"{key}_low": low, f"{key}_high": high}
+        scores[key] = float(differences_N.sum() / drawn.counts_N.sum())
+        scores |= drawn.ends(key, drawn.mean_of_sums(differences_N))
     return scores
 
 

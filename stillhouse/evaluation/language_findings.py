@@ -163,16 +163,18 @@ def ngrams(facts: LanguageFacts) -> Finding:
 
 
 def changed(scores: Scores, name: str) -> int:
-    """1 if the figure is surely above 0, -1 if surely below, 0 if its interval includes 0."""
-    return (scores[f"{name}_low"] > 0) - (scores[f"{name}_high"] < 0)
+    """1 if the figure is surely above 0, -1 if surely below, 0 if its interval includes 0 or there is none."""
+    return (scores.get(f"{name}_low", 0) > 0) - (scores.get(f"{name}_high", 0) < 0)
 
 
 def in_words(scores: Scores, name: str, above: str, below: str) -> str:
     """'0.052 nats per token less (paired 95 % interval 0.001 to 0.109)'."""
-    value, low, high = (scores[key] for key in (name, f"{name}_low", f"{name}_high"))
+    value, low, high = scores[name], scores.get(f"{name}_low"), scores.get(f"{name}_high")
+    said = f"{nats(abs(value))} {above if value >= 0 else below}"
+    if low is None or high is None:
+        return f"{said} (no interval: there is one test block)"
     low, high = (low, high) if value >= 0 else (-high, -low)
-    ends = f"{figure(low)} to {figure(high)}"
-    return f"{nats(abs(value))} {above if value >= 0 else below} (paired 95{NO_BREAK}% interval {ends})"
+    return f"{said} (paired 95{NO_BREAK}% interval {figure(low)} to {figure(high)})"
 
 
 def lead(scores: dict[str, Scores], rival: str) -> float:
@@ -192,7 +194,8 @@ def led(student: Scores, rival: str) -> str:
 def lead_in_words(scores: dict[str, Scores], rival: str) -> str:
     """The student's lead with its interval, and how much of the way to the teacher it is."""
     student, teacher = scores["student"], scores["teacher"]
-    words = f"That is {led(student, rival)}" + ("." if direction(student, rival) else ", which includes 0: it may be chance.")
+    chance = ", which includes 0: it may be chance." if f"lead_over_{rival}_low" in student else ": it may be chance."
+    words = f"That is {led(student, rival)}" + ("." if direction(student, rival) else chance)
     reaches = nats(teacher["nats_per_token"])
     if teacher["nats_per_token"] >= scores[rival]["nats_per_token"]:
         return f"{words} The teacher itself, at {reaches}, is no better than that: there was no gap to close."

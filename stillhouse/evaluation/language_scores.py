@@ -13,6 +13,7 @@ from torch import nn
 from stillhouse.core.hashing import salt
 from stillhouse.data.block_batches import IGNORED
 from stillhouse.data.blocks import BlockTable
+from stillhouse.evaluation.intervals import percentile
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.language_predict import CHUNK_POSITIONS, evaluation_batches
 from stillhouse.training.reading import head_of, hidden_states
@@ -114,8 +115,8 @@ def reliability(said: Positions, bins: int) -> list[dict[str, float]]:
 
 
 class BlockBootstrap:
-    """Percentile intervals (95 %) over resamples of the test blocks, the same ones for every model: neighbouring tokens
-    depend on each other, so blocks are drawn, not tokens (Efron & Tibshirani 1993, ch. 8.6 and 13)."""
+    """Means over resamples of the test blocks, the same ones for every model: neighbouring tokens depend on each other, so
+    blocks are drawn, not tokens (Efron & Tibshirani 1993, ch. 8.6 and 13)."""
 
     def __init__(self, block_of_position: np.ndarray, samples: int):
         self.blocks, self.position = np.unique(block_of_position, return_inverse=True)
@@ -131,7 +132,10 @@ class BlockBootstrap:
         """The same of sums over the positions of each block."""
         return sums_N[self.draws_SN].sum(1) / self.counts_N[self.draws_SN].sum(1)
 
-    @staticmethod
-    def interval(values_S: np.ndarray) -> tuple[float, float]:
-        low, high = np.quantile(values_S, [0.025, 0.975])
-        return float(low), float(high)
+    def ends(self, name: str, values_S: np.ndarray) -> dict[str, float]:
+        """`name`_low and `name`_high: the 95 % percentile interval of resampled values; nothing if there is but one block,
+        of which every resample is the same."""
+        if len(self.blocks) < 2:
+            return {}
+        low, high = percentile(values_S)
+        return {f"{name}_low": low, f"{name}_high": high}

@@ -1,4 +1,4 @@
-"""Scores of predictions on test data, with bootstrap intervals. Shapes: N rows, C classes, S resamples."""
+"""Scores of predictions on test data, and of resamples of them. Shapes: N rows, C classes, S resamples."""
 
 import numpy as np
 import torch
@@ -38,8 +38,8 @@ def agreement(logits_NC: np.ndarray, teacher_NC: np.ndarray) -> dict[str, float]
 
 
 class Bootstrap:
-    """Percentile intervals (95 %) over resamples of the test rows; the same resamples for every model, so that
-    differences are paired (Efron & Tibshirani 1993, ch. 13)."""
+    """Scores over resamples of the test rows, the same ones for every model, so that differences are paired (Efron &
+    Tibshirani 1993, ch. 13); `evaluation.intervals` makes intervals of them."""
 
     def __init__(self, labels_N: np.ndarray, num_classes: int, samples: int):
         generator = np.random.default_rng(int(salt("bootstrap")))
@@ -55,11 +55,6 @@ class Bootstrap:
         return np.array(
             [np.nanmean(per_class_f1(predicted_N[rows], self.labels[rows], self.num_classes)) for rows in self.rows_SN]
         )
-
-    @staticmethod
-    def interval(values_S: np.ndarray) -> tuple[float, float]:
-        low, high = np.quantile(values_S, [0.025, 0.975])
-        return float(low), float(high)
 
 
 def calibration_curve(logits_NC: np.ndarray, labels_N: np.ndarray, bins: int) -> list[dict[str, float]]:

@@ -12,7 +12,7 @@ finished shards stay.
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, link_folder, read_json, write_json
+from stillhouse.core.artifacts import DATA, MANIFEST, link_folder, read_json, write_json
 from stillhouse.core.options import no_options
 from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
@@ -91,7 +91,7 @@ class Params:
 
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
-    from stillhouse.models.build import WEIGHTS
+    from stillhouse.models.folders import weights_digest
     from stillhouse.soft_labels.binding import classifier_binding, language_binding
     from stillhouse.soft_labels.export import Teachers
     from stillhouse.soft_labels.export_classifier import export_classifier
@@ -107,7 +107,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     others = [load_another(Path(teacher.model), trainer, task, params.seed) for teacher in more]
     own = 1 - sum(teacher.share for teacher in more)
     digests = [(read_json(DATA / "train_teacher" / MANIFEST)["weights"], own)]
-    digests += [(digest_file(Path(teacher.model) / WEIGHTS), teacher.share) for teacher in more]
+    digests += [(weights_digest(Path(teacher.model)), teacher.share) for teacher in more]
     models = [trainer.load(DATA / "train_teacher" / "model"), *others]
     teachers = Teachers([model.to(ranks.device) for model in models], [share for _, share in digests], settings.precision)
     # Finished shards outlive a kill where a stage's state does; what stands there is of the same teacher and data.

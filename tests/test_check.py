@@ -191,6 +191,9 @@ def test_folders_of_models_and_tokenizers_must_be_there_and_in_the_repository(pr
     (project.folder / "models" / "bert").mkdir(parents=True)
     assert said("models/bert") == f"'{name}' is 'models/bert', a folder without {file}; expected one written by save_pretrained"
     (project.folder / "models" / "bert" / file).write_text("{}")
+    if file == "config.json":
+        assert said("models/bert").startswith(f"'{name}': models/bert has no model.safetensors; expected a folder as save_pre")
+        (project.folder / "models" / "bert" / "model.safetensors").touch()
     assert said("models/bert") == "params.yaml: all blocks are valid\n"
     assert said(str(project.folder / "models" / "bert")) == "params.yaml: all blocks are valid\n"
     assert said(f"owner/model@{'a' * 40}") == "params.yaml: all blocks are valid\n"

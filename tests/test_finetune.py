@@ -13,8 +13,9 @@ from stillhouse.core.inflight import IN_FLIGHT
 from stillhouse.core.params import build, read_yaml
 from stillhouse.models.build import build_model, load_model
 from stillhouse.models.config import ModelParams
+from stillhouse.models.head import head, replace_head
 from stillhouse.training.classifier import Task
-from stillhouse.training.transfer import few_examples, freeze_body, head, replace_head
+from stillhouse.training.transfer import few_examples, freeze_body
 from tasks.finetune import Finetune
 from tests.test_train_student import launch, one_error_line
 

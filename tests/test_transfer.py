@@ -18,6 +18,7 @@ from stillhouse.core.params import build
 from stillhouse.data.tokenizer import TokenizerParams, describe_tokenizer, save_trained, train_bpe
 from stillhouse.models.build import load_model, save_model
 from stillhouse.models.config import ModelParams
+from stillhouse.models.head import head, replace_head
 from stillhouse.training import classifier, language_model
 from stillhouse.training.classifier import Task, fit
 from stillhouse.training.config import LoraParams
@@ -25,7 +26,7 @@ from stillhouse.training.distributed import Ranks, join
 from stillhouse.training.lora import add_lora, merged
 from stillhouse.training.methods import prepare
 from stillhouse.training.start import start_from
-from stillhouse.training.transfer import GradualUnfreezing, head, layer_groups, replace_head
+from stillhouse.training.transfer import GradualUnfreezing, layer_groups
 from tasks.finetune import Finetune
 from tests import test_language_model as lm
 from tests.test_resume import Stop, often, ranks, result, stop_after
@@ -260,7 +261,7 @@ def test_a_start_with_another_tokenizer_is_refused(folder):
 
 def test_a_start_without_weights_is_refused(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ArtifactError, match=r"finetune\.start '.*' holds no model\.safetensors"):
+    with pytest.raises(ArtifactError, match=r"finetune\.start '.*': .* has no model\.safetensors; expected a folder as"):
         start_from(str(folder), classifier, task_of(digest_of(folder)), seed=1)
 
 

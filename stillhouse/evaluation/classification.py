@@ -12,7 +12,8 @@ from stillhouse.evaluation.intervals import Ends, MeanOfClasses, Share
 from stillhouse.evaluation.linear import linear_predictions
 from stillhouse.evaluation.metrics import Bootstrap, agreement, calibration_curve, test_scores
 from stillhouse.evaluation.speed import measure_speed
-from stillhouse.models.build import WEIGHTS, count_parameters, load_model
+from stillhouse.models.build import count_parameters, load_model
+from stillhouse.models.folders import WEIGHTS
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.training.classifier import Task
 from stillhouse.training.distributed import Ranks

@@ -15,7 +15,8 @@ from stillhouse.evaluation.continuations import continuations
 from stillhouse.evaluation.language_scores import BlockBootstrap, Positions, language_scores, positions, reliability
 from stillhouse.evaluation.ngram_model import NgramModel
 from stillhouse.evaluation.speed import measure_language_speed
-from stillhouse.models.build import WEIGHTS, count_parameters, load_language_model
+from stillhouse.models.build import count_parameters, load_language_model
+from stillhouse.models.folders import WEIGHTS
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.language_model import Task
 from stillhouse.training.language_predict import block_nats

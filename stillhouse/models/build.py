@@ -3,7 +3,9 @@
 `build_model` makes classifiers, `build_language_model` causal language models.
 """
 
+import inspect
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +22,15 @@ from stillhouse.core.errors import ArtifactError, ParamsError, nearest
 from stillhouse.core.hub import snapshot
 from stillhouse.models import ngram_encoder  # noqa: F401  registers the architecture
 from stillhouse.models.config import ModelParams
+from stillhouse.models.folders import PATTERNS, WEIGHTS, require_model, weight_files
+from stillhouse.models.head import order_of, reorder_head, replace_head, set_labels
 from stillhouse.models.layers import body_weights
-from stillhouse.models.positions import most_positions
+from stillhouse.models.positions import counts_from_padding, most_positions
 
-WEIGHTS = "model.safetensors"
+TYPES = ("dtype", "torch_dtype")
+"""Options about the type of the weights, which is float32: `training.precision` says what is computed in another."""
+OF_THE_TASK = ("id2label", "label2id", "num_labels", "problem_type")
+"""Options that follow from the task's classes."""
 UNBUILDABLE = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, ZeroDivisionError, ImportError, RuntimeError
 )  # fmt: skip
@@ -35,19 +42,47 @@ def build_model(params: ModelParams, vocab_size: int, pad_id: int, labels: list[
 
     Raises ParamsError for an unknown architecture or configuration key.
     """
-    label_maps: dict[str, Any] = {
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: number for number, label in enumerate(labels)},
-    }
     torch.manual_seed(seed)
     if params.pretrained is not None:
         folder = pretrained_folder(params)
         with made_for_the_task(params):
-            model = load(AutoModelForSequenceClassification, folder, new_head=True, num_labels=len(labels), **label_maps)
-        require_vocabulary(model, vocab_size)
-        return model
-    config = build_config(params, {"vocab_size": vocab_size, "pad_token_id": pad_id}, **label_maps)
+            return load_for_task(folder, vocab_size, pad_id, labels, seed)
+    known = {"vocab_size": vocab_size, "pad_token_id": pad_id}
+    taken = [key for key in OF_THE_TASK if key in params.config]
+    if taken:
+        raise ParamsError(f"model.config: '{taken[0]}' follows from the task, which has {len(labels)} classes; leave it out")
+    label_maps: dict[str, Any] = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
+    config = build_config(params, known, **label_maps)
     return from_config(AutoModelForSequenceClassification, config, "classify sequences")
+
+
+def load_for_task(folder: Path, vocab_size: int, pad_id: int, labels: list[str], seed: int) -> PreTrainedModel:
+    """A classifier over `labels` from a folder: its own head where it is about the same classes, or else a new one.
+
+    The padding id becomes the tokenizer's, from which decoders see where a text ends.
+    """
+    config = read_config(folder)
+    require_vocabulary(config, vocab_size)
+    text = config.get_text_config(decoder=True)
+    theirs, same_classes = getattr(text, "pad_token_id", None), config.num_labels == len(labels)
+    order = order_of(config, labels) if same_classes else None
+    for part in {id(part): part for part in (config, text)}.values():
+        part.pad_token_id = pad_id
+    if order is None:
+        set_labels(config, labels)
+    model = load(AutoModelForSequenceClassification, folder, new_head=True, config=config)
+    if theirs not in (None, pad_id) and counts_from_padding(model):
+        raise ParamsError(
+            f"model: {type(model).__name__} counts positions from its padding id, which is {theirs} in "
+            f"{folder / 'config.json'} and {pad_id} in the tokenizer; "
+            "set preprocess.tokenizer.pretrained to the model's own tokenizer"
+        )
+    if order is not None:
+        return reorder_head(model, order, labels)
+    return replace_head(model, labels, seed) if same_classes else model
 
 
 def build_language_model(
@@ -66,7 +101,7 @@ def build_language_model(
         known = {"vocab_size": vocab_size, "pad_token_id": pad_id, "bos_token_id": eos_id, "eos_token_id": eos_id}
         config = build_config(params, known)
         model = from_config(AutoModelForCausalLM, config, "predict the next token")
-    require_vocabulary(model, vocab_size)
+    require_vocabulary(model.config, vocab_size)
     positions = most_positions(model)
     if positions is not None and positions < block_tokens:
         raise ParamsError(
@@ -76,9 +111,9 @@ def build_language_model(
     return model
 
 
-def require_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:
-    """Raises ParamsError if the tokenizer has ids that the model does not know."""
-    known = model.config.get_text_config(decoder=True).vocab_size
+def require_vocabulary(config: PretrainedConfig, vocab_size: int) -> None:
+    """Raises ParamsError if the tokenizer has ids that the model of this `config` does not know."""
+    known = config.get_text_config(decoder=True).vocab_size
     if known < vocab_size:
         raise ParamsError(
             f"model: its vocabulary has {known} entries, the tokenizer's {vocab_size}; set vocab_size to at "
@@ -89,7 +124,7 @@ def require_vocabulary(model: PreTrainedModel, vocab_size: int) -> None:
 def pretrained_folder(params: ModelParams) -> Path:
     assert params.pretrained is not None
     local = Path(params.pretrained)
-    return local if local.is_dir() else snapshot(params.pretrained, ["*.json", "*.safetensors"])
+    return local if local.is_dir() else snapshot(params.pretrained, PATTERNS)
 
 
 @contextmanager
@@ -115,7 +150,8 @@ def build_config(params: ModelParams, known: dict[str, Any], **more: Any) -> Pre
             if not has_option(default, key):
                 keys = [k for k in vars(default) if not k.startswith("_")]
                 raise ParamsError(f"model.config: {params.architecture} has no option '{key}'{nearest(key, keys)}")
-        config = AutoConfig.for_model(params.architecture, **with_known(default, known, params.config), **more)
+        wanted = without_types(params.config)
+        config = AutoConfig.for_model(params.architecture, **with_known(default, known, wanted), **more)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ParamsError(f"model.config: {' '.join(str(error).split())[:200]}") from None
     text = config.get_text_config(decoder=True)
@@ -132,11 +168,26 @@ def build_config(params: ModelParams, known: dict[str, Any], **more: Any) -> Pre
 
 
 def has_option(config: PretrainedConfig, key: str) -> bool:
+    """Whether the default has it, or the model's code asks for it (`getattr(config, "position_buckets", -1)`)."""
     try:
-        return hasattr(config, key)
+        return hasattr(config, key) or asked_for(config, key)
     except RuntimeError:
         # One that differs between layers, which must not be asked for as if it did not (Gemma 4).
         return True
+
+
+def asked_for(config: PretrainedConfig, key: str) -> bool:
+    """Whether the config's module, or those beside it with its models, read an option of this name."""
+    place = Path(inspect.getfile(type(config))).parent
+    said = re.compile(rf"\bconfig\.{re.escape(key)}\b|\b(getattr\(config|kwargs\.(get|pop)\()[^)\n]*[\"']{re.escape(key)}[\"']")
+    return any(said.search(path.read_text(encoding="utf-8")) for path in place.glob("*_*.py"))
+
+
+def without_types(options: dict[str, Any]) -> dict[str, Any]:
+    """The same without what they say of the weights' type, in parts such as `text_config` too."""
+    return {
+        name: without_types(value) if isinstance(value, dict) else value for name, value in options.items() if name not in TYPES
+    }
 
 
 def with_known(default: PretrainedConfig, known: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +205,7 @@ def from_config(auto_class: Any, config: PretrainedConfig, task: str) -> PreTrai
         raise ParamsError(f"model: {config.model_type} cannot {task}: transformers has no such model of it")
     has_sdpa = getattr(auto_class._model_mapping[type(config)], "_supports_sdpa", True)
     try:
-        model = auto_class.from_config(config, attn_implementation="sdpa" if has_sdpa else None)
+        model = auto_class.from_config(config, attn_implementation="sdpa" if has_sdpa else None, dtype=torch.float32)
     except MemoryError:
         raise
     except UNBUILDABLE as error:
@@ -173,7 +224,7 @@ def from_config(auto_class: Any, config: PretrainedConfig, task: str) -> PreTrai
 def save_model(model: PreTrainedModel, folder: Path) -> str:
     """Write weights and config; returns the SHA-256 of the weights."""
     # A bare tensor copy: fused or tied storage would otherwise be written once per name.
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="100TB")
     return digest_file(folder / WEIGHTS)
 
 
@@ -207,28 +258,35 @@ def load_language_model(folder: Path) -> PreTrainedModel:
     return load(AutoModelForCausalLM, folder)
 
 
+def read_config(folder: Path) -> PretrainedConfig:
+    """The config of a model in a folder. Raises ArtifactError if there is none, or it is not valid."""
+    require_model(folder)
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except StrictDataclassError as error:
+        raise ArtifactError(f"{folder / 'config.json'} is not valid: {' '.join(str(error).split())[:200]}") from None
+
+
 def load(auto_class: Any, folder: Path, new_head: bool = False, **overrides: Any) -> PreTrainedModel:
-    for name in ("config.json", WEIGHTS):
-        if not (folder / name).is_file():
-            raise ArtifactError(f"{folder / name} is missing; 'dvc repro' or 'dvc checkout' brings it back")
+    """float32 in memory, whatever the folder holds, and so on disk when it is saved again."""
+    require_model(folder)
     try:
         model, found = auto_class.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
-            **overrides,
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32,
+            output_loading_info=True, ignore_mismatched_sizes=True, **overrides,
         )  # fmt: skip
     except StrictDataclassError as error:
         raise ArtifactError(f"{folder / 'config.json'} is not valid: {' '.join(str(error).split())[:200]}") from None
     except (SafetensorError, json.JSONDecodeError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ArtifactError(
-            f"{folder / WEIGHTS} is damaged or cut off ({reason}); 'dvc checkout --force' restores it"
-        ) from None
+        place = ", ".join(str(path) for path in weight_files(folder)[:3])
+        raise ArtifactError(f"{place} is damaged or cut off ({reason}); 'dvc checkout --force' restores it") from None
     # transformers draws what it does not find, and says so in a log at most.
     drawn = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
     lacking = sorted(drawn & body_weights(model) if new_head else drawn)
     if lacking:
         raise ArtifactError(
-            f"{folder / WEIGHTS} does not fit the config.json beside it: {len(lacking)} of the model's "
+            f"{weight_files(folder)[0]} does not fit the config.json beside it: {len(lacking)} of the model's "
             f"{len(model.state_dict())} tensors are missing or of another shape, the first {lacking[0]}; expected a folder as "
             "save_pretrained writes it"
         )

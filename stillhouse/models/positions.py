@@ -21,6 +21,14 @@ def num_positions(model: nn.Module) -> int | None:
     return min(found, default=None)
 
 
+def counts_from_padding(model: nn.Module) -> bool:
+    """Whether the padding id decides where positions begin, as in RoBERTa: another one shifts all of them."""
+    return any(
+        isinstance(module, nn.Embedding) and name.rpartition(".")[2] in TABLES and module.padding_idx is not None
+        for name, module in model.named_modules()
+    )
+
+
 def most_positions(model: nn.Module) -> int | None:
     """The same, or what the config says, where that is less."""
     known = (getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None), num_positions(model))

@@ -7,8 +7,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from stillhouse.core.errors import ArtifactError, ParamsError
-from stillhouse.models.build import WEIGHTS, require_vocabulary
+from stillhouse.models.build import require_vocabulary
 from stillhouse.models.config import ModelParams
+from stillhouse.models.folders import require_model
+from stillhouse.models.head import classes_of, order_of, reorder_head
 from stillhouse.models.positions import require_positions
 from stillhouse.training.start import tokenizer_of
 
@@ -20,8 +22,7 @@ def load_another(folder: Path, trainer: ModuleType, task: Any, seed: int) -> Pre
     kind, or has fewer ids or positions than the data.
     """
     named = f"the teacher {folder} of export_soft_labels.mixture"
-    if not (folder / WEIGHTS).is_file():
-        raise ArtifactError(f"{named} holds no {WEIGHTS}; put a folder there as save_pretrained writes it")
+    require_model(folder, named)
     found = tokenizer_of(folder, named)
     if found != task.facts.digest:
         raise ArtifactError(
@@ -35,12 +36,13 @@ def load_another(folder: Path, trainer: ModuleType, task: Any, seed: int) -> Pre
         model = trainer.load(folder)
     except ValueError as error:
         raise ParamsError(f"{named} is no model for this kind of task ({' '.join(str(error).split())[:200]})") from None
-    require_vocabulary(model, task.facts.vocab_size)
+    require_vocabulary(model.config, task.facts.vocab_size)
     require_positions(model, task.longest)
-    theirs = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    if theirs != list(labels):
+    order = order_of(model.config, labels)
+    if order is None:
+        theirs = classes_of(model.config)
         raise ArtifactError(
-            f"{named} has other classes, or another order of them: {', '.join(theirs[:4])} ... ({len(theirs)}), the task has "
+            f"{named} has other classes: {', '.join(theirs[:4])} ... ({len(theirs)}), the task has "
             f"{', '.join(labels[:4])} ... ({len(labels)}); id2label in its config.json says which"
         )
-    return model
+    return reorder_head(model, order, labels).eval()

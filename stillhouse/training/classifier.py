@@ -20,6 +20,7 @@ from stillhouse.data.views import ViewParams
 from stillhouse.losses.classification import Loss
 from stillhouse.models.build import build_model, count_parameters, load_model, save_model
 from stillhouse.models.config import ModelParams
+from stillhouse.models.head import replace_head
 from stillhouse.models.positions import require_positions
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
@@ -27,7 +28,7 @@ from stillhouse.training.imbalance import alterations_of, cross_entropy, refuse_
 from stillhouse.training.loop import History, Job, train
 from stillhouse.training.predict import predict
 from stillhouse.training.scores import score
-from stillhouse.training.transfer import Hold, few_examples, replace_head
+from stillhouse.training.transfer import Hold, few_examples
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,22 @@ What a stage writes is a plain model, so nothing downstream knows of it. While i
 model like any other: the loop's checkpoints, its best weights and its averages hold them by name.
 """
 
+import warnings
+
 import peft
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from stillhouse.core.errors import ParamsError, nearest
+from stillhouse.models.head import head
 from stillhouse.training.config import LoraParams
-from stillhouse.training.transfer import head
 
 ADAPTER = "lora"
 """Part of the names of the additions."""
+LINEAR = (nn.Linear, Conv1D)
+"""Conv1D is what GPT-2 and its like call a linear layer: its weight is (inputs, outputs)."""
 
 
 def add_lora(model: PreTrainedModel, params: LoraParams, new_head: bool, seed: int) -> peft.LoraModel:
@@ -28,12 +33,12 @@ def add_lora(model: PreTrainedModel, params: LoraParams, new_head: bool, seed: i
     modules = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Embedding) and name != last and (new_head or id(module) not in outputs)
+        if isinstance(module, (*LINEAR, nn.Embedding)) and name != last and (new_head or id(module) not in outputs)
     }
     if params.targets is None:
-        chosen = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+        chosen = [name for name, module in modules.items() if isinstance(module, LINEAR)]
         if not chosen:
-            raise ParamsError(f"finetune.lora: {type(model).__name__} has no linear module below its head; name its targets")
+            raise ParamsError(f"finetune.lora: {type(model).__name__} has no linear module below its head; use mode full")
     else:
         chosen = []
         for target in params.targets:
@@ -56,7 +61,10 @@ def add_lora(model: PreTrainedModel, params: LoraParams, new_head: bool, seed: i
             )
     config = peft.LoraConfig(r=params.rank, lora_alpha=params.alpha, lora_dropout=params.dropout, target_modules=chosen)
     torch.manual_seed(seed)
-    wrapped = peft.LoraModel(model, config, ADAPTER)
+    with warnings.catch_warnings():
+        # It says of each Conv1D, whose weight is transposed, that it takes it for what it is.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        wrapped = peft.LoraModel(model, config, ADAPTER)
     if last is not None:
         model.get_submodule(last).requires_grad_(True)
     return wrapped

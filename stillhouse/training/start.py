@@ -6,13 +6,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, digest_folder, read_json
+from stillhouse.core.artifacts import DATA, MANIFEST, digest_folder, read_json
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.hub import snapshot
 from stillhouse.data.text_rules import plain_digest
 from stillhouse.data.tokenizer import fetch_pretrained
-from stillhouse.models.build import WEIGHTS
 from stillhouse.models.config import ModelParams
+from stillhouse.models.folders import PATTERNS, has_weights, require_model, weights_digest
 
 
 def start_from(start: str, trainer: Any, task: Any, seed: int) -> tuple[PreTrainedModel, str]:
@@ -21,13 +21,12 @@ def start_from(start: str, trainer: Any, task: Any, seed: int) -> tuple[PreTrain
     `trainer`: see `training.kinds`. Raises ParamsError for a model that is not made for the kind, ArtifactError for a folder
     that is incomplete, damaged, or of another tokenizer, HubError if the hub does not answer.
     """
-    folder = Path(start) if Path(start).is_dir() else snapshot(start, ["*.json", "*.txt", "*.safetensors"])
-    if not (folder / WEIGHTS).is_file() and (folder / "model" / WEIGHTS).is_file():
+    folder = Path(start) if Path(start).is_dir() else snapshot(start, [*PATTERNS, "*.txt"])
+    if not has_weights(folder) and has_weights(folder / "model"):
         folder = folder / "model"
-    if not (folder / WEIGHTS).is_file():
-        raise ArtifactError(f"finetune.start '{start}' holds no {WEIGHTS}; expected a folder as save_pretrained writes it")
     named = f"finetune.start '{start}'"
-    found, weights = tokenizer_of(folder, named), digest_file(folder / WEIGHTS)
+    require_model(folder, named)
+    found, weights = tokenizer_of(folder, named), weights_digest(folder)
     if found != task.facts.digest:
         raise ArtifactError(
             f"finetune.start '{start}' was trained with tokenizer {found[:12]}, data/preprocess/tokenizer is "
@@ -49,7 +48,7 @@ def tokenizer_of(folder: Path, named: str) -> str:
     manifest = folder.parent / MANIFEST
     if folder.name == "model" and manifest.is_file():
         known = read_json(manifest)
-        if known.get("weights") == digest_file(folder / WEIGHTS) and "tokenizer" in known.get("inputs", {}):
+        if known.get("weights") == weights_digest(folder) and "tokenizer" in known.get("inputs", {}):
             return known["inputs"]["tokenizer"]
     if not (folder / "tokenizer.json").is_file():
         raise ArtifactError(

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from stillhouse.core.errors import ArtifactError, ParamsError
+from stillhouse.core.errors import ParamsError
 from stillhouse.core.hashing import mix, salt
 from stillhouse.data.tokens import TokenTable
+from stillhouse.models.head import head
 from stillhouse.training.optimizers import embedding_ids, layers_below_head, num_layers
 
 Hold = Callable[[nn.Module, int], None]
@@ -24,36 +24,6 @@ def few_examples(table: TokenTable, examples_per_class: int | None, seed: int) -
     order = np.argsort(mix(table.keys, salt("few", seed)), kind="stable")
     chosen = [order[table.labels[order] == label][:examples_per_class] for label in np.unique(table.labels)]
     return table.select(np.sort(np.concatenate(chosen)))
-
-
-def head(model: PreTrainedModel) -> tuple[str, nn.Linear]:
-    """Name and module of the last linear layer, which maps to the classes. Raises ArtifactError if there is none."""
-    linear = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels
-    ]
-    if not linear:
-        raise ArtifactError(f"{type(model).__name__} has no linear head with {model.config.num_labels} outputs to replace")
-    return linear[-1]
-
-
-def replace_head(model: PreTrainedModel, labels: list[str], seed: int) -> PreTrainedModel:
-    """The same body with a new head over `labels`, drawn from `seed`."""
-    name, old = head(model)
-    new = nn.Linear(old.in_features, len(labels), bias=old.bias is not None)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        new.weight.normal_(std=getattr(model.config, "initializer_range", 0.02), generator=generator)
-        if new.bias is not None:
-            new.bias.zero_()
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, new)
-    model.config.id2label = dict(enumerate(labels))
-    model.config.label2id = {label: number for number, label in enumerate(labels)}
-    if hasattr(model, "num_labels"):
-        model.num_labels = len(labels)
-    return model
 
 
 def freeze_body(model: PreTrainedModel) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.checkout import local_folder
-from stillhouse.core.errors import ParamsError
+from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.params import build
 from stillhouse.models.config import ModelParams
+from stillhouse.models.folders import ADAPTER, CONFIG, require_model
 from stillhouse.models.ngram_options import are_good
 
 HUB_ID = re.compile(r"[^/@\s]+/[^/@\s]+@[0-9a-f]{40}")
@@ -72,7 +73,12 @@ def check_folders(tree: dict[str, Any]) -> None:
             raise ParamsError(
                 f"'{key}' is '{name}': there is no such folder, and a hub id needs its commit: 'owner/model@<40 hex digits>'"
             )
-        if not (folder / file).is_file():
+        if file == CONFIG and ((folder / ADAPTER).is_file() or (folder / CONFIG).is_file()):
+            try:
+                require_model(folder)
+            except ArtifactError as error:
+                raise ParamsError(f"'{key}': {error}") from None
+        elif not (folder / file).is_file():
             raise ParamsError(f"'{key}' is '{name}', a folder without {file}; expected one written by save_pretrained")
 
 

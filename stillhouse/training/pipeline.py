@@ -21,7 +21,7 @@ from stillhouse.data.batches import AnyBatch
 from stillhouse.models.layers import layer_stack
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
-from stillhouse.training.dropout import KeyedDropout
+from stillhouse.training.dropout import CallsDrop, KeyedDropout
 from stillhouse.training.layout import Layout
 from stillhouse.training.parallel import Objective, Parallel, empty, part_of, patch_layers, sum_gradients, tensors_of
 from stillhouse.training.precision import autocast
@@ -172,7 +172,10 @@ def require_decoder(model: nn.Module, stages: int) -> None:
         why = "first and last stage would share the tied embeddings; set tie_word_embeddings: false in model.config"
     elif config.num_hidden_layers < stages:
         why = f"the model has {config.num_hidden_layers} layers; set at most that"
-    elif any(isinstance(module, KeyedDropout | nn.Dropout) and module.p > 0 for module in model.modules()):
+    elif any(
+        isinstance(module, CallsDrop) or (isinstance(module, KeyedDropout | nn.Dropout) and module.p > 0)
+        for module in model.modules()
+    ):
         why = "several micro-batches are in work at once, and dropout masks are keyed by the rows of one; set dropout to 0"
     if why:
         raise TopologyError(f"training.parallel.pipeline is {stages}: {why}")

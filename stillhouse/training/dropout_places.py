@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+from stillhouse.models.build import UNBUILDABLE
+
 PASSES = ((3, 8), (5, 11))
 """Rows and tokens of the two passes: whole multiples of the one are none of the other."""
 DROPS = {F.dropout, torch.dropout}
@@ -90,7 +92,7 @@ def find_places(model: nn.Module) -> dict[nn.Module, list[Place]]:
             for rows, tokens in PASSES:
                 watch = Watch()
                 # Models that take other lengths alone are as they are without this.
-                with suppress(ValueError, RuntimeError, TypeError, IndexError, AssertionError), watch.on(model):
+                with suppress(*UNBUILDABLE), watch.on(model):
                     model(input_ids=some_ids(model, rows, tokens).to(device))
                 watches.append(watch.found)
         finally:

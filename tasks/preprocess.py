@@ -20,8 +20,8 @@ from stillhouse.core.errors import ParamsError
 from stillhouse.core.params import PARAMS_FILE, Kind, block
 from stillhouse.core.stage import run_stage
 from stillhouse.data.documents import drop_documents_of_other_task, split_documents, write_document_task
+from stillhouse.data.splits import SplitParams, thin_classes, thin_note
 from stillhouse.data.text import (
-    SplitParams,
     SplitReport,
     drop_texts_of_other_task,
     label_names,
@@ -208,6 +208,8 @@ def write_task(
         "truncated_share": round(float((lengths > room).mean()), 5),
         "mean_tokens": round(float(lengths.mean()), 2),
     }
+    thin = thin_classes(table.loc[table["split"] == "test", "label"], names)
+    statistics |= {f"classes_{key}": len(found) for key, found in thin.items() if found}
     unlabelled = int((table["label"] == "").sum())
     if unlabelled:
         # They are among 'withheld_labels', too. Where every row has a label, nothing is said of it.
@@ -218,6 +220,8 @@ def write_task(
         f"between splits; {report.conflicting_labels:,} rows with conflicting labels; "
         f"{statistics['truncated_share']:.1%} truncated" + (f"; {unlabelled:,} rows without a label" if unlabelled else "")
     )
+    if note := thin_note(thin, len(names)):
+        print(f"note: {folder.name}: {note}")
     return statistics
 
 

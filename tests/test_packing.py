@@ -10,7 +10,7 @@ from stillhouse.data.block_batches import IGNORED, BlockCollator
 from stillhouse.data.blocks import read_blocks, write_blocks
 from stillhouse.data.documents import drop_documents_of_other_task, split_documents
 from stillhouse.data.packing import cut, pack
-from stillhouse.data.text import SplitParams
+from stillhouse.data.splits import SplitParams
 from stillhouse.models.build import build_language_model
 from stillhouse.models.config import ModelParams
 from stillhouse.training.distributed import Ranks

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from stillhouse.core.errors import DataError
+from stillhouse.data.splits import SplitParams
 from stillhouse.data.text import (
-    SplitParams,
     drop_texts_of_other_task,
     folded,
     label_names,

@@ -14,7 +14,8 @@ from stillhouse.core.artifacts import digest_file, digest_folder, read_json
 from stillhouse.core.errors import ArtifactError, DataError, HubError, ParamsError
 from stillhouse.core.params import build
 from stillhouse.data.normaliser import without_rules
-from stillhouse.data.text import SplitParams, split_rows
+from stillhouse.data.splits import SplitParams
+from stillhouse.data.text import split_rows
 from stillhouse.data.tokenizer import (
     LONGEST_WORD,
     TokenizerParams,

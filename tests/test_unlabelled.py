@@ -11,7 +11,8 @@ import pytest
 
 from stillhouse.core.artifacts import read_json
 from stillhouse.core.errors import DataError
-from stillhouse.data.text import SplitParams, label_names, require_known_labels, split_rows, withhold_labels
+from stillhouse.data.splits import SplitParams
+from stillhouse.data.text import label_names, require_known_labels, split_rows, withhold_labels
 from stillhouse.data.tokens import WITHHELD, read_tokens
 from stillhouse.sources.tables import canonical
 from tests.ingesting import ingest, table_of

@@ -12,10 +12,9 @@ from tokenizers import Tokenizer
 
 from stillhouse.core.artifacts import MANIFEST, digest_file, write_json
 from stillhouse.core.errors import DataError
-from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.data.blocks import write_blocks
 from stillhouse.data.packing import cut, pack
-from stillhouse.data.text import SplitParams
+from stillhouse.data.splits import SplitParams, chances, cut_by_hash
 from stillhouse.data.text_rules import encode_by_rules
 from stillhouse.data.tokenizer import TokenizerFacts
 
@@ -44,15 +43,7 @@ def split_documents(table: pd.DataFrame, params: SplitParams, task: str) -> tupl
     report = DocumentReport(documents_in=len(table))
     report.empty = int((table["text"].str.strip() == "").sum())
     table = table[table["text"].str.strip() != ""]
-    chance = uniform(text_keys(table["text"]), salt("split"))
-    split = table["split"].replace("", "train").to_numpy(dtype=object)
-    movable = split == "train"
-    cut_at = 0.0
-    for name, share in (("test", params.test_share), ("validation", params.validation_share)):
-        if not (split == name).any():
-            split[movable & (chance >= cut_at) & (chance < cut_at + share)] = name
-            cut_at += share
-    table = table.assign(split=split)
+    table = table.assign(split=cut_by_hash(chances(table["text"]), table["split"], True, params))
 
     before = len(table)
     rank = table["split"].map({"test": 0, "validation": 1, "train": 2})

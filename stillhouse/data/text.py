@@ -8,20 +8,8 @@ import pandas as pd
 from stillhouse.core.artifacts import digest_bytes
 from stillhouse.core.errors import DataError
 from stillhouse.core.hashing import salt, text_keys, uniform
-from stillhouse.core.params import block
 from stillhouse.data.normaliser import normaliser
-
-
-@block
-class SplitParams:
-    validation_share: float
-    """Share of texts cut out for validation where the source has no validation split."""
-    test_share: float
-    """Share of texts cut out for the test where the source has no test split."""
-
-    def __post_init__(self) -> None:
-        if not (0 < self.validation_share < 0.5 and 0 < self.test_share < 0.5):
-            raise ValueError("validation_share and test_share must each lie between 0 and 0.5")
+from stillhouse.data.splits import SplitParams, cut_classes
 
 
 @dataclass
@@ -65,9 +53,10 @@ def split_rows(table: pd.DataFrame, params: SplitParams, lowercase: bool) -> tup
     two sides.
 
     Published splits stay what they are, but for training rows whose text also stands in validation or test: those are
-    dropped. Missing splits are cut out of the training rows by a keyed hash of the text, so that new rows never move
-    an old one. Conflicting labels (one text, several classes) are counted and kept: they are what soft labels are for.
-    Rows without a label are for training alone, and leave where another row has their text with a label.
+    dropped. Missing splits are cut out of the training rows by a keyed hash of the text, so that new rows never move an old
+    one, but for the stand-ins of small classes (`data.splits`). Conflicting labels (one text, several classes) are counted
+    and kept: they are what soft labels are for. Rows without a label are for training alone, and leave where another row has
+    their text with a label.
     """
     report = SplitReport(rows_in=len(table))
     # In the order of the ids, so that which of two duplicates stays does not depend on the file's.
@@ -77,17 +66,9 @@ def split_rows(table: pd.DataFrame, params: SplitParams, lowercase: bool) -> tup
     table = table[table["text"] != ""]
     table = table.assign(folded=folded(table["text"]))
 
-    chance = uniform(text_keys(table["folded"]), salt("split"))
     # A published test stays whole, repeats included: its size is part of every figure that others report on it.
     published_test = (table["split"] == "test").to_numpy()
-    split = table["split"].replace("", "train").to_numpy(dtype=object)
-    movable = (split == "train") & (table["label"] != "").to_numpy()
-    cut = 0.0
-    for name, share in (("test", params.test_share), ("validation", params.validation_share)):
-        if not (split == name).any():
-            split[movable & (chance >= cut) & (chance < cut + share)] = name
-            cut += share
-    table = table.assign(split=split, published_test=published_test)
+    table = table.assign(split=cut_classes(table, params), published_test=published_test)
 
     before = len(table)
     order = {"test": 0, "validation": 1, "train": 2}

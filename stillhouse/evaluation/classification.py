@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from stillhouse.core.artifacts import DATA, read_json, write_json
+from stillhouse.data.splits import thin_classes, thin_note
 from stillhouse.data.tokens import TokenTable, read_tokens
 from stillhouse.evaluation import tables
 from stillhouse.evaluation.intervals import Ends, MeanOfClasses, Share
@@ -43,6 +44,8 @@ def evaluate_classifiers(
     for task_name, folders in models.items():
         task = Task.read(DATA / "preprocess" / task_name)
         test = read_tokens(DATA / "preprocess" / task_name / "test.arrow")
+        if note := thin_note(thin_classes(np.array(task.labels)[test.labels], task.labels), len(task.labels)):
+            print(f"note: {task_name}: {note}", flush=True)
         bootstrap = Bootstrap(test.labels, len(task.labels), bootstrap_samples)
         logits: dict[str, np.ndarray] = {}
         scores: dict[str, dict] = {}

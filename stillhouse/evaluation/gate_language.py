@@ -25,7 +25,7 @@ from stillhouse.core.params import PARAMS_FILE, build, read_yaml
 from stillhouse.data.blocks import BlockTable, read_blocks, write_blocks
 from stillhouse.data.documents import split_documents
 from stillhouse.data.packing import cut
-from stillhouse.data.text import SplitParams
+from stillhouse.data.splits import SplitParams
 from stillhouse.data.tokenizer import FILES, describe_tokenizer, encode_texts, load_tokenizer
 from stillhouse.evaluation.gate_parts import PACKAGE, TASK, Judgement, Rows, compare, draw, split_notes
 from stillhouse.evaluation.intervals import percentile

@@ -41,6 +41,8 @@ STATISTICS = {
     "validation_rows": "Validation rows",
     "test_rows": "Test rows",
     "classes": "Classes",
+    "classes_without_test_rows": "… of which without a test row",
+    "classes_with_one_test_row": "… of which with a single test row",
     "balance": "Largest class over smallest",
     "mean_tokens": "Mean tokens of a row",
     "truncated_share": "Rows cut at the longest length",

@@ -39,6 +39,7 @@ from flows.workspace import (
 from stillhouse.core.artifacts import DATA, read_json
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.options import Options
+from stillhouse.core.scores import METRICS
 from stillhouse.core.stage import one_line_errors
 from stillhouse.core.verify import damages, message_of
 
@@ -274,7 +275,7 @@ def finished_run(root: Path, commit: str) -> Iterator[Path]:
     folder = open_workspace(root, "gate", commit)
     try:
         check_finished(folder, commit)
-        for path in (PACKAGE, TEST_ROWS, TEST_TABLE):
+        for path in (PACKAGE, TEST_ROWS, TEST_TABLE, str(METRICS)):
             bring(root, commit, path, folder / path, f"commit {commit[:12]}", "run 'dvc push' where it was made")
         yield folder
     finally:

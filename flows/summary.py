@@ -10,6 +10,7 @@ from typing import Any
 from flows.described import described
 from stillhouse.core.artifacts import read_json
 from stillhouse.core.options import no_options, say
+from stillhouse.core.scores import AT_CHANCE
 from stillhouse.core.stage import one_line_errors
 
 Scores = dict[str, Any]
@@ -46,6 +47,8 @@ def summary_lines(root: Path) -> list[str]:
         for model, scores in metrics[task].items():
             cells = [written(scores, speed.get(f"{task}_{model}_latency_ms")) for written in columns.values()]
             lines.append(f"  {model:<20}" + "".join(f"{cell:>15}" for cell in cells))
+            if AT_CHANCE in scores:
+                lines.append(f"    warning: {scores[AT_CHANCE]}")
         lines.append("")
     student = metrics["source"]["student"]
     closed = f", {student['gap_closed']:.0%} of the gap to the teacher" if "gap_closed" in student else ""

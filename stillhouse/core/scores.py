@@ -11,6 +11,8 @@ from stillhouse.core.artifacts import DATA
 SUMMARY = "summary.json"
 """In `data/evaluate`: the only metrics of `dvc.yaml`, so that DVC's own tables can be read."""
 METRICS = DATA / "evaluate" / "metrics.json"
+AT_CHANCE = "at_chance"
+"""Key of a training's `metrics.json`, and of its model's figures: why it has learned nothing, in words."""
 
 Scores = Mapping[str, Any]
 

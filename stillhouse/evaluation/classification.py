@@ -16,6 +16,7 @@ from stillhouse.evaluation.speed import measure_speed
 from stillhouse.models.build import count_parameters, load_model
 from stillhouse.models.folders import WEIGHTS
 from stillhouse.soft_labels.store import SoftLabels
+from stillhouse.training.chance import classes_by_chance
 from stillhouse.training.classifier import Task
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.predict import predict
@@ -53,7 +54,7 @@ def evaluate_classifiers(
             model = load_model(folder)
             logits[name] = predict(model.to(ranks.device), test, task.facts, ranks)
             scores[name] = test_scores(logits[name], test.labels, calibration_bins)
-            scores[name] |= agreement(logits[name], logits["teacher"])
+            scores[name] |= agreement(logits[name], logits["teacher"]) | tables.said_of_training(folder)
             scores[name] |= {"parameters": count_parameters(model), "bytes": (folder / WEIGHTS).stat().st_size}
             speed |= {
                 f"{task_name}_{name}_{key}": value
@@ -72,6 +73,11 @@ def evaluate_classifiers(
             scores[name] |= {"accuracy_low": low, "accuracy_high": high}
             low, high = MeanOfClasses(test.labels).interval(scores[name]["macro_f1"], bootstrap.macro_f1(values))
             scores[name] |= {"macro_f1_low": low, "macro_f1_high": high}
+        scores["student"] |= classes_by_chance(test.labels, len(task.labels))
+        if linear_baseline:
+            low, high = Share().difference(right["student"], right["linear"], resampled["student"] - resampled["linear"])
+            lead = scores["student"]["accuracy"] - scores["linear"]["accuracy"]
+            scores["student"] |= {"lead_over_linear": lead, "lead_over_linear_low": low, "lead_over_linear_high": high}
         rival = rivals[task_name]
         ends = Share().difference(right["student"], right[rival], resampled["student"] - resampled[rival])
         scores["student"] |= against_rival(rival, scores, ends)

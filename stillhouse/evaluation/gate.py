@@ -1,9 +1,9 @@
 """The gate: may the package of a finished run take the place of the promoted one?
 
-In, below the working directory: `params.yaml`, `data/export_model/package` (the candidate) and `data/preprocess/new`
-(tonight's test rows). In, below `--folder`: `package` and `params.yaml` of the promoted version that `--against` names;
-without them nothing was promoted before, and only the limits count. Out: `data/gate/decision.json`. A refusal is a result
-and no error: the exit code is 0.
+In, below the working directory: `params.yaml`, `data/export_model/package` (the candidate), `data/preprocess/new`
+(tonight's test rows) and `data/evaluate/metrics.json` (for the floors). In, below `--folder`: `package` and `params.yaml` of
+the promoted version that `--against` names; without them nothing was promoted before, and limits and floors alone count.
+Out: `data/gate/decision.json`. A refusal is a result and no error: the exit code is 0.
 
 How a package is judged stands in `gate_classes.py` for classifiers and in `gate_language.py` for causal language models. A
 version of another kind is no rival: that is a refusal.
@@ -13,15 +13,18 @@ version of another kind is no rival: that is a refusal.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from stillhouse.core.artifacts import DATA, write_json
+from stillhouse.core.artifacts import DATA, read_json, write_json
 from stillhouse.core.environment import check_environment
 from stillhouse.core.options import Options
 from stillhouse.core.params import PARAMS_FILE, Kind, Threads, block, kind_of, load, read_yaml
+from stillhouse.core.scores import AT_CHANCE, METRICS
+from stillhouse.core.shipped import Shipped
 from stillhouse.core.stage import one_line_errors
+from stillhouse.evaluation.gate_floors import Floor, broken_floors
 
 PACKAGE = DATA / "export_model" / "package"
 DECISION = DATA / "gate" / "decision.json"
@@ -74,6 +77,10 @@ class Gate:
     """Largest median time of one text (one block of a language model) alone, on one thread and without tokenising."""
     speed_seconds: float = 1.0
     """How long the speed is measured, alone and in batches."""
+    floors: list[Floor] = field(default_factory=lambda: ["chance", "rival"])
+    """What a model must pass though nothing was promoted before: `chance` (better than the largest class alone, than one of
+    the number of classes, or than token frequencies), `rival` (not surely worse than the same model without a teacher),
+    `linear` (not surely worse than the linear model, or the n-grams of tokens)."""
 
     def __post_init__(self) -> None:
         if not self.metrics:
@@ -128,6 +135,14 @@ def decide(params: Params, against: str | None, folder: Path | None) -> dict[str
         "gate": asdict(gate),
         "notes": found.notes,
     }
+    if gate.floors:
+        shipped = Shipped.read()
+        scores = read_json(METRICS)[shipped.task]
+        candidate = {name: figures["candidate"] for name, figures in found.metrics.items()}
+        broken, decision["floors"] = broken_floors(gate.floors, scores, candidate, shipped.rival, params.kind)
+        reasons += broken
+        if said := scores["student"].get(AT_CHANCE):
+            decision["notes"] = [*found.notes, f"the training of the student has learned nothing: {said}"]
     reasons += broken_limits(decision, gate)
     for name, figures in found.metrics.items():
         if "promoted" in figures and not worst(name, figures) <= gate.tolerance:
@@ -189,6 +204,7 @@ def summary_lines(decision: dict[str, Any], gate: Gate) -> list[str]:
         lines.append(f"{line}, promoted {figures['promoted']:.4f}: {difference(name, figures)}" if compared else line)
     return [
         *lines,
+        *decision.get("floors", []),
         f"calibration error {decision['calibration_error']:.4f} (at most {gate.max_calibration_error:g})",
         f"package {decision['bytes']:,} bytes (at most {gate.max_bytes:,})",
         f"latency {decision['latency_ms']:.2f} ms (at most {gate.max_latency_ms:g})",

@@ -15,8 +15,10 @@ from stillhouse.evaluation.continuations import continuations
 from stillhouse.evaluation.language_scores import BlockBootstrap, Positions, language_scores, positions, reliability
 from stillhouse.evaluation.ngram_model import NgramModel
 from stillhouse.evaluation.speed import measure_language_speed
+from stillhouse.evaluation.tables import said_of_training
 from stillhouse.models.build import count_parameters, load_language_model
 from stillhouse.models.folders import WEIGHTS
+from stillhouse.training.chance import tokens_by_chance
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.language_model import Task
 from stillhouse.training.language_predict import block_nats
@@ -68,6 +70,7 @@ def evaluate_language(
             measured = measure_language_speed(model, test, task.facts.pad_id, ranks, speed_seconds)
             speed |= {f"{task_name}_{name}_{key}": value for key, value in measured.items()}
             scores[name] = language_scores(said[name], task.bytes["test"], calibration_bins)
+            scores[name] |= said_of_training(folders[name])
             scores[name] |= {"parameters": count_parameters(model), "bytes": (folders[name] / WEIGHTS).stat().st_size}
             print(f"{task_name} {name}: {scores[name]['nats_per_token']:.4f} nats per token", flush=True)
         bootstrap = BlockBootstrap(said["teacher"].block, bootstrap_samples)
@@ -85,6 +88,9 @@ def evaluate_language(
             scores[name] |= bootstrap.ends("nats_per_token", values)
         for rival in [name for name in scores if name != "student"]:
             scores["student"] |= lead_over(rival, scores, resampled, bootstrap)
+        for chance, nats in tokens_by_chance(task.train, test, task.facts.vocab_size).items():
+            in_bits = nats * int(test.lengths.sum()) / np.log(2) / task.bytes["test"]
+            scores["student"][chance.replace("nats_per_token", "bits_per_byte")] = float(in_bits)
         scores["student"] |= gap_closed(rivals[task_name], scores)
         metrics[task_name] = {
             name: {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for name, row in scores.items()

@@ -13,6 +13,7 @@ from stillhouse.core.artifacts import DATA, MANIFEST, TIMING, read_json
 from stillhouse.core.environment import read_env_lock
 from stillhouse.core.errors import ArtifactError
 from stillhouse.core.params import STAGES
+from stillhouse.core.scores import AT_CHANCE
 from stillhouse.evaluation import charts
 from stillhouse.evaluation.findings import NO_BREAK, Scores, percent
 
@@ -64,6 +65,7 @@ def learning_curves() -> list[dict[str, Any]]:
         # No two charts of a page are called the same.
         over = f"{heading.lower()} (over the share of the training that is done)"
         steps = [f"{NAMES[name].lower()} {row['steps']:,}" for name, row in metrics.items()]
+        said = [f"{NAMES[name]}: {row[AT_CHANCE]}." for name, row in metrics.items() if AT_CHANCE in row]
         loss = [charts.Curve(name, NAMES[name], curve(table, "train", "loss")) for name, table in tables.items()]
         held_out, accuracy = (
             [
@@ -75,7 +77,7 @@ def learning_curves() -> list[dict[str, Any]]:
         result.append(
             {
                 "heading": heading,
-                "steps": f"Steps: {', '.join(steps)}.",
+                "steps": " ".join([f"Steps: {', '.join(steps)}.", *said]),
                 "accuracy": charts.line_chart(accuracy, charts.percent_tick, f"Learning curve: validation accuracy, {over}"),
                 "validation_loss": charts.line_chart(held_out, charts.plain_tick, f"Learning curve: validation loss, {over}"),
                 "loss": charts.line_chart(loss, charts.plain_tick, f"Learning curve: training loss, {over}"),

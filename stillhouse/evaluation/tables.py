@@ -1,8 +1,12 @@
 """Tables for the report and for DVC's plots: classes, confusions, what the teacher believes, examples."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
+from stillhouse.core.artifacts import read_json
+from stillhouse.core.scores import AT_CHANCE
 from stillhouse.data.tokens import TokenTable
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.training.scores import log_softmax, per_class_f1
@@ -73,3 +77,9 @@ def examples(test: TokenTable, logits: dict[str, np.ndarray], names: list[str], 
         part |= {model: [names[values[i]] for i in rows] for model, values in answer.items()}
         parts.append(pd.DataFrame(part | {"confidence": np.round(confidence[rows], 4)}))
     return pd.concat(parts, ignore_index=True)
+
+
+def said_of_training(folder: Path) -> dict[str, str]:
+    """What its training said of having learned nothing, if it did. folder: of the weights."""
+    said = read_json(folder.parent / "metrics.json").get(AT_CHANCE)
+    return {AT_CHANCE: said} if said else {}

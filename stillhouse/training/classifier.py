@@ -3,6 +3,7 @@
 `training.language_model` has the same names for causal language models; `training.kinds` chooses.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from stillhouse.core.artifacts import MANIFEST, read_json, write_json
+from stillhouse.core.scores import AT_CHANCE
 from stillhouse.data.batches import Batch, BatchPlan, Collator
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.tokens import TokenTable, read_tokens
@@ -22,6 +24,7 @@ from stillhouse.models.build import build_model, count_parameters, load_model, s
 from stillhouse.models.config import ModelParams
 from stillhouse.models.head import replace_head
 from stillhouse.models.positions import require_positions
+from stillhouse.training.chance import nothing_learned
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.imbalance import alterations_of, cross_entropy, refuse_imbalance, sampler_of
@@ -174,7 +177,14 @@ def fit(
     if loss is not None or (rows.labels < 0).any():
         refuse_imbalance(params, "it goes by true labels, which this training has not, or not of all rows")
     loss = loss or cross_entropy(rows.labels, len(task.labels), params)
-    return train(model, job_of(task, params, views, num_views, seed, description, rows, loss, fingerprint, hold), ranks)
+    history = train(model, job_of(task, params, views, num_views, seed, description, rows, loss, fingerprint, hold), ranks)
+    if ranks.is_main and (said := learned_nothing(history, task)):
+        print(f"warning: {description}: {said}", file=sys.stderr, flush=True)
+    return history
+
+
+def learned_nothing(history: History, task: Task) -> str | None:
+    return nothing_learned(history.points, task.validation.labels, len(task.labels))
 
 
 def save_training(model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str], task: Task) -> None:
@@ -182,7 +192,8 @@ def save_training(model: PreTrainedModel, history: History, out: Path, inputs: d
     weights = save_model(model, out / "model")
     write_json(out / MANIFEST, {"inputs": inputs, "weights": weights})
     write_learning_curve(history, out / "learning_curve.csv")
-    write_json(out / "metrics.json", training_metrics(model, history))
+    said = learned_nothing(history, task)
+    write_json(out / "metrics.json", training_metrics(model, history) | ({AT_CHANCE: said} if said else {}))
 
 
 def training_metrics(model: PreTrainedModel, history: History) -> dict[str, float]:

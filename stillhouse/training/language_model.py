@@ -7,6 +7,7 @@ Shapes: B blocks, T positions of a block, P = B T positions, H hidden size, V vo
 """
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel
 
 from stillhouse.core.artifacts import MANIFEST, read_json, write_json
 from stillhouse.core.errors import ParamsError
+from stillhouse.core.scores import AT_CHANCE
 from stillhouse.data.batches import BatchPlan
 from stillhouse.data.block_batches import BlockBatch, BlockCollator
 from stillhouse.data.blocks import BlockTable, read_blocks
@@ -36,6 +38,7 @@ from stillhouse.models.build import (
     save_model,
 )
 from stillhouse.models.config import ModelParams
+from stillhouse.training.chance import no_language_learned, tokens_by_chance
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.imbalance import refuse_imbalance
@@ -202,7 +205,14 @@ def fit(
         fingerprint=fingerprint,
         hold=hold,
     )
-    return train(model, job, ranks)
+    history = train(model, job, ranks)
+    if ranks.is_main and (said := learned_nothing(history, task)):
+        print(f"warning: {description}: {said}", file=sys.stderr, flush=True)
+    return history
+
+
+def learned_nothing(history: History, task: Task) -> str | None:
+    return no_language_learned(history.points, tokens_by_chance(task.train, task.validation, task.facts.vocab_size))
 
 
 def save_training(model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str], task: Task) -> None:
@@ -213,6 +223,7 @@ def save_training(model: PreTrainedModel, history: History, out: Path, inputs: d
     columns = ["step", "split", "loss", "accuracy", "learning_rate"]
     pd.DataFrame(history.points, columns=columns).to_csv(out / "learning_curve.csv", index=False, float_format="%.6g")
     best = next(p for p in history.points if p["split"] == "validation" and p["step"] == history.best_step)
+    said = learned_nothing(history, task)
     write_json(
         out / "metrics.json",
         history.left_out()
@@ -225,7 +236,8 @@ def save_training(model: PreTrainedModel, history: History, out: Path, inputs: d
             "steps": history.steps,
             "parameters": count_parameters(model),
             "padding_share": round(history.padding_share, 4),
-        },
+        }
+        | ({AT_CHANCE: said} if said else {}),
     )
 
 

@@ -40,6 +40,7 @@ from stillhouse.core.artifacts import DATA, read_json
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.options import Options
 from stillhouse.core.scores import METRICS
+from stillhouse.core.shipped import NEW_TASK, Shipped
 from stillhouse.core.stage import one_line_errors
 from stillhouse.core.verify import damages, message_of
 
@@ -47,9 +48,6 @@ ARTIFACT = "student"
 """Its entry in `dvc.yaml: artifacts`."""
 STAGE = "export_model"
 PACKAGE = "data/export_model/package"
-TEST_ROWS = "data/preprocess/new"
-TEST_TABLE = "data/ingest/new.parquet"
-"""Packages are asked about texts as they came, each by its own way from text to answer."""
 DECISION = DATA / "gate" / "decision.json"
 
 
@@ -275,11 +273,20 @@ def finished_run(root: Path, commit: str) -> Iterator[Path]:
     folder = open_workspace(root, "gate", commit)
     try:
         check_finished(folder, commit)
-        for path in (PACKAGE, TEST_ROWS, TEST_TABLE, str(METRICS)):
-            bring(root, commit, path, folder / path, f"commit {commit[:12]}", "run 'dvc push' where it was made")
+        for path in (PACKAGE, str(NEW_TASK)):
+            fetch(root, commit, path, folder)
+        shipped = Shipped.read(folder)
+        # Packages are asked about texts as they came, each by its own way from text to answer.
+        for path in sorted({str(shipped.data), str(shipped.table), str(METRICS)} - {str(NEW_TASK)}):
+            fetch(root, commit, path, folder)
         yield folder
     finally:
         remove_workspace(root, folder)
+
+
+def fetch(root: Path, commit: str, path: str, folder: Path) -> None:
+    """Bring an output of a run into its workspace."""
+    bring(root, commit, path, folder / path, f"commit {commit[:12]}", "run 'dvc push' where it was made")
 
 
 def check_finished(folder: Path, commit: str) -> None:

@@ -12,11 +12,11 @@ from flows.reports import address
 from flows.rows import rows_of
 from flows.run import Run
 from flows.runs import markdown
-from flows.summary import whole_summary
+from flows.summary import TITLES, whole_summary
 from flows.workspace import CommandError, command
 from stillhouse.core.artifacts import read_json
 from stillhouse.core.params import PARAMS_FILE, kind_of, read_yaml
-from stillhouse.core.scores import METRICS
+from stillhouse.core.scores import METRICS, tasks_of
 
 # Of each kind of model those that it has; `forgotten` is what fine-tuning lost of the old task, in nats per token.
 SHOWN = (
@@ -72,12 +72,12 @@ def runs_page(root: Path) -> str:
 
 
 def metrics_page(run: Run) -> str:
-    """Markdown: every model on both tasks; with a promoted model, what changed against it."""
+    """Markdown: every model on every task, that of the shipped one first; with a promoted model, what changed against it."""
     metrics = read_json(run.folder / METRICS)
     lines = [f"# {run.name}", ""]
-    for task, title in (("source", "Source task"), ("new", "New task (fine-tuned)")):
+    for task in tasks_of(metrics):
         columns = [name for name in SHOWN if any(name in row for row in metrics[task].values())]
-        lines += [f"## {title}", "", "| model | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+        lines += [f"## {TITLES[task]}", "", "| model | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
         for model, row in metrics[task].items():
             lines.append(f"| {model} | " + " | ".join(figure(row.get(name)) for name in columns) + " |")
         lines.append("")

@@ -10,7 +10,7 @@ from typing import Any
 from flows.described import described
 from stillhouse.core.artifacts import read_json
 from stillhouse.core.options import no_options, say
-from stillhouse.core.scores import AT_CHANCE
+from stillhouse.core.scores import AT_CHANCE, tasks_of
 from stillhouse.core.stage import one_line_errors
 
 Scores = dict[str, Any]
@@ -42,8 +42,8 @@ def summary_lines(root: Path) -> list[str]:
     language = "nats_per_token" in metrics["source"]["student"]
     columns = LANGUAGE_MODELS if language else CLASSIFIERS
     lines = []
-    for task, title in TITLES.items():
-        lines.append(f"{title:<22}" + "".join(f"{name:>15}" for name in columns))
+    for task in tasks_of(metrics):
+        lines.append(f"{TITLES[task]:<22}" + "".join(f"{name:>15}" for name in columns))
         for model, scores in metrics[task].items():
             cells = [written(scores, speed.get(f"{task}_{model}_latency_ms")) for written in columns.values()]
             lines.append(f"  {model:<20}" + "".join(f"{cell:>15}" for cell in cells))
@@ -54,12 +54,11 @@ def summary_lines(root: Path) -> list[str]:
     closed = f", {student['gap_closed']:.0%} of the gap to the teacher" if "gap_closed" in student else ""
     if not language:
         return [*lines, f"Distilled over baseline: {change(student, 'lead_over_baseline', 100, '.1f', ' points')}{closed}"]
-    tuned = metrics["new"]["student"]
-    return [
-        *lines,
-        f"Fine-tuning: gained {change(tuned, 'gained')} on the new task, forgot {change(tuned, 'forgotten')} on the old one",
-        f"Distilled over baseline: {change(student, 'lead_over_baseline')}{closed}",
-    ]
+    if "new" in metrics:
+        tuned = metrics["new"]["student"]
+        gained, forgotten = change(tuned, "gained"), change(tuned, "forgotten")
+        lines.append(f"Fine-tuning: gained {gained} on the new task, forgot {forgotten} on the old one")
+    return [*lines, f"Distilled over baseline: {change(student, 'lead_over_baseline')}{closed}"]
 
 
 def interval(scores: Scores, name: str) -> str:

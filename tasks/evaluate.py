@@ -1,10 +1,11 @@
 """Stage `evaluate`: every model side by side, on test data only.
 
 In: the models of all trainings, `data/preprocess`, `data/export_soft_labels`. Out: `metrics.json` (scores with 95 %
-intervals, sizes, agreement with the teacher, share of the gap closed), `summary.json` (the few of them by which runs are
-compared), `calibration.csv` and `tables/`: of classifiers `predictions_source.parquet`, `predictions_new.parquet`,
-`confusion`, `most_confused`, `per_class`, `nearest_classes` and `examples` as CSV; of causal language models
-`blocks_*.parquet` and `continuations_*.csv`. Speed goes to `timing.json`.
+intervals, sizes, agreement with the teacher, share of the gap closed), `summary.json` (the few of them by which
+runs are compared) and `tables/`: of classifiers `predictions_*.parquet` and as CSV `calibration`, `confusion`,
+`most_confused`, `per_class` and `examples`, of the shipped model's task and, where that is the new one, in `tables/source/`
+of the source task, and `nearest_classes`; of causal language models `blocks_*.parquet`, `continuations_*.csv` and
+`calibration`. Speed goes to `timing.json`.
 
     python -m tasks.evaluate
 """
@@ -15,6 +16,7 @@ from stillhouse.core.artifacts import DATA, read_json, write_json
 from stillhouse.core.options import no_options
 from stillhouse.core.params import Kind, Threads, block
 from stillhouse.core.scores import METRICS, SUMMARY, summary_of
+from stillhouse.core.shipped import RIVALS, Shipped
 from stillhouse.core.stage import run_stage
 
 MODELS = {
@@ -29,8 +31,6 @@ MODELS = {
         "scratch": DATA / "finetune" / "scratch" / "model",
     },
 }
-# The model that the student is held against, on each task.
-RIVAL = {"source": "baseline", "new": "scratch"}
 
 
 @block
@@ -63,22 +63,24 @@ def run(params: Params, out: Path) -> dict:
     # Half of this stage's time is the import of torchmetrics and scikit-learn; parameters are checked before.
     from stillhouse.training.distributed import join
 
-    settings = params.evaluate
+    settings, shipped = params.evaluate, Shipped.read()
     shared = {
         "bootstrap_samples": settings.bootstrap_samples,
         "calibration_bins": settings.calibration_bins,
         "examples": settings.examples,
         "speed_seconds": settings.speed_seconds,
+        "shipped": shipped,
     }
+    models: dict = {task: MODELS[task] for task in reversed(shipped.tasks)}
     with join(params.threads) as ranks:
         if params.kind == "causal_lm":
             from stillhouse.evaluation.language import evaluate_language
 
-            speeds = evaluate_language(MODELS, RIVAL, out, ranks, **shared, ngram_baseline=settings.linear_baseline)
+            speeds = evaluate_language(models, RIVALS, out, ranks, **shared, ngram_baseline=settings.linear_baseline)
         else:
             from stillhouse.evaluation.classification import evaluate_classifiers
 
-            speeds = evaluate_classifiers(MODELS, RIVAL, out, ranks, **shared, linear_baseline=settings.linear_baseline)
+            speeds = evaluate_classifiers(models, RIVALS, out, ranks, **shared, linear_baseline=settings.linear_baseline)
     write_json(out / SUMMARY, summary_of(read_json(out / METRICS.name)))
     return speeds
 

@@ -2,7 +2,8 @@
 
 In: `data/train_student`, `data/train_teacher`, `data/preprocess/new`. Out: a folder each for `student` (the distilled one
 with a new head), `scratch` (the same model from random weights) and `teacher` (the upper bound), each as `train_teacher`
-writes it, and `rows.json`, the ids of the rows they learned from.
+writes it, and `rows.json`, the ids of the rows they learned from. Without a
+new task nothing is trained, and each of them says so.
 Layer-wise rates and gradual unfreezing: Howard & Ruder 2018, arXiv:1801.06146, sec. 3.2 and 3.3. LoRA: Hu et al. 2021,
 arXiv:2106.09685; what is written is the merged model. `scratch` has nothing to keep: it is trained in full.
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from stillhouse.core.artifacts import DATA, MANIFEST, read_json, write_json
 from stillhouse.core.options import no_options
 from stillhouse.core.params import Kind, Seed, Threads, block
+from stillhouse.core.shipped import LEFT_OUT, NO_NEW_TASK, has_new_task, leave_out
 from stillhouse.data.views import ViewParams
 from stillhouse.training.config import LoraParams, StudentParams, TrainingParams
 
@@ -86,6 +88,10 @@ class Params:
             raise ValueError("'finetune.training.imbalance' is about classes, which kind causal_lm has not; leave it out")
 
 
+MODELS = {"student": "train_student", "scratch": None, "teacher": "train_teacher"}
+"""Model to the stage whose weights it starts from."""
+
+
 @dataclass(frozen=True)
 class Start:
     """A model that is ready to be trained."""
@@ -104,13 +110,16 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     from stillhouse.training.methods import prepare, require_spread
     from stillhouse.training.start import start_from
 
+    if not has_new_task():
+        ranks.on_main(partial(leave_all_out, out))
+        return {}
     settings, trainer = params.finetune, trainer_of(params.kind)
     task = trainer.Task.read(DATA / "preprocess" / "new")
     rows = trainer.choose(task, settings.examples_per_class, params.seed)
     # Whoever compares against these models has to learn from the same rows.
     ranks.on_main(lambda: write_json(out / "rows.json", rows.ids.to_pylist()))
     starts: list[Start] = []
-    for name, origin in (("student", "train_student"), ("scratch", None), ("teacher", "train_teacher")):
+    for name, origin in MODELS.items():
         inputs = task.inputs()
         if origin is None:
             model = trainer.build(params.student.model, task, params.seed)
@@ -155,6 +164,17 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         ranks.on_main(partial(trainer.save_training, model, history, folder, start.inputs, task))
         timing |= {f"{start.name}_{key}": value for key, value in history.timing().items()}
     return timing
+
+
+def leave_all_out(out: Path) -> None:
+    """What stands in the places of the outputs where there is no new task."""
+    print("no new task (ingest.new is null): nothing to fine-tune")
+    write_json(out / "rows.json", [])
+    for name in MODELS:
+        for folder in (out / name, out / name / "model"):
+            leave_out(folder)
+        write_json(out / name / "metrics.json", {LEFT_OUT: NO_NEW_TASK})
+        (out / name / "learning_curve.csv").write_text("step,split\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 In: the embedded sample, files in `data/raw`, or a hub data set; also texts without labels, as a cloze test. Out:
 `source.parquet`, `new.parquet` (columns `id`, `text`, `label`, `split`; the label of a causal language model's documents is
-empty) and `manifest.json` (rows, classes, balance, digests, licence).
+empty; no rows without a new task) and `manifest.json` (rows, classes, balance, digests, licence).
 
     python -m tasks.ingest
 """
@@ -20,7 +20,7 @@ from stillhouse.sources.cloze import ClozeSource, read_cloze
 from stillhouse.sources.files import FilesSource, read_files
 from stillhouse.sources.hub import HubSource, read_hub
 from stillhouse.sources.sample import SampleSource, read_sample
-from stillhouse.sources.tables import describe, write_table
+from stillhouse.sources.tables import COLUMNS, describe, write_table
 
 Source = Annotated[SampleSource | FilesSource | HubSource | ClozeSource, Field(discriminator="kind")]
 
@@ -29,8 +29,13 @@ Source = Annotated[SampleSource | FilesSource | HubSource | ClozeSource, Field(d
 class Ingest:
     source: Source
     """The task that teacher and student learn."""
-    new: Source
-    """The task that the student is fine-tuned on."""
+    new: Source | None
+    """The task that the student is fine-tuned on; null where it is shipped as it is, for the source task."""
+
+    @property
+    def tasks(self) -> dict[str, Source]:
+        """Name to source of every task that there is."""
+        return {"source": self.source} | ({} if self.new is None else {"new": self.new})
 
 
 @block
@@ -39,8 +44,7 @@ class Params:
     ingest: Ingest
 
     def __post_init__(self) -> None:
-        for name in ("source", "new"):
-            source = getattr(self.ingest, name)
+        for name, source in self.ingest.tasks.items():
             if self.kind == "causal_lm" and source.kind == "cloze":
                 raise ValueError(
                     f"'ingest.{name}' is a cloze test, which has classes; kind causal_lm reads documents (kind: files)"
@@ -69,7 +73,7 @@ def read(
 def run(params: Params, out: Path) -> None:
     manifest = {}
     labelled = params.kind != "causal_lm"
-    for name, source in (("source", params.ingest.source), ("new", params.ingest.new)):
+    for name, source in params.ingest.tasks.items():
         notes: list[str] = []
         table, origin = read(source, labelled, notes)
         for note in notes:
@@ -79,6 +83,9 @@ def run(params: Params, out: Path) -> None:
         what = f"rows, {entry['classes']} classes" if labelled else "documents"
         bare = f"; {entry['unlabelled']:,} rows have no label" if "unlabelled" in entry else ""
         print(f"{name}: {len(table):,} {what} ({origin['kind']}){bare}")
+    if params.ingest.new is None:
+        write_table(pd.DataFrame(columns=COLUMNS, dtype=str), out / "new.parquet")
+        print("new: none (ingest.new is null); the student of the source task is what is shipped")
     write_json(out / MANIFEST, manifest)
 
 

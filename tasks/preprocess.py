@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, write_json
 from stillhouse.core.errors import ParamsError
 from stillhouse.core.params import PARAMS_FILE, Kind, block
+from stillhouse.core.shipped import leave_out
 from stillhouse.core.stage import run_stage
 from stillhouse.data.documents import drop_documents_of_other_task, split_documents, write_document_task
 from stillhouse.data.splits import SplitParams, thin_classes, thin_note
@@ -96,10 +97,11 @@ def run(params: Params, out: Path) -> None:
 def run_documents(settings: Preprocess, out: Path) -> None:
     """Documents to packed blocks."""
     assert settings.block_tokens is not None
-    new, new_report = split_documents(read_table(DATA / "ingest" / "new.parquet"), settings.split, "new")
-    source, source_report = split_documents(read_table(DATA / "ingest" / "source.parquet"), settings.split, "source")
-    source = drop_documents_of_other_task(source, new, source_report)
-    tokenizer, facts = make_tokenizer(settings, source, out / "tokenizer")
+    tasks = {name: split_documents(table, settings.split, name) for name, table in ingested().items()}
+    if "new" in tasks:
+        source, report = tasks["source"]
+        tasks["source"] = drop_documents_of_other_task(source, tasks["new"][0], report), report
+    tokenizer, facts = make_tokenizer(settings, tasks["source"][0], out / "tokenizer")
     if facts.eos_id is None:
         raise ParamsError(
             f"{PARAMS_FILE}: the tokenizer 'preprocess.tokenizer.pretrained' names no 'eos_token' that its vocabulary has; a "
@@ -108,9 +110,22 @@ def run_documents(settings: Preprocess, out: Path) -> None:
     words = preprocessing_words(settings.lowercase, None, chat_template_of(out / "tokenizer"))
     statistics = {
         task: write_document_task(out / task, table, tokenizer, facts, settings.block_tokens, report, words)
-        for task, table, report in (("source", source, source_report), ("new", new, new_report))
+        for task, (table, report) in tasks.items()
     }
+    finish(statistics, out)
+
+
+def ingested() -> dict[str, pd.DataFrame]:
+    """The table of every task that there is; of a run without a new task that of the source task alone."""
+    tables = {name: read_table(DATA / "ingest" / f"{name}.parquet") for name in ("source", "new")}
+    return tables if len(tables["new"]) else {"source": tables["source"]}
+
+
+def finish(statistics: dict[str, dict], out: Path) -> None:
+    """Write what was counted, and where there is no new task, that there is none."""
     write_json(out / "statistics.json", statistics)
+    if "new" not in statistics:
+        leave_out(out / "new")
 
 
 def make_tokenizer(settings: Preprocess, source: pd.DataFrame, folder: Path) -> tuple[Tokenizer, TokenizerFacts]:
@@ -138,23 +153,25 @@ def make_tokenizer(settings: Preprocess, source: pd.DataFrame, folder: Path) -> 
 def run_rows(settings: Preprocess, out: Path) -> None:
     """Labelled texts to rows of tokens."""
     assert settings.max_tokens is not None
-    new, new_report = split_rows(read_table(DATA / "ingest" / "new.parquet"), settings.split, settings.lowercase)
-    source, source_report = split_rows(read_table(DATA / "ingest" / "source.parquet"), settings.split, settings.lowercase)
-    source = drop_texts_of_other_task(source, new, source_report)
-    names = {"source": label_names(source, "source"), "new": label_names(new, "new")}
+    tasks = {name: split_rows(table, settings.split, settings.lowercase) for name, table in ingested().items()}
+    if "new" in tasks:
+        source, report = tasks["source"]
+        tasks["source"] = drop_texts_of_other_task(source, tasks["new"][0], report), report
+    names = {task: label_names(table, task) for task, (table, _) in tasks.items()}
 
-    tokenizer, facts = make_tokenizer(settings, source, out / "tokenizer")
-    withheld = {"source": withhold_labels(source, settings.withheld_labels), "new": withhold_labels(new, 0.0)}
-    for task, table, share in (("source", source, settings.withheld_labels), ("new", new, 0.0)):
-        if note := require_known_labels(table, withheld[task], names[task], task, share):
+    tokenizer, facts = make_tokenizer(settings, tasks["source"][0], out / "tokenizer")
+    shares = {"source": settings.withheld_labels, "new": 0.0}
+    withheld = {task: withhold_labels(table, shares[task]) for task, (table, _) in tasks.items()}
+    for task, (table, _) in tasks.items():
+        if note := require_known_labels(table, withheld[task], names[task], task, shares[task]):
             print(f"note: {task}: {note}")
     words = preprocessing_words(settings.lowercase, settings.max_tokens, chat_template_of(out / "tokenizer"))
     statistics = {}
-    for task, table, report in (("source", source, source_report), ("new", new, new_report)):
+    for task, (table, report) in tasks.items():
         statistics[task] = write_task(
             out / task, table, names[task], withheld[task], tokenizer, facts, settings.max_tokens, report, words
         )
-    write_json(out / "statistics.json", statistics)
+    finish(statistics, out)
 
 
 def write_task(

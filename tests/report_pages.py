@@ -10,10 +10,12 @@ import pytest
 
 from stillhouse.core.artifacts import write_json
 from stillhouse.core.params import STAGES
+from stillhouse.core.shipped import Shipped
 from stillhouse.evaluation.report import write_report
 from stillhouse.evaluation.report_parts import MANIFESTS
 
 ROOT = Path(__file__).parent.parent
+SHIPPED = Shipped("new")
 VOID_ELEMENTS = {"meta", "br", "wbr"}
 
 
@@ -34,8 +36,10 @@ def write_common(folder: Path, params: Path) -> Path:
         write_json(data / name / "metrics.json", {"steps": 100, "best_step": 100})
         write_table(data / name / "learning_curve.csv", points | values)
     bins = {"confidence": [0.4, 0.9] * 3, "accuracy": [0.3, 0.95] * 3, "share": [0.2, 0.8] * 3}
-    write_table(data / "evaluate" / "calibration.csv", {"model": ["teacher"] * 2 + ["student"] * 2 + ["baseline"] * 2} | bins)
-    (data / "evaluate" / "tables").mkdir()
+    for task, rival in (("new", "scratch"), ("source", "baseline")):
+        folder = data / "evaluate" / SHIPPED.details(task)
+        folder.mkdir()
+        write_table(folder / "calibration.csv", {"model": ["teacher"] * 2 + ["student"] * 2 + [rival] * 2} | bins)
     return data
 
 

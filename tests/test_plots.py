@@ -30,7 +30,11 @@ def test_keys_and_titles_are_unique_and_say_what_is_shown(found):
     keys = [plot.key for plot in found]
     assert len(set(keys)) == len({plot.title for plot in found}) == len(found) >= 8
     assert all(re.fullmatch(r"[a-z][a-z0-9-]*[a-z0-9]", key) and not re.search(r"\d$", key) for key in keys), keys
-    assert {"learning-curve-training-loss-source-task", "calibration-student", "calibration-teacher"} <= set(keys)
+    assert {
+        "learning-curve-training-loss-source-task",
+        "calibration-student-source-task",
+        "calibration-teacher-new-task",
+    } <= set(keys)
 
 
 def test_every_picture_has_a_ground_a_title_and_a_legend_of_its_own(found):

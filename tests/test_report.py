@@ -9,10 +9,11 @@ import pytest
 
 from stillhouse.core.artifacts import write_json
 from stillhouse.core.errors import ArtifactError
+from stillhouse.core.shipped import RIVALS
 from stillhouse.evaluation.charts import spread, tag, ticks
 from stillhouse.evaluation.findings import compared, points, size_of
 from stillhouse.evaluation.report_parts import duration
-from tests.report_pages import ROOT, Balance, headlines, page_of, words_of, write_common, write_table
+from tests.report_pages import ROOT, SHIPPED, Balance, headlines, page_of, words_of, write_common, write_table
 
 ROWS = 200
 # Right answers of 200. Models are right on a common run of texts, so differences are as sure as they can be.
@@ -49,7 +50,11 @@ def write_outputs(
     write_json(data / "evaluate" / "metrics.json", metrics)
     speed = {f"source_{name}_{key}": value for name in source for key, value in (("latency_ms", 0.5), ("rows_per_second", 900))}
     write_json(data / "evaluate" / "timing.json", {"seconds": 3.0, **speed, "source_teacher_latency_ms": 1.5})
-    tables(data / "evaluate", labels, text)
+    for task in SHIPPED.tasks:
+        tables(data / "evaluate" / SHIPPED.details(task), labels, text, RIVALS[task])
+    belief = {"label": labels, "belief_in_itself": [0, *[0.8] * (len(labels) - 1)]}
+    nearest = {"nearest_1": labels[::-1], "belief_1": [0, *[0.1] * (len(labels) - 1)]}
+    write_table(data / "evaluate" / "tables" / "nearest_classes.csv", belief | nearest)
 
     figures = {"rows": 1000, "agreement_with_labels": 0.9, "mean_entropy_nats": 0.3}
     write_json(data / "export_soft_labels" / "metrics.json", figures)
@@ -67,20 +72,16 @@ def scores_of(model: str, accuracy: float) -> dict[str, float]:
     return shared | interval | size | {"nll": 0.777, "ece": 0.042, "agreement": 0.876, "kl_from_teacher": 0.1}
 
 
-def tables(folder: Path, labels: tuple[str, ...], text: str) -> None:
-    """The CSV tables of `evaluate`: the first class has neither test nor labelled training rows."""
+def tables(folder: Path, labels: tuple[str, ...], text: str, rival: str) -> None:
+    """The CSV tables of `evaluate` about one task: the first class has neither test nor labelled training rows."""
     size = len(labels)
-    scores = {f"f1_{name}": ["", *[0.5] * (size - 1)] for name in ("teacher", "student", "baseline")}
-    write_table(folder / "tables" / "per_class.csv", {"label": labels, "test_rows": [0, *[5] * (size - 1)]} | scores)
+    scores = {f"f1_{name}": ["", *[0.5] * (size - 1)] for name in ("teacher", "student", rival)}
+    write_table(folder / "per_class.csv", {"label": labels, "test_rows": [0, *[5] * (size - 1)]} | scores)
     pair = {"actual": [labels[0]], "predicted": [labels[1]], "errors": [3], "share_of_class": [0.6]}
-    write_table(folder / "tables" / "most_confused.csv", pair)
-    belief = {"label": labels, "belief_in_itself": [0, *[0.8] * (size - 1)]}
-    write_table(
-        folder / "tables" / "nearest_classes.csv", belief | {"nearest_1": labels[::-1], "belief_1": [0, *[0.1] * (size - 1)]}
-    )
-    answers = {"teacher": [labels[0]], "student": [labels[0]], "baseline": [labels[1]], "confidence": [0.7]}
-    example = {"kind": ["student right, baseline wrong"], "id": ["1"], "text": [text], "actual": [labels[0]]}
-    write_table(folder / "tables" / "examples.csv", example | answers)
+    write_table(folder / "most_confused.csv", pair)
+    answers = {"teacher": [labels[0]], "student": [labels[0]], rival: [labels[1]], "confidence": [0.7]}
+    example = {"kind": [f"student right, {rival} wrong"], "id": ["1"], "text": [text], "actual": [labels[0]]}
+    write_table(folder / "examples.csv", example | answers)
 
 
 def test_page_fetches_nothing_and_is_well_formed(tmp_path, monkeypatch):

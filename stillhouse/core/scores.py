@@ -22,6 +22,11 @@ def shipped_task(metrics: Mapping[str, Mapping[str, Scores]]) -> str:
     return "new" if "student" in metrics.get("new", {}) else "source"
 
 
+def tasks_of(metrics: Mapping[str, Mapping[str, Scores]]) -> list[str]:
+    """Every task that was measured, that of the shipped model first."""
+    return sorted(metrics, key=lambda task: task != shipped_task(metrics))
+
+
 def summary_of(metrics: Mapping[str, Mapping[str, Scores]]) -> dict[str, float]:
     """At most nine figures out of `metrics.json`; one that was not measured is left out.
 

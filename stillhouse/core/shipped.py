@@ -20,13 +20,19 @@ TaskName = Literal["source", "new"]
 
 
 def leave_out(folder: Path) -> None:
-    """Put a manifest that says so in the place of what would have been made."""
+    """Make the folder, with a manifest that says so in the place of what would have been made."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / MANIFEST, {LEFT_OUT: NO_NEW_TASK})
+
+
+def is_left_out(folder: Path) -> bool:
+    """Whether nothing was made there because the run has no new task. Raises ArtifactError without a manifest."""
+    return LEFT_OUT in read_json(folder / MANIFEST)
 
 
 def has_new_task(root: Path = Path()) -> bool:
     """Whether the run in `root` has a new task, by what `preprocess` wrote. Raises ArtifactError before it has."""
-    return LEFT_OUT not in read_json(root / NEW_TASK / MANIFEST)
+    return not is_left_out(root / NEW_TASK)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,11 @@ class Shipped:
     def table(self) -> Path:
         """Its rows, as `ingest` wrote them."""
         return DATA / "ingest" / f"{self.task}.parquet"
+
+    def details(self, task: TaskName) -> Path:
+        """What `evaluate` found of a task's student, class by class and text by text, as a folder in its output; of the
+        shipped one where DVC's plots look for it."""
+        return Path("tables") / ("" if task == self.task else task)
 
     @property
     def training(self) -> Path:

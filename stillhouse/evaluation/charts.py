@@ -116,7 +116,7 @@ def line_chart(curves: list[Curve], tick: Callable[[float], str], label: str) ->
     return drawing(bottom + 26, label, parts)
 
 
-def reliability_chart(model: str, points: list[tuple[float, float, float]]) -> Markup:
+def reliability_chart(model: str, points: list[tuple[float, float, float]], task: str) -> Markup:
     """Accuracy over confidence, one dot for each bin; `points` are confidence, accuracy, share of rows."""
     size, left, top = 270, 44, 12
     right, bottom = size - 18, size - 46
@@ -134,10 +134,10 @@ def reliability_chart(model: str, points: list[tuple[float, float, float]]) -> M
         for (px, py), (_, _, share) in zip(places, points, strict=True)
     ]
     parts += [group(model, shapes), text((left + right) / 2, size - 6, "confidence of the model", "tick", "middle")]
-    return drawing(size, f"Calibration: {model} (accuracy over confidence)", parts, width=size)
+    return drawing(size, f"Calibration: {model}, {task} task (accuracy over confidence)", parts, width=size)
 
 
-def f1_chart(rows: list[ClassScores]) -> Markup:
+def f1_chart(rows: list[ClassScores], task: str) -> Markup:
     """One line for each class, one mark for each model's F1."""
     # Names of classes are codes of two letters in one data set and short sentences in another.
     letters = min(LABEL_LENGTH, max(len(row.label) for row in rows))
@@ -154,7 +154,7 @@ def f1_chart(rows: list[ClassScores]) -> Markup:
         # The student is drawn last, so that no other mark hides it.
         models = sorted(row.f1, key=lambda model: model == "student")
         parts += [group(model, [marker(model, x(row.f1[model]), y, 4.5)]) for model in models]
-    return drawing(bottom + 24, "F1 of the hardest classes (beside the number of test texts)", parts)
+    return drawing(bottom + 24, f"F1 of the hardest classes, {task} task (beside the number of test texts)", parts)
 
 
 def balance_chart(counts: list[tuple[str, int]], label: str) -> Markup:

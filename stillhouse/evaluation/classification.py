@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from stillhouse.core.artifacts import DATA, read_json, write_json
+from stillhouse.core.shipped import Shipped, TaskName
 from stillhouse.data.splits import thin_classes, thin_note
 from stillhouse.data.tokens import TokenTable, read_tokens
 from stillhouse.evaluation import tables
@@ -24,8 +25,8 @@ from stillhouse.training.scores import per_class_f1
 
 
 def evaluate_classifiers(
-    models: dict[str, dict[str, Path]],
-    rivals: dict[str, str],
+    models: dict[TaskName, dict[str, Path]],
+    rivals: dict[TaskName, str],
     out: Path,
     ranks: Ranks,
     *,
@@ -34,8 +35,9 @@ def evaluate_classifiers(
     examples: int,
     linear_baseline: bool,
     speed_seconds: float,
+    shipped: Shipped,
 ) -> dict[str, float]:
-    """Write `metrics.json`, `calibration.csv` and `tables/` into `out`; returns speeds.
+    """Write `metrics.json` and `tables/` into `out`; returns speeds.
 
     models: task to name to folder of weights. rivals: task to the model that the student is held against.
     """
@@ -87,8 +89,10 @@ def evaluate_classifiers(
         for name, values in predicted.items():
             answers[name] = [task.labels[i] for i in values]
         answers.to_parquet(out / "tables" / f"predictions_{task_name}.parquet", index=False)
+        write_tables(
+            out / shipped.details(task_name), task, test, logits, predicted, calibration_bins, examples, rivals[task_name]
+        )
         if task_name == "source":
-            write_tables(out, task, test, logits, predicted, calibration_bins, examples)
             labels = SoftLabels.open(DATA / "export_soft_labels" / "soft_labels", verify=False)
             tables.nearest_classes(labels, task.train, task.labels).to_csv(out / "tables" / "nearest_classes.csv", index=False)
     write_json(out / "metrics.json", metrics)
@@ -96,26 +100,28 @@ def evaluate_classifiers(
 
 
 def write_tables(
-    out: Path,
+    folder: Path,
     task: Task,
     test: TokenTable,
     logits: dict[str, np.ndarray],
     predicted: dict[str, np.ndarray],
     bins: int,
     examples: int,
+    rival: str,
 ) -> None:
-    """The CSV tables about the source task."""
-    names, folder = task.labels, out / "tables"
+    """The CSV tables about one task."""
+    folder.mkdir(exist_ok=True)
+    names = task.labels
     pd.DataFrame({"actual": [names[i] for i in test.labels], "predicted": [names[i] for i in predicted["student"]]}).to_csv(
         folder / "confusion.csv", index=False
     )
     tables.most_confused(predicted["student"], test.labels, names).to_csv(folder / "most_confused.csv", index=False)
     tables.per_class_table(predicted, test.labels, names).to_csv(folder / "per_class.csv", index=False, float_format="%.4f")
-    tables.examples(test, logits, names, examples).to_csv(folder / "examples.csv", index=False)
+    tables.examples(test, logits, names, examples, rival).to_csv(folder / "examples.csv", index=False)
     curve = [
         {"model": model, **point} for model, values in logits.items() for point in calibration_curve(values, test.labels, bins)
     ]
-    pd.DataFrame(curve).to_csv(out / "calibration.csv", index=False, float_format="%.5f")
+    pd.DataFrame(curve).to_csv(folder / "calibration.csv", index=False, float_format="%.5f")
 
 
 def linear(task_name: str, task, test):

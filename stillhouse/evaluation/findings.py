@@ -13,6 +13,7 @@ import pandas as pd
 
 from stillhouse.core.artifacts import DATA, read_json
 from stillhouse.core.errors import ArtifactError
+from stillhouse.core.shipped import Shipped
 from stillhouse.evaluation.intervals import newcombe
 
 Scores = dict[str, Any]
@@ -54,7 +55,7 @@ def read_facts(params: dict[str, Any]) -> Facts:
     return Facts(
         scores=read_json(DATA / "evaluate" / "metrics.json"),
         speed=read_json(DATA / "evaluate" / "timing.json"),
-        right={task: read_right(DATA / "evaluate" / "tables" / f"predictions_{task}.parquet") for task in ("source", "new")},
+        right={task: read_right(DATA / "evaluate" / "tables" / f"predictions_{task}.parquet") for task in Shipped.read().tasks},
         statistics=read_json(DATA / "preprocess" / "statistics.json"),
         steps={name: read_json(DATA / f"train_{name}" / "metrics.json")["steps"] for name in ("student", "baseline")},
         examples_per_class=params.get("finetune", {}).get("examples_per_class"),
@@ -73,8 +74,8 @@ def read_right(path: Path) -> dict[str, np.ndarray]:
 
 
 def draw_findings(facts: Facts) -> list[Finding]:
-    """What the teacher bought, what was lost, size and speed, the new task, and the linear model where there is one."""
-    found = [bought(facts), lost(facts), size_and_speed(facts), new_task(facts)]
+    """What the teacher bought, what was lost, size and speed, the new task and the linear model where there are any."""
+    found = [bought(facts), lost(facts), size_and_speed(facts)] + ([new_task(facts)] if "new" in facts.scores else [])
     return found + ([linear_model(facts)] if "linear" in facts.scores["source"] else [])
 
 
@@ -232,7 +233,7 @@ def linear_model(facts: Facts) -> Finding:
     sentences.append(f"It has {source['linear']['parameters']:,} weights, the student {source['student']['parameters']:,}.")
     top = max(ranks.values())
     there = [task for task, rank in ranks.items() if rank == top]
-    where = "on both tasks" if len(there) == 2 else f"on the {there[0]} task"
+    where = where_in_words(there, len(ranks))
     if top > 1 and min(ranks.values()) == 0:
         where += f", but behind the student on the {min(ranks, key=ranks.__getitem__)} task"
     tone, heading = (
@@ -242,6 +243,13 @@ def linear_model(facts: Facts) -> Finding:
         ("bad", f"A linear n-gram model is ahead of every network {where}"),
     )[top]
     return Finding(tone, heading, " ".join(sentences))
+
+
+def where_in_words(there: list[str], tasks: int) -> str:
+    """'on both tasks', of two; with a single task there is nothing to tell apart."""
+    if tasks == 1:
+        return "here"
+    return "on both tasks" if len(there) == 2 else f"on the {there[0]} task"
 
 
 def paired(right: dict[str, np.ndarray], one: str, other: str) -> tuple[float, float, float]:

@@ -18,10 +18,11 @@ import torch
 from stillhouse.core.artifacts import read_json
 from stillhouse.core.errors import ArtifactError
 from stillhouse.core.params import PARAMS_FILE, read_yaml
+from stillhouse.core.shipped import Shipped
 from stillhouse.data.tokenizer import TokenizerFacts, describe_tokenizer, encode_texts, load_tokenizer
 from stillhouse.data.tokens import TokenTable, read_tokens
 from stillhouse.evaluation.classifier_package import open_package
-from stillhouse.evaluation.gate_parts import PACKAGE, TABLE, TASK, Judgement, Rows, compare, draw, split_notes
+from stillhouse.evaluation.gate_parts import PACKAGE, Judgement, Rows, compare, draw, split_notes
 from stillhouse.evaluation.intervals import Ends, MeanOfClasses, Share, percentile
 from stillhouse.evaluation.metrics import test_scores
 from stillhouse.evaluation.onnx import run_onnx, session_of
@@ -58,10 +59,11 @@ class TextRules:
 
 def judge_classifier(gate: "Gate", threads: int, against: str | None, folder: Path | None) -> Judgement:
     """The candidate, and beside it the package in `folder`, if any. Raises ArtifactError if something is missing or damaged."""
-    test, names = read_tokens(TASK / "test.arrow"), read_json(TASK / "labels.json")
+    shipped = Shipped.read()
+    test, names = read_tokens(shipped.data / "test.arrow"), read_json(shipped.data / "labels.json")
     if labels_of(PACKAGE) != names:
-        raise ArtifactError(f"{PACKAGE} and {TASK} name different classes; run 'dvc repro export_model'")
-    rules, texts = TextRules.read(PARAMS_FILE), raw_texts(TABLE, test)
+        raise ArtifactError(f"{PACKAGE} and {shipped.data} name different classes; run 'dvc repro export_model'")
+    rules, texts = TextRules.read(PARAMS_FILE), raw_texts(shipped.table, test)
     logits_NC = answer(PACKAGE, texts, rules, threads)
     if not np.isfinite(logits_NC).all():
         broken = np.flatnonzero(~np.isfinite(logits_NC).all(axis=1))

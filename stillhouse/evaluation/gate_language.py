@@ -19,15 +19,16 @@ import numpy as np
 import torch
 import transformers
 
-from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, digest_json, read_json
+from stillhouse.core.artifacts import MANIFEST, digest_file, digest_json, read_json
 from stillhouse.core.errors import ArtifactError
 from stillhouse.core.params import PARAMS_FILE, build, read_yaml
+from stillhouse.core.shipped import Shipped
 from stillhouse.data.blocks import BlockTable, read_blocks, write_blocks
 from stillhouse.data.documents import split_documents
 from stillhouse.data.packing import cut
 from stillhouse.data.splits import SplitParams
 from stillhouse.data.tokenizer import FILES, describe_tokenizer, encode_texts, load_tokenizer
-from stillhouse.evaluation.gate_parts import PACKAGE, TASK, Judgement, Rows, compare, draw, split_notes
+from stillhouse.evaluation.gate_parts import PACKAGE, Judgement, Rows, compare, draw, split_notes
 from stillhouse.evaluation.intervals import percentile
 from stillhouse.evaluation.language_scores import language_scores, positions
 from stillhouse.evaluation.onnx import session_of
@@ -62,10 +63,11 @@ class BlockRules:
 def judge_language(gate: "Gate", threads: int, against: str | None, folder: Path | None) -> Judgement:
     """The candidate, and beside it the package in `folder`, if any. Raises ArtifactError if something is missing or damaged."""
     transformers.utils.logging.disable_progress_bar()
-    test, manifest = read_blocks(TASK / "test.arrow"), read_json(TASK / MANIFEST)
+    shipped = Shipped.read()
+    test, manifest = read_blocks(shipped.data / "test.arrow"), read_json(shipped.data / MANIFEST)
     facts, rules = describe_tokenizer(PACKAGE), BlockRules.read(PARAMS_FILE, PACKAGE)
     if digest_of_tokenizer(PACKAGE) != manifest["tokenizer"]["digest"]:
-        raise ArtifactError(f"{PACKAGE} and {TASK} have different tokenizers; run 'dvc repro export_model'")
+        raise ArtifactError(f"{PACKAGE} and {shipped.data} have different tokenizers; run 'dvc repro export_model'")
     num_bytes = manifest["bytes"]["test"]
     notes: list[str] = []
     with join(threads) as ranks:
@@ -87,14 +89,15 @@ def judge_language(gate: "Gate", threads: int, against: str | None, folder: Path
                 # Blocks know their tokens and not their bytes; over all of them a token has this many.
                 sizes_N = test.lengths * (num_bytes / test.lengths.sum())
             else:
-                texts = test_documents(rules)
+                texts = test_documents(shipped, rules)
                 nats = [
                     document_nats(package, texts, cutting.block_tokens, ranks)
                     for package, cutting in ((PACKAGE, rules), (folder / "package", old))
                 ]
                 if not math.isclose(nats[0].sum(), said.nll.sum(dtype=np.float64), rel_tol=1e-3):
                     raise ArtifactError(
-                        f"the test blocks in {TASK} are not of the documents in {DATA / 'ingest'}; run 'dvc repro preprocess'"
+                        f"the test blocks in {shipped.data} are not of the documents in {shipped.table}; run "
+                        "'dvc repro preprocess'"
                     )
                 sizes_N = np.array([len(text.encode()) for text in texts])
                 notes.append(
@@ -132,10 +135,10 @@ def same_tokenizer(one: Path, other: Path) -> bool:
     return digest_file(one / "tokenizer.json") == digest_file(other / "tokenizer.json")
 
 
-def test_documents(rules: BlockRules) -> list[str]:
-    """The texts that `preprocess` held out of the new task for the test."""
+def test_documents(shipped: Shipped, rules: BlockRules) -> list[str]:
+    """The texts that `preprocess` held out of the shipped model's task for the test."""
     split = build(SplitParams, rules.split, f"{PARAMS_FILE}: preprocess.split")
-    table, _ = split_documents(read_table(DATA / "ingest" / "new.parquet"), split, "new")
+    table, _ = split_documents(read_table(shipped.table), split, shipped.task)
     return table.loc[table["split"] == "test", "text"].tolist()
 
 

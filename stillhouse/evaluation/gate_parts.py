@@ -11,8 +11,6 @@ from stillhouse.core.hashing import salt
 from stillhouse.evaluation.intervals import Ends
 
 PACKAGE = DATA / "export_model" / "package"
-TASK = DATA / "preprocess" / "new"
-TABLE = DATA / "ingest" / "new.parquet"
 
 Rows = np.ndarray | slice
 

@@ -9,6 +9,7 @@ import pandas as pd
 from torch import nn
 
 from stillhouse.core.artifacts import DATA, write_json
+from stillhouse.core.shipped import Shipped, TaskName
 from stillhouse.data.blocks import BlockTable, read_blocks
 from stillhouse.data.tokenizer import load_tokenizer
 from stillhouse.evaluation.continuations import continuations
@@ -38,8 +39,8 @@ class Before:
 
 
 def evaluate_language(
-    models: dict[str, dict[str, Path]],
-    rivals: dict[str, str],
+    models: dict[TaskName, dict[str, Path]],
+    rivals: dict[TaskName, str],
     out: Path,
     ranks: Ranks,
     *,
@@ -48,15 +49,15 @@ def evaluate_language(
     examples: int,
     ngram_baseline: bool,
     speed_seconds: float,
+    shipped: Shipped,
 ) -> dict[str, float]:
-    """Write `metrics.json`, `calibration.csv` and `tables/` into `out`; returns speeds.
+    """Write `metrics.json` and `tables/` into `out`; returns speeds.
 
     models: task to name to folder of weights. rivals: task to the model that the student is held against.
     """
     (out / "tables").mkdir()
     metrics: dict[str, dict[str, Any]] = {}
     speed: dict[str, float] = {}
-    curve = []
     tokenizer = load_tokenizer(DATA / "preprocess" / "tokenizer")
     before: Before | None = None
     for task_name, folders in models.items():
@@ -99,10 +100,12 @@ def evaluate_language(
         table = continuations(loaded, test, tokenizer, task.facts.eos_id, examples, PROMPT_TOKENS)
         table.to_csv(out / "tables" / f"continuations_{task_name}.csv", index=False)
         per_block(test, said).to_parquet(out / "tables" / f"blocks_{task_name}.parquet", index=False)
+        curve = [{"model": name, **row} for name, values in said.items() for row in reliability(values, calibration_bins)]
+        folder = out / shipped.details(task_name)
+        folder.mkdir(exist_ok=True)
+        pd.DataFrame(curve).to_csv(folder / "calibration.csv", index=False, float_format="%.5f")
         if task_name == "source":
             before = Before(loaded, test, said, bootstrap)
-            curve = [{"model": name, **row} for name, values in said.items() for row in reliability(values, calibration_bins)]
-    pd.DataFrame(curve).to_csv(out / "calibration.csv", index=False, float_format="%.5f")
     write_json(out / "metrics.json", metrics)
     return speed
 

@@ -17,6 +17,7 @@ from stillhouse.evaluation.findings import (
     direction,
     percent,
     size_of,
+    where_in_words,
 )
 
 
@@ -45,8 +46,9 @@ def read_language_facts() -> LanguageFacts:
 
 
 def draw_language_findings(facts: LanguageFacts) -> list[Finding]:
-    """What the teacher bought, what was lost, size and speed, the new domain, what was forgotten, and n-grams."""
-    found = [bought(facts), lost(facts), size_and_speed(facts), new_domain(facts), forgotten(facts)]
+    """What the teacher bought, what was lost, size and speed; the new domain, what was forgotten, and n-grams, if any."""
+    found = [bought(facts), lost(facts), size_and_speed(facts)]
+    found += [new_domain(facts), forgotten(facts)] if "new" in facts.scores else []
     return found + ([ngrams(facts)] if "ngram" in facts.scores["source"] else [])
 
 
@@ -139,8 +141,7 @@ def forgotten(facts: LanguageFacts) -> Finding:
 def ngrams(facts: LanguageFacts) -> Finding:
     """The yardstick without a network: is a network needed at all?"""
     ranks, sentences = {}, []
-    for task in ("source", "new"):
-        scores = facts.scores[task]
+    for task, scores in facts.scores.items():
         ranks[task] = -direction(scores["student"], "ngram")
         sentences.append(
             f"On the {task} task, n-grams of tokens counted in the training text need {cost(scores['ngram'])}; against them "
@@ -152,7 +153,7 @@ def ngrams(facts: LanguageFacts) -> Finding:
     )
     top = max(ranks.values())
     there = [task for task, rank in ranks.items() if rank == top]
-    where = "on both tasks" if len(there) == 2 else f"on the {there[0]} task"
+    where = where_in_words(there, len(ranks))
     match top:
         case 1:
             return Finding("bad", f"Counting n-grams beats the student {where}", " ".join(sentences))

@@ -1,8 +1,10 @@
 """What the page of classifiers shows: tables and charts by class, beside what every page has."""
 
+from pathlib import Path
 from typing import Any
 
 from stillhouse.core.artifacts import DATA, read_json
+from stillhouse.core.shipped import Shipped, TaskName
 from stillhouse.evaluation import charts
 from stillhouse.evaluation.findings import (
     NO_BREAK,
@@ -56,27 +58,38 @@ ABOUT_LOSSES = (
     "The student’s loss is measured against the teacher’s beliefs, the others’ against true labels alone: compare their "
     "shapes, not their heights."
 )
+ABOUT_CURVES = {"source": (f" {ABOUT_LOSSES}",), "new": ("", f" {ABOUT_LOSSES}")}
 
 
 def show_classes(params: dict[str, Any]) -> dict[str, Any]:
     """What the template is filled with. Raises ArtifactError if an output of an earlier stage is missing or damaged."""
-    facts = read_facts(params)
+    facts, shipped = read_facts(params), Shipped.read()
     return {
         "findings": draw_findings(facts),
         "tiles": tiles(facts),
-        "tasks": [task_results(facts, task) for task in ("source", "new")],
-        "curves": curves(),
-        "reliability": reliability(facts.scores["source"]),
-        "pairs": read_rows(DATA / "evaluate" / "tables" / "most_confused.csv")[:MOST_PAIRS],
+        "tasks": [task_results(facts, task) for task in shipped.tasks],
+        "curves": curves(shipped),
+        "details": [details(facts, shipped, task) for task in shipped.tasks],
         "beliefs": beliefs(),
         "soft_labels": read_json(DATA / "export_soft_labels" / "metrics.json"),
-        "classes": hardest_classes(),
-        "data": [data_facts(facts, task) for task in ("source", "new")],
-        "examples": examples(),
+        "data": [data_facts(facts, task) for task in shipped.tasks],
     }
 
 
-def curves() -> list[dict[str, Any]]:
+def details(facts: Facts, shipped: Shipped, task: TaskName) -> dict[str, Any]:
+    """Calibration, classes, confusions and examples of one task's student."""
+    folder = DATA / "evaluate" / shipped.details(task)
+    return {
+        "name": task,
+        "is_shipped": task == shipped.task,
+        "reliability": reliability(facts.scores[task], folder, task),
+        "pairs": read_rows(folder / "most_confused.csv")[:MOST_PAIRS],
+        "classes": hardest_classes(folder, task),
+        "examples": examples(folder),
+    }
+
+
+def curves(shipped: Shipped) -> list[dict[str, Any]]:
     """The charts of each training, and what to know of them."""
     return [
         {
@@ -86,7 +99,7 @@ def curves() -> list[dict[str, Any]]:
             ],
             "note": part["steps"] + about,
         }
-        for part, about in zip(learning_curves(), (f" {ABOUT_LOSSES}", ""), strict=True)
+        for part, about in zip(learning_curves(shipped), ABOUT_CURVES[shipped.task], strict=True)
     ]
 
 
@@ -103,6 +116,7 @@ def tiles(facts: Facts) -> list[tuple[str, str, str]]:
         remark = "of the baseline’s gap to the teacher" if direction(student, "baseline") else "not different from 0"
     latency = {model: facts.speed.get(f"source_{model}_latency_ms") for model in ("student", "teacher")}
     return [
+        *shipped_tile(facts),
         ("Student", percent(student["accuracy"]), "of unseen texts right"),
         ("Against the baseline", points(lead(scores, "baseline")), f"95{NO_BREAK}% interval {interval}"),
         ("Against the teacher", points(lead(scores, "teacher")), f"teacher: {percent(teacher['accuracy'])}"),
@@ -110,6 +124,15 @@ def tiles(facts: Facts) -> list[tuple[str, str, str]]:
         ("Size", size_of(student["bytes"]), f"teacher: {size_of(teacher['bytes'])}"),
         ("One text takes", milliseconds(latency["student"]), f"teacher: {milliseconds(latency['teacher'])}"),
     ]
+
+
+def shipped_tile(facts: Facts) -> list[tuple[str, str, str]]:
+    """The model that is shipped, where that is not the source task's student itself."""
+    if "new" not in facts.scores:
+        return []
+    scores = facts.scores["new"]
+    remark = f"of unseen texts of the new task right; from scratch: {percent(scores['scratch']['accuracy'])}"
+    return [("Shipped model", percent(scores["student"]["accuracy"]), remark)]
 
 
 def task_results(facts: Facts, task: str) -> dict[str, Any]:
@@ -158,9 +181,9 @@ def beliefs() -> list[dict[str, Any]]:
     return sorted(result, key=lambda entry: entry["itself"])[:MOST_PAIRS]
 
 
-def hardest_classes() -> dict[str, Any]:
+def hardest_classes(folder: Path, task: TaskName) -> dict[str, Any]:
     """The chart of the classes with the lowest F1 of the student, and how many classes each model has below one half."""
-    rows = read_rows(DATA / "evaluate" / "tables" / "per_class.csv")
+    rows = read_rows(folder / "per_class.csv")
     scores = []
     for row in rows:
         f1 = {model: number(row[f"f1_{model}"]) for model in NAMES if f"f1_{model}" in row}
@@ -171,7 +194,7 @@ def hardest_classes() -> dict[str, Any]:
     hardest = sorted(scores, key=lambda entry: (entry.f1["student"], entry.f1.get("teacher", 0.0), entry.label))
     models = [model for model in NAMES if scores and model in scores[0].f1]
     return {
-        "chart": charts.f1_chart(hardest[:MOST_CLASSES]) if hardest else None,
+        "chart": charts.f1_chart(hardest[:MOST_CLASSES], task) if hardest else None,
         "models": models,
         "below_half": {model: sum(entry.f1.get(model, 1.0) < 0.5 for entry in scores) for model in models},
         "shown": min(MOST_CLASSES, len(hardest)),
@@ -193,10 +216,10 @@ def data_facts(facts: Facts, task: str) -> dict[str, Any]:
     }
 
 
-def examples() -> dict[str, list[dict[str, Any]]]:
+def examples(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Kind to its examples, with each model's answer and whether it is right."""
     result: dict[str, list[dict[str, Any]]] = {}
-    for row in read_rows(DATA / "evaluate" / "tables" / "examples.csv"):
+    for row in read_rows(folder / "examples.csv"):
         shown = result.setdefault(row["kind"], [])
         if len(shown) < MOST_EXAMPLES:
             shown.append(

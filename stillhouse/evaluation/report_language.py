@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stillhouse.core.artifacts import DATA, MANIFEST, read_json
+from stillhouse.core.shipped import Shipped
 from stillhouse.evaluation import charts
 from stillhouse.evaluation.findings import NO_BREAK, Scores, direction, percent, size_of
 from stillhouse.evaluation.language_findings import (
@@ -59,21 +60,28 @@ ABOUT_LOSSES = (
 
 def show_language(params: dict[str, Any]) -> dict[str, Any]:
     """What the template is filled with. Raises ArtifactError if an output of an earlier stage is missing or damaged."""
-    facts = read_language_facts()
+    facts, shipped = read_language_facts(), Shipped.read()
     return {
         "findings": draw_language_findings(facts),
         "tiles": tiles(facts),
-        "tasks": [task_results(facts, task) for task in ("source", "new")],
-        "domains": domains(facts),
-        "curves": curves(),
-        "reliability": reliability(facts.scores["source"]),
+        "tasks": [task_results(facts, task) for task in shipped.tasks],
+        "domains": domains(facts) if "new" in shipped.tasks else [],
+        "curves": curves(shipped),
+        "details": [
+            {
+                "name": task,
+                "is_shipped": task == shipped.task,
+                "reliability": reliability(facts.scores[task], DATA / "evaluate" / shipped.details(task), task),
+            }
+            for task in shipped.tasks
+        ],
         "soft_labels": soft_labels(),
         "sampling": sampling(),
         "online": params["train_student"]["distillation"].get("teacher") == "online",
-        "samples": [(task, samples(task)) for task in ("source", "new")],
+        "samples": [(task, samples(task)) for task in shipped.tasks],
         "data": [
             {"name": task, "origin": origin_of(task), "statistics": statistics_of(facts.statistics[task], STATISTICS)}
-            for task in ("source", "new")
+            for task in shipped.tasks
         ],
     }
 
@@ -89,6 +97,7 @@ def tiles(facts: LanguageFacts) -> list[tuple[str, str, str]]:
         remark = "of the baseline’s gap to the teacher" if direction(student, "baseline") else "not different from 0"
     speed = {model: facts.speed.get(f"source_{model}_tokens_per_second") for model in ("student", "teacher")}
     return [
+        *shipped_tile(facts),
         (
             "Student",
             figure(student["bits_per_byte"]),
@@ -104,6 +113,15 @@ def tiles(facts: LanguageFacts) -> list[tuple[str, str, str]]:
         ("Size", size_of(student["bytes"]), f"teacher: {size_of(teacher['bytes'])}"),
         ("Reads a second", thousands(speed["student"]), f"tokens; teacher: {thousands(speed['teacher'])}"),
     ]
+
+
+def shipped_tile(facts: LanguageFacts) -> list[tuple[str, str, str]]:
+    """The model that is shipped, where that is not the source task's student itself."""
+    if "new" not in facts.scores:
+        return []
+    scores = facts.scores["new"]
+    remark = f"bits per byte of unseen text of the new task; from scratch: {figure(scores['scratch']['bits_per_byte'])}"
+    return [("Shipped model", figure(scores["student"]["bits_per_byte"]), remark)]
 
 
 def advantage(scores: dict[str, Scores], rival: str) -> str:
@@ -176,9 +194,9 @@ def domains(facts: LanguageFacts) -> list[tuple[str, list[tuple[str, str]]]]:
     return rows
 
 
-def curves() -> list[dict[str, Any]]:
+def curves(shipped: Shipped) -> list[dict[str, Any]]:
     """The charts of each training, and what to know of them. On validation text losses of all models mean the same."""
-    parts = learning_curves()
+    parts = learning_curves(shipped)
     held_out = [
         {
             "charts": [

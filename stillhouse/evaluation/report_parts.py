@@ -14,6 +14,7 @@ from stillhouse.core.environment import read_env_lock
 from stillhouse.core.errors import ArtifactError
 from stillhouse.core.params import STAGES
 from stillhouse.core.scores import AT_CHANCE
+from stillhouse.core.shipped import Shipped, TaskName
 from stillhouse.evaluation import charts
 from stillhouse.evaluation.findings import NO_BREAK, Scores, percent
 
@@ -53,13 +54,16 @@ def provenance(params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def learning_curves() -> list[dict[str, Any]]:
-    """For the source task and for fine-tuning: the steps, and the charts of both losses and of validation accuracy."""
+def learning_curves(shipped: Shipped) -> list[dict[str, Any]]:
+    """For fine-tuning, if there is a new task, and for the source task: the steps, and the charts of both losses and of
+    validation accuracy."""
     result = []
-    for heading, folders in (
-        ("Source task", {name: f"train_{name}" for name in ("teacher", "student", "baseline")}),
-        ("Fine-tuning on the new task", {name: f"finetune/{name}" for name in ("teacher", "student", "scratch")}),
-    ):
+    for task in shipped.tasks:
+        if task == "source":
+            heading, folders = "Source task", {name: f"train_{name}" for name in ("teacher", "student", "baseline")}
+        else:
+            heading = "Fine-tuning on the new task"
+            folders = {name: f"finetune/{name}" for name in ("teacher", "student", "scratch")}
         metrics = {name: read_json(DATA / folder / "metrics.json") for name, folder in folders.items()}
         tables = {name: read_rows(DATA / folder / "learning_curve.csv") for name, folder in folders.items()}
         # No two charts of a page are called the same.
@@ -91,15 +95,15 @@ def curve(table: list[dict[str, str]], split: str, column: str) -> list[tuple[fl
     return [(step, value) for step, value in places if step is not None and value is not None]
 
 
-def reliability(scores: dict[str, Scores]) -> list[tuple[str, str, Any]]:
-    """Model, expected calibration error and chart of each model that gives probabilities."""
-    rows = read_rows(DATA / "evaluate" / "calibration.csv")
+def reliability(scores: dict[str, Scores], folder: Path, task: TaskName) -> list[tuple[str, str, Any]]:
+    """Model, expected calibration error and chart of each model that gives probabilities. folder: of the task's details."""
+    rows = read_rows(folder / "calibration.csv")
     result = []
     for model in NAMES:
         places = [(float(r["confidence"]), float(r["accuracy"]), float(r["share"])) for r in rows if r["model"] == model]
         if places:
             error = written(scores[model].get("ece"), lambda value: f"{value:.3f}")
-            result.append((model, error, charts.reliability_chart(model, places)))
+            result.append((model, error, charts.reliability_chart(model, places, task)))
     return result
 
 

@@ -56,16 +56,16 @@ def nearest_classes(labels: SoftLabels, train: TokenTable, names: list[str], mos
     return pd.DataFrame(table)
 
 
-def examples(test: TokenTable, logits: dict[str, np.ndarray], names: list[str], most: int) -> pd.DataFrame:
-    """Test rows that tell something: where the student alone of student and baseline is right, the reverse, and where
+def examples(test: TokenTable, logits: dict[str, np.ndarray], names: list[str], most: int, rival: str) -> pd.DataFrame:
+    """Test rows that tell something: where the student alone of student and `rival` is right, the reverse, and where
     the student is surest and wrong. `most` of each, by the student's confidence."""
     labels = test.labels
     answer = {model: values.argmax(1) for model, values in logits.items()}
     confidence = np.exp(log_softmax(logits["student"])).max(axis=1)
     right = {model: values == labels for model, values in answer.items()}
     kinds = {
-        "student right, baseline wrong": right["student"] & ~right["baseline"],
-        "baseline right, student wrong": right["baseline"] & ~right["student"],
+        f"student right, {rival} wrong": right["student"] & ~right[rival],
+        f"{rival} right, student wrong": right[rival] & ~right["student"],
         "student sure and wrong": ~right["student"],
     }
     order = np.argsort(-confidence, kind="stable")

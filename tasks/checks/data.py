@@ -110,9 +110,9 @@ def notes_on_batches(tree: dict[str, Any], rows: int | None) -> list[str]:
 def check_own_data(tree: dict[str, Any], ingest: Any) -> list[str]:
     """Notes on the data of `ingest`. Raises DataError naming the block."""
     labelled, rows = tree["kind"] != "causal_lm", {}
-    for name in ("source", "new"):
+    for name, source in ingest.tasks.items():
         try:
-            rows[name] = check_data(getattr(ingest, name), labelled)
+            rows[name] = check_data(source, labelled)
         except StillhouseError as error:
             raise DataError(f"'ingest.{name}': {error}") from None
     return notes_on_batches(tree, rows["source"])

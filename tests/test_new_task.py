@@ -41,7 +41,7 @@ def check_outputs(folder: Path) -> None:
     summary = json.loads((folder / "data/evaluate/summary.json").read_text())
     score = "accuracy" if "accuracy" in summary else "bits_per_byte"
     assert summary[score] == metrics["source"]["student"][score]
-    weights = folder / "data/export_model/package/model/model.safetensors"
+    (weights,) = (folder / "data/export_model/package").rglob("model.safetensors")
     assert weights.read_bytes() == (folder / "data/train_student/model/model.safetensors").read_bytes()
     card = (folder / "data/export_model/package/README.md").read_text()
     assert "fine-tuned" not in card

@@ -19,6 +19,7 @@ from stillhouse.core.options import no_options
 from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 from stillhouse.training.config import LoraParams, StudentParams, TrainingParams
+from stillhouse.training.rates import say_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -105,6 +106,8 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     from stillhouse.training.start import start_from
 
     settings, trainer = params.finetune, trainer_of(params.kind)
+    start = settings.start or params.student.model.pretrained
+    say_rate(ranks.is_main, "finetune", start, settings.training.optimizer, settings.mode)
     task = trainer.Task.read(DATA / "preprocess" / "new")
     rows = trainer.choose(task, settings.examples_per_class, params.seed)
     # Whoever compares against these models has to learn from the same rows.

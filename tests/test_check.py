@@ -219,6 +219,7 @@ def test_a_folder_that_git_ignores_is_found_in_the_checkout_of_a_run(project, ch
     root, workspace = project.folder, project.folder / ".runs" / "run-1"
     (root / "models" / "bert").mkdir(parents=True)
     (root / "models" / "bert" / "config.json").write_text('{"model_type": "ngram_encoder"}')
+    (root / "models" / "bert" / "model.safetensors").touch()
     write_words(root / "models" / "bert")
     shell("git", "init", "--quiet", str(root), folder=root)
     shell("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--allow-empty", "-qm", "x", folder=root)

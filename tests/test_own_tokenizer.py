@@ -29,6 +29,7 @@ def facts_of(identity: str, digest: str = "") -> TokenizerFacts:
 def model(folder: Path, first: str = "a", size: int = 40, rows: int = 40) -> Path:
     write_words(folder, size, first)
     write_json(folder / "config.json", {"model_type": "bert", "vocab_size": rows})
+    (folder / "model.safetensors").touch()
     return folder
 
 
@@ -172,6 +173,7 @@ def test_a_model_of_our_own_tokenizer_is_left_to_the_stage(project, checked):  #
     folder = project.folder / "models" / "own"
     save_trained(train_bpe(["one two"], TokenizerParams(vocab_size=270)), folder)
     write_json(folder / "config.json", {"model_type": "ngram_encoder", "vocab_size": 300})
+    (folder / "model.safetensors").touch()
     said = checked(finetune__start="models/own")
     assert said.startswith(
         "note: 'finetune.start' is 'models/own': whether its tokenizer is the one that preprocess trains, only"

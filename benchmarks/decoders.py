@@ -36,7 +36,7 @@ from stillhouse.data.blocks import BlockTable, read_blocks, write_blocks
 from stillhouse.data.packing import cut, pack
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.evaluation.ngram_model import sequences
-from stillhouse.models.build import count_parameters, require_same_when_loaded, save_model
+from stillhouse.models.build import build_language_model, count_parameters, require_same_when_loaded, save_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.small import VOCABULARY, merged, small_options
 from stillhouse.training import language_model
@@ -68,7 +68,7 @@ def random_letters(folder: Path) -> tuple[language_model.Task, float]:
     tables, bounds = {}, {}
     for split, count in (("train", 160), ("validation", 40)):
         texts = [FIRST + generator.integers(0, LETTERS, generator.choice([1, 2, 5, 9, 20, 33, 60])) for _ in range(count)]
-        pieces = [piece for text in texts for piece in cut(text, END, WIDTH)]
+        pieces = [piece for text in texts for piece in cut(text, [END], END, WIDTH)]
         packed = pack([len(piece) for piece in pieces], WIDTH)
         write_blocks(folder / f"{split}.arrow", [[pieces[i] for i in block] for block in packed], WIDTH, VOCABULARY)
         tables[split] = read_blocks(folder / f"{split}.arrow")
@@ -193,7 +193,7 @@ def faults_after_training(
     said = next(point["loss"] for point in history.points if point["split"] == "validation")
     save_model(model, folder)
     require_same_when_loaded(model, folder)
-    again = language_model.build(ModelParams(pretrained=str(folder)), task, SEED)
+    again = build_language_model(ModelParams(pretrained=str(folder)), VOCABULARY, PAD, END, WIDTH, SEED)
     loaded = next_token_scores(again, task.validation, PAD, ranks)["loss"]
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     alone = loss_of_documents_alone(plain, task.validation)

@@ -45,7 +45,7 @@ def make_task(folder: Path, vocab: int, blocks: int) -> language_model.Task:
     generator = np.random.default_rng(SEED)
     segments = []
     while sum(map(len, segments)) < blocks * BLOCK:
-        segments += cut(generator.integers(2, vocab, generator.integers(20, 3 * BLOCK)), 1, BLOCK)
+        segments += cut(generator.integers(2, vocab, generator.integers(20, 3 * BLOCK)), [1], 1, BLOCK)
     packed = pack([len(segment) for segment in segments], BLOCK)[:blocks]
     path = folder / f"{vocab}.arrow"
     write_blocks(path, [[segments[i] for i in block] for block in packed], BLOCK, vocab)

@@ -31,7 +31,7 @@ def counting(folder: Path, vocabulary: int, block: int, documents: int) -> Block
     segments = []
     for _ in range(documents):
         start, step, length = generator.integers(0, vocabulary), generator.integers(1, 4), generator.integers(2, 3 * block)
-        segments += cut(2 + (start + step * np.arange(length)) % (vocabulary - 2), END, block)
+        segments += cut(2 + (start + step * np.arange(length)) % (vocabulary - 2), [END], END, block)
     blocks = pack([len(segment) for segment in segments], block)
     path = folder / "blocks.arrow"
     write_blocks(path, [[segments[i] for i in part] for part in blocks], block, vocabulary)

@@ -16,6 +16,7 @@ from stillhouse.core.stage import one_line_errors
 from stillhouse.evaluation.gate import Params as GateParams
 from tasks.checks.data import check_own_data
 from tasks.checks.models import check_folders, check_model, check_together
+from tasks.checks.tokenizers import check_tokenizers, notes_on_rates
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
         check_together(tree)
         try:
             check_folders(tree)
-            notes = check_own_data(tree, blocks["ingest"].ingest)
+            notes = [*check_tokenizers(tree), *notes_on_rates(blocks), *check_own_data(tree, blocks["ingest"].ingest)]
         except StillhouseError as error:
             if path == PARAMS_FILE:
                 raise

@@ -21,6 +21,7 @@ from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.core.shipped import LEFT_OUT, NO_NEW_TASK, has_new_task, leave_out
 from stillhouse.data.views import ViewParams
 from stillhouse.training.config import LoraParams, StudentParams, TrainingParams
+from stillhouse.training.rates import say_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -114,6 +115,8 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         ranks.on_main(partial(leave_all_out, out))
         return {}
     settings, trainer = params.finetune, trainer_of(params.kind)
+    start = settings.start or params.student.model.pretrained
+    say_rate(ranks.is_main, "finetune", start, settings.training.optimizer, settings.mode)
     task = trainer.Task.read(DATA / "preprocess" / "new")
     rows = trainer.choose(task, settings.examples_per_class, params.seed)
     # Whoever compares against these models has to learn from the same rows.

@@ -21,6 +21,7 @@ from stillhouse.core.params import PARAMS_FILE, Kind, block
 from stillhouse.core.shipped import leave_out
 from stillhouse.core.stage import run_stage
 from stillhouse.data.documents import drop_documents_of_other_task, split_documents, write_document_task
+from stillhouse.data.pretrained_tokenizer import chat_template_of, fetch_pretrained
 from stillhouse.data.splits import SplitParams, thin_classes, thin_note
 from stillhouse.data.text import (
     SplitReport,
@@ -35,9 +36,7 @@ from stillhouse.data.text_rules import encode_by_rules, write_document_rules, wr
 from stillhouse.data.tokenizer import (
     TokenizerFacts,
     TokenizerParams,
-    chat_template_of,
     describe_tokenizer,
-    fetch_pretrained,
     load_tokenizer,
     save_trained,
     train_bpe,
@@ -104,8 +103,9 @@ def run_documents(settings: Preprocess, out: Path) -> None:
     tokenizer, facts = make_tokenizer(settings, tasks["source"][0], out / "tokenizer")
     if facts.eos_id is None:
         raise ParamsError(
-            f"{PARAMS_FILE}: the tokenizer 'preprocess.tokenizer.pretrained' names no 'eos_token' that its vocabulary has; a "
-            "causal language model needs it between documents: set it in tokenizer_config.json"
+            f"{PARAMS_FILE}: the tokenizer 'preprocess.tokenizer.pretrained' names no 'eos_token' that its vocabulary has, and "
+            f"none can be told from its tokenizer.json; a causal language model needs one behind documents: set it in "
+            f"{settings.tokenizer.pretrained}/tokenizer_config.json"
         )
     words = preprocessing_words(settings.lowercase, None, chat_template_of(out / "tokenizer"))
     statistics = {
@@ -136,7 +136,7 @@ def make_tokenizer(settings: Preprocess, source: pd.DataFrame, folder: Path) -> 
         save_trained(train_bpe(texts, settings.tokenizer, documents), folder)
     else:
         fetch_pretrained(settings.tokenizer.pretrained, folder)
-    facts = describe_tokenizer(folder)
+    facts = describe_tokenizer(folder, settings.tokenizer.pretrained)
     if settings.max_tokens is None:
         write_document_rules(folder, facts)
     else:

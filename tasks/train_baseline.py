@@ -14,6 +14,7 @@ from stillhouse.core.options import no_options
 from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 from stillhouse.training.config import StudentParams
+from stillhouse.training.rates import say_rate
 
 if TYPE_CHECKING:
     from stillhouse.training.distributed import Ranks
@@ -43,6 +44,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     from stillhouse.training.kinds import trainer_of
 
     trainer = trainer_of(params.kind)
+    say_rate(ranks.is_main, "student", params.student.model.pretrained, params.student.training.optimizer)
     task = trainer.Task.read(DATA / "preprocess" / "source")
     model = trainer.build(params.student.model, task, params.seed)
     training = replace(params.student.training, label_smoothing=params.train_baseline.label_smoothing)

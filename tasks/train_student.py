@@ -17,6 +17,7 @@ from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 from stillhouse.losses.schedule import Scheduled, extremes
 from stillhouse.training.config import StudentParams
+from stillhouse.training.rates import say_rate
 
 if TYPE_CHECKING:
     from stillhouse.training.distributed import Ranks
@@ -87,6 +88,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     from stillhouse.training.kinds import trainer_of
 
     settings, trainer = params.train_student, trainer_of(params.kind)
+    say_rate(ranks.is_main, "student", params.student.model.pretrained, params.student.training.optimizer)
     task = trainer.Task.read(DATA / "preprocess" / "source")
     model = trainer.build(params.student.model, task, params.seed)
     if settings.teacher_layers is not None:

@@ -16,6 +16,7 @@ from stillhouse.core.params import Kind, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 from stillhouse.models.config import ModelParams
 from stillhouse.training.config import TrainingParams
+from stillhouse.training.rates import say_rate
 
 if TYPE_CHECKING:
     from stillhouse.training.distributed import Ranks
@@ -46,6 +47,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     from stillhouse.training.kinds import trainer_of
 
     settings, trainer = params.train_teacher, trainer_of(params.kind)
+    say_rate(ranks.is_main, "train_teacher", settings.model.pretrained, settings.training.optimizer)
     task = trainer.Task.read(DATA / "preprocess" / "source")
     model = trainer.build(settings.model, task, params.seed)
     history = trainer.fit(model, task, settings.training, params.views, None, params.seed, ranks, "teacher")

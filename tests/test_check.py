@@ -14,6 +14,7 @@ import pytest
 from tasks import check
 from tests.ingesting import GOOD
 from tests.tiny_run import shell
+from tests.tiny_tokenizers import write_words
 
 MANY = "text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(400))
 
@@ -179,8 +180,10 @@ def test_folders_of_models_and_tokenizers_must_be_there_and_in_the_repository(pr
     file = "tokenizer.json" if "tokenizer" in key else "config.json"
     name = key.replace("__", ".") + ("" if "start" in key else ".pretrained")
 
+    more: dict[str, Any] = {}
+
     def said(folder: str) -> str:
-        return checked(**{key: folder if "start" in key else {"pretrained": folder}})
+        return checked(**more | {key: folder if "start" in key else {"pretrained": folder}})
 
     assert said("models/bert") == (
         f"'{name}' is 'models/bert': there is no such folder, and a hub id needs its commit: 'owner/model@<40 hex digits>'"
@@ -190,13 +193,15 @@ def test_folders_of_models_and_tokenizers_must_be_there_and_in_the_repository(pr
     )
     (project.folder / "models" / "bert").mkdir(parents=True)
     assert said("models/bert") == f"'{name}' is 'models/bert', a folder without {file}; expected one written by save_pretrained"
-    (project.folder / "models" / "bert" / file).write_text("{}")
+    (project.folder / "models" / "bert" / "config.json").write_text('{"model_type": "ngram_encoder"}')
     if file == "config.json":
-        assert said("models/bert").startswith(f"'{name}': models/bert has no model.safetensors; expected a folder as save_pre")
-        (project.folder / "models" / "bert" / "model.safetensors").touch()
+        assert "models/bert has no model.safetensors; expected a folder as save_pre" in said("models/bert")
+    (project.folder / "models" / "bert" / "model.safetensors").touch()
+    write_words(project.folder / "models" / "bert")
+    more["preprocess__tokenizer"] = {"pretrained": "models/bert"}
     assert said("models/bert") == "params.yaml: all blocks are valid\n"
     assert said(str(project.folder / "models" / "bert")) == "params.yaml: all blocks are valid\n"
-    assert said(f"owner/model@{'a' * 40}") == "params.yaml: all blocks are valid\n"
+    assert said(f"owner/model@{'a' * 40}").endswith("params.yaml: all blocks are valid\n")
     (tmp_path / "elsewhere").mkdir()
     for outside in (str(tmp_path / "elsewhere"), "../elsewhere"):
         assert said(outside) == (
@@ -213,13 +218,16 @@ def test_the_teachers_of_a_mixture_are_looked_for(project, checked):
 def test_a_folder_that_git_ignores_is_found_in_the_checkout_of_a_run(project, checked, monkeypatch):
     root, workspace = project.folder, project.folder / ".runs" / "run-1"
     (root / "models" / "bert").mkdir(parents=True)
-    (root / "models" / "bert" / "config.json").write_text("{}")
+    (root / "models" / "bert" / "config.json").write_text('{"model_type": "ngram_encoder"}')
+    (root / "models" / "bert" / "model.safetensors").touch()
+    write_words(root / "models" / "bert")
     shell("git", "init", "--quiet", str(root), folder=root)
     shell("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--allow-empty", "-qm", "x", folder=root)
     shell("git", "worktree", "add", "--quiet", "--detach", str(workspace), folder=root)
     project.folder = workspace
     monkeypatch.chdir(workspace)
-    assert checked(train_teacher__model={"pretrained": "models/bert"}) == "params.yaml: all blocks are valid\n"
+    bert = {"pretrained": "models/bert"}
+    assert checked(train_teacher__model=bert, preprocess__tokenizer=bert) == "params.yaml: all blocks are valid\n"
     assert "there is no such folder" in checked(train_teacher__model={"pretrained": "models/other"})
 
 

@@ -20,13 +20,13 @@ from stillhouse.core.errors import ParamsError
 from stillhouse.data.block_batches import BlockCollator
 from stillhouse.evaluation.ngram_model import sequences
 from stillhouse.evaluation.onnx_trial import try_onnx
-from stillhouse.models.build import require_same_when_loaded, save_model
+from stillhouse.models.build import build_language_model, require_same_when_loaded, save_model
 from stillhouse.models.config import ModelParams
 from stillhouse.training import language_model, verification
 from stillhouse.training.distributed import join
 from stillhouse.training.language_predict import block_nats, next_token_scores
 from stillhouse.training.reading import Reading, hidden_states
-from tests.small_decoders import PAD, lm_task, loss_alone, reading, small
+from tests.small_decoders import FACTS, PAD, lm_task, loss_alone, reading, small
 from tests.test_language_model import ALONE, training
 from tests.tiny_run import ROOT, shell
 
@@ -255,7 +255,7 @@ def test_the_loss_that_is_written_is_that_of_the_written_model(task, tmp_path, a
     model = small(task, architecture, **options)
     if from_folder:
         save_model(model, tmp_path / "folder")
-        model = language_model.build(ModelParams(pretrained=str(tmp_path / "folder")), task, 3)
+        model = build_language_model(ModelParams(pretrained=str(tmp_path / "folder")), FACTS.vocab_size, PAD, 1, 16, seed=3)
     history = language_model.fit(model, task, training(steps=20, evaluate_every=20), None, 0, 3, ALONE, "test")
     language_model.save_training(model, history, tmp_path / "out", task.inputs(), replace(task, bytes={"validation": 100}))
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())["validation_loss"]

@@ -10,7 +10,6 @@ import torch
 from stillhouse.core.artifacts import digest_folder
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.data.block_batches import IGNORED, BlockCollator
-from stillhouse.data.tokenizer import TokenizerParams, save_trained, train_bpe
 from stillhouse.models.build import save_model
 from stillhouse.soft_labels import export_language as module
 from stillhouse.soft_labels.binding import language_binding
@@ -21,8 +20,8 @@ from stillhouse.soft_labels.sampler import Sampler
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.training import classifier, language_model
 from stillhouse.training.reading import Reading
-from stillhouse.training.start import tokenizer_of
 from tests.test_language_model import ALONE, VOCAB, make_task, small_model, task  # noqa: F401
+from tests.tiny_tokenizers import write_words
 
 SAMPLER = Sampler("threshold", 12, 1)
 
@@ -113,9 +112,8 @@ def test_the_audit_refuses_a_store_that_its_teacher_does_not_confirm(task, tmp_p
 def another(task, tmp_path):  # noqa: F811
     """A second teacher with its tokenizer beside it, and the task of that tokenizer."""
     folder = tmp_path / "another"
-    save_trained(train_bpe(["one two"], TokenizerParams(vocab_size=261), documents=True), folder)
     save_model(small_model(task, seed=9), folder)
-    return folder, replace(task, facts=replace(task.facts, digest=tokenizer_of(folder, "another")))
+    return folder, replace(task, facts=replace(task.facts, identity=write_words(folder)))
 
 
 def test_another_teacher_of_a_mixture_must_fit(another, tmp_path):
@@ -128,7 +126,7 @@ def test_another_teacher_of_a_mixture_must_fit(another, tmp_path):
     with pytest.raises(
         ArtifactError, match=r"was trained with tokenizer \w{12}, data/preprocess/tokenizer is 0{12}: its token"
     ):
-        load_another(folder, language_model, replace(fitting, facts=replace(fitting.facts, digest="0" * 64)), 1)
+        load_another(folder, language_model, replace(fitting, facts=replace(fitting.facts, identity="0" * 64)), 1)
     with pytest.raises(ParamsError, match=rf"its vocabulary has {VOCAB} entries, the tokenizer's {VOCAB + 1}"):
         load_another(folder, language_model, replace(fitting, facts=replace(fitting.facts, vocab_size=VOCAB + 1)), 1)
     with pytest.raises(ArtifactError, match=r"does not fit the config\.json beside it: 1 of the model's \d+ tensors"):

@@ -44,7 +44,7 @@ def make_task(folder: Path, documents: int = 60) -> language_model.Task:
         start, step, length = generator.integers(0, 38), generator.integers(1, 4), generator.integers(2, 40)
         texts.append(2 + (start + step * np.arange(length)) % (VOCAB - 2))
     for name, part in (("train", texts), ("validation", texts[:10])):
-        segments = [segment for text in part for segment in cut(text, END, BLOCK)]
+        segments = [segment for text in part for segment in cut(text, [END], END, BLOCK)]
         blocks = pack([len(segment) for segment in segments], BLOCK)
         write_blocks(folder / f"{name}.arrow", [[segments[i] for i in block] for block in blocks], BLOCK, VOCAB)
     tables = [read_blocks(folder / f"{name}.arrow") for name in ("train", "validation")]

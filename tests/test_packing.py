@@ -27,7 +27,7 @@ def documents(count: int, longest: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def packed(texts: list[np.ndarray], block_tokens: int):
-    segments = [segment for text in texts for segment in cut(text, END, block_tokens)]
+    segments = [segment for text in texts for segment in cut(text, [END], END, block_tokens)]
     return segments, pack([len(segment) for segment in segments], block_tokens)
 
 
@@ -42,7 +42,7 @@ def table(tmp_path):
 @pytest.mark.parametrize("length", [1, 14, 15, 16, 17, 31, 32, 33, 100])
 def test_every_token_of_a_document_is_predicted_exactly_once(length):
     text = np.arange(2, 2 + length)
-    segments = cut(text, END, 16)
+    segments = cut(text, [END], END, 16)
     assert np.concatenate([segment.tokens[1:] for segment in segments]).tolist() == [*text, END]
     # The context of each segment's first prediction is the token before it.
     assert [segment.tokens[0] for segment in segments] == [END, *(segment.tokens[-1] for segment in segments[:-1])]
@@ -118,7 +118,7 @@ def test_selected_blocks_keep_their_segments(table):
 
 
 def test_equal_blocks_have_different_ids(tmp_path):
-    segment = cut(np.array([5, 6, 7]), END, 16)[0]
+    segment = cut(np.array([5, 6, 7]), [END], END, 16)[0]
     write_blocks(tmp_path / "twice.arrow", [[segment], [segment]], 16, 40)
     assert len(set(read_blocks(tmp_path / "twice.arrow").keys)) == 2
 

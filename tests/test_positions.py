@@ -12,6 +12,7 @@ from stillhouse.models.positions import num_positions
 from stillhouse.training import classifier
 from stillhouse.training.classifier import Task
 from tests.test_training import FACTS, small_model, table
+from tests.tiny_tokenizers import write_words
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 MODELS = {
@@ -49,8 +50,9 @@ def test_a_pretrained_model_and_one_of_another_task_are_asked_too(tmp_path):
     with pytest.raises(ParamsError, match="has 12 positions, and the longest row 20 tokens"):
         classifier.adapt(model, task(longest_test=20), seed=1)
     save_model(model, tmp_path)
+    own = replace(FACTS, identity=write_words(tmp_path))
     with pytest.raises(ParamsError, match="has 12 positions, and the longest row 20 tokens"):
-        classifier.build(ModelParams(pretrained=str(tmp_path)), task(longest_test=20), seed=1)
+        classifier.build(ModelParams(pretrained=str(tmp_path)), task(longest_test=20, facts=own), seed=1)
 
 
 def test_positions_that_are_computed_have_no_end():
@@ -60,7 +62,8 @@ def test_positions_that_are_computed_have_no_end():
 def test_a_folder_with_an_unknown_model_type_is_one_line(tmp_path):
     model = build_model(ModelParams(architecture="bert", config=MODELS["bert"]), 40, 0, ["a", "b"], seed=1)
     save_model(model, tmp_path)
+    own = replace(FACTS, identity=write_words(tmp_path))
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"model_type": "bert"', '"model_type": "nonesuch"'))
     with pytest.raises(ParamsError, match=r"^'.*' is no model for this kind of task \(.*nonesuch"):
-        classifier.build(ModelParams(pretrained=str(tmp_path)), task(), seed=1)
+        classifier.build(ModelParams(pretrained=str(tmp_path)), task(facts=own), seed=1)

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from stillhouse.core.errors import DataError
+from stillhouse.data.pretrained_tokenizer import fetch_pretrained
 from stillhouse.data.splits import SplitParams
 from stillhouse.data.text import (
     drop_texts_of_other_task,
@@ -19,7 +20,7 @@ from stillhouse.data.text import (
     split_rows,
     withhold_labels,
 )
-from stillhouse.data.tokenizer import TokenizerParams, describe_tokenizer, fetch_pretrained, save_trained, train_bpe
+from stillhouse.data.tokenizer import TokenizerParams, describe_tokenizer, save_trained, train_bpe
 from stillhouse.data.tokens import read_tokens, write_tokens
 from stillhouse.data.views import ViewParams, view_spans
 from stillhouse.sources.sample import SampleSource, read_sample

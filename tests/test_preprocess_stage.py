@@ -287,12 +287,13 @@ def test_a_folder_with_a_tokenizer_takes_the_place_of_our_own(word_tokenizer):
 def test_a_tokenizer_that_cannot_be_used_is_refused(word_tokenizer):
     ingested()
     (word_tokenizer / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}))
-    with pytest.raises(ArtifactError, match=r"names no padding token that its vocabulary has; set 'pad_token'"):
+    with pytest.raises(ArtifactError, match=r"^data/raw/words names no padding token that its vocabulary has; set 'pad_token'"):
         preprocess(tokenizer={"pretrained": "data/raw/words"})
     for entry in (5, {}):
         (word_tokenizer / "tokenizer_config.json").write_text(json.dumps({"pad_token": entry}))
         with pytest.raises(
-            ArtifactError, match=r"^tokenizer_config\.json names (5|\{\}) as its 'pad_token'; expected a text, or"
+            ArtifactError,
+            match=r"^data/raw/words: tokenizer_config\.json \(or special_tokens_map\.json\) names (5|\{\}) as its 'pad_token'",
         ):
             preprocess(tokenizer={"pretrained": "data/raw/words"})
     (word_tokenizer / "tokenizer_config.json").write_text("[]")
@@ -301,11 +302,12 @@ def test_a_tokenizer_that_cannot_be_used_is_refused(word_tokenizer):
     (word_tokenizer / "tokenizer_config.json").write_text("{}")
     Tokenizer(models.WordLevel({"[PAD]": 0, "b": 1}, unk_token="[UNK]")).save(str(word_tokenizer / "tokenizer.json"))
     with pytest.raises(
-        ArtifactError, match=r"cannot read a text \(WordLevel error: Missing \[UNK\] token from the vocabulary\); mend"
+        ArtifactError,
+        match=r"data/raw/words cannot read a text \(WordLevel error: Missing \[UNK\] token from the vocabulary\); mend",
     ):
         preprocess(tokenizer={"pretrained": "data/raw/words"})
     (word_tokenizer / "tokenizer.json").write_text("{}")
-    with pytest.raises(ArtifactError, match=r"tokenizer\.json is damaged \("):
+    with pytest.raises(ArtifactError, match=r"^data/raw/words: its tokenizer\.json is damaged \("):
         preprocess(tokenizer={"pretrained": "data/raw/words"})
     (word_tokenizer / "tokenizer.json").unlink()
     with pytest.raises(ArtifactError, match=r"^data/raw/words holds no tokenizer\.json; expected a folder written by"):

@@ -111,7 +111,7 @@ def test_a_promoted_model_of_another_tokenizer_reads_the_texts_in_its_own_tokens
     nats = 0.0
     tokenizer, model = load_tokenizer(package), load_language_model(package / "model")
     for text in texts:
-        for piece in cut(np.array(tokenizer.encode(text).ids, dtype=np.int64), facts.eos_id or 0, 48):
+        for piece in cut(np.array(tokenizer.encode(text).ids, dtype=np.int64), facts.begin, facts.eos_id or 0, 48):
             ids = torch.from_numpy(piece.tokens)
             logits = model(input_ids=ids[None, :-1]).logits[0]
             nats += torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum").item()

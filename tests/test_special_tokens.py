@@ -13,11 +13,11 @@ from transformers import AutoTokenizer
 
 from stillhouse.core.params import build
 from stillhouse.data.blocks import read_blocks
+from stillhouse.data.pretrained_tokenizer import fetch_pretrained
 from stillhouse.data.tokenizer import (
     TokenizerParams,
     describe_tokenizer,
     encode_texts,
-    fetch_pretrained,
     load_tokenizer,
     save_trained,
     train_bpe,

@@ -1,7 +1,6 @@
 """Methods of fine-tuning: gradual unfreezing, LoRA, a start from a folder. `tests/test_finetune.py` is about the stage."""
 
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from stillhouse.core.artifacts import digest_file, read_json, write_json
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.params import build
-from stillhouse.data.tokenizer import TokenizerParams, describe_tokenizer, save_trained, train_bpe
+from stillhouse.data.tokenizer import describe_tokenizer
 from stillhouse.models.build import load_model, save_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.head import head, replace_head
@@ -31,6 +30,7 @@ from tasks.finetune import Finetune
 from tests import test_language_model as lm
 from tests.test_resume import Stop, often, ranks, result, stop_after
 from tests.test_training import ALONE, FACTS, VIEWS, losses, small_model, table, training
+from tests.tiny_tokenizers import write_words
 
 LORA = LoraParams(rank=4, alpha=8.0, dropout=0.1)
 
@@ -41,9 +41,9 @@ def one_thread():
         yield
 
 
-def task_of(digest: str = "") -> Task:
+def task_of(identity: str = "") -> Task:
     rows = table()
-    return Task(rows, rows, ["a", "b", "c"], replace(FACTS, digest=digest), "")
+    return Task(rows, rows, ["a", "b", "c"], replace(FACTS, identity=identity), "")
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -227,27 +227,21 @@ def test_a_language_model_learns_by_additions_and_keeps_its_tables(tied, tmp_pat
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A model with its tokenizer beside it, as `save_pretrained` leaves them."""
-    tokenizer = train_bpe(["one two three", "four five six"], TokenizerParams(vocab_size=261))
-    save_trained(tokenizer, tmp_path / "model")
+    write_words(tmp_path / "model")
     save_model(small_model(seed=7), tmp_path / "model")
     return tmp_path / "model"
 
 
-def digest_of(folder: Path) -> str:
-    """As `preprocess` has it: of the tokenizer's files alone."""
-    place = folder.parent / "tokenizer"
-    place.mkdir(exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(folder / name, place / name)
-    return describe_tokenizer(place).digest
+def identity_of(folder: Path) -> str:
+    return describe_tokenizer(folder).identity
 
 
 def test_a_start_has_the_body_of_the_folder_and_a_new_head(folder):
-    model, digest = start_from(str(folder), classifier, task_of(digest_of(folder)), seed=1)
+    model, digest = start_from(str(folder), classifier, task_of(identity_of(folder)), seed=1)
     theirs = load_model(folder)
     assert torch.equal(model.embeddings.tokens.weight, theirs.embeddings.tokens.weight)
     assert not torch.equal(head(model)[1].weight, head(theirs)[1].weight)
-    again, _ = start_from(str(folder), classifier, task_of(digest_of(folder)), seed=1)
+    again, _ = start_from(str(folder), classifier, task_of(identity_of(folder)), seed=1)
     assert torch.equal(head(model)[1].weight, head(again)[1].weight)
     assert len(digest) == 64
 
@@ -262,7 +256,7 @@ def test_a_start_with_another_tokenizer_is_refused(folder):
 def test_a_start_without_weights_is_refused(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(ArtifactError, match=r"finetune\.start '.*': .* has no model\.safetensors; expected a folder as"):
-        start_from(str(folder), classifier, task_of(digest_of(folder)), seed=1)
+        start_from(str(folder), classifier, task_of(identity_of(folder)), seed=1)
 
 
 def renamed(folder: Path) -> None:
@@ -288,7 +282,7 @@ def test_a_start_whose_weights_do_not_fit_its_config_is_refused_and_not_drawn_an
     with pytest.raises(
         ArtifactError, match=r"does not fit the config\.json beside it: \d+ of the model's \d+ tensors are missing"
     ):
-        start_from(str(folder), classifier, task_of(digest_of(folder)), seed=1)
+        start_from(str(folder), classifier, task_of(identity_of(folder)), seed=1)
 
 
 def test_a_finished_model_without_its_head_is_refused_where_it_is_used(folder):
@@ -301,11 +295,11 @@ def test_a_finished_model_without_its_head_is_refused_where_it_is_used(folder):
     ):
         load_model(folder)
     # A new task brings a head of its own.
-    start_from(str(folder), classifier, task_of(digest_of(folder)), seed=1)
+    start_from(str(folder), classifier, task_of(identity_of(folder)), seed=1)
 
 
 def test_a_start_that_says_nothing_of_its_tokenizer_is_refused(folder):
-    wanted = digest_of(folder)
+    wanted = identity_of(folder)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ArtifactError, match=r"says nothing of its tokenizer; expected tokenizer\.json beside the weights"):
         start_from(str(folder), classifier, task_of(wanted), seed=1)
@@ -313,15 +307,16 @@ def test_a_start_that_says_nothing_of_its_tokenizer_is_refused(folder):
 
 def test_the_manifest_of_a_stage_says_which_tokenizer_and_only_of_its_own_weights(folder):
     (folder / "tokenizer.json").unlink()
+    task = replace(task_of(), facts=replace(FACTS, digest="t" * 64))
     manifest = folder.parent / "manifest.json"
     write_json(manifest, {"inputs": {"tokenizer": "t" * 64}, "weights": digest_file(folder / "model.safetensors")})
     # Both the stage's folder and the model in it may be named.
     for name in (folder, folder.parent):
-        model, _ = start_from(str(name), classifier, task_of("t" * 64), seed=1)
+        model, _ = start_from(str(name), classifier, task, seed=1)
         assert model.config.num_labels == 3
     write_json(manifest, read_json(manifest) | {"weights": "0" * 64})
     with pytest.raises(ArtifactError, match="says nothing of its tokenizer"):
-        start_from(str(folder), classifier, task_of("t" * 64), seed=1)
+        start_from(str(folder), classifier, task, seed=1)
 
 
 def test_a_rank_above_that_of_a_target_is_refused():
@@ -333,17 +328,17 @@ def test_a_rank_above_that_of_a_target_is_refused():
 
 
 def test_a_start_that_cannot_do_the_task_is_refused(folder, tmp_path):
-    task = replace(lm.make_task(tmp_path), facts=replace(lm.FACTS, digest=digest_of(folder)))
+    task = replace(lm.make_task(tmp_path), facts=replace(lm.FACTS, identity=identity_of(folder)))
     with pytest.raises(ParamsError, match=r"finetune\.start: '.*' is no model for this kind of task"):
         start_from(str(folder), language_model, task, seed=1)
 
 
 def test_a_language_model_starts_from_a_folder_too(tmp_path):
     task = lm.make_task(tmp_path)
-    save_trained(train_bpe(["one two"], TokenizerParams(vocab_size=261), documents=True), tmp_path / "model")
+    write_words(tmp_path / "model")
     theirs = lm.small_model(task, seed=9)
     save_model(theirs, tmp_path / "model")
-    task = replace(task, facts=replace(task.facts, digest=digest_of(tmp_path / "model")))
+    task = replace(task, facts=replace(task.facts, identity=identity_of(tmp_path / "model")))
     model, _ = start_from(str(tmp_path / "model"), language_model, task, seed=1)
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in model.state_dict().items())
 

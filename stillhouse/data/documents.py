@@ -88,7 +88,7 @@ def write_document_task(
         texts = table.loc[table["split"] == split, "text"].tolist()
         names = table.loc[table["split"] == split, "id"].tolist()
         documents = [np.array(ids, dtype=np.int64) for ids in encode_by_rules(tokenizer, facts, texts, names)]
-        segments = [segment for document in documents for segment in cut(document, facts.eos_id, block_tokens)]
+        segments = [segment for document in documents for segment in cut(document, facts.begin, facts.eos_id, block_tokens)]
         packed = pack([len(segment) for segment in segments], block_tokens)
         path = folder / f"{split}.arrow"
         write_blocks(path, [[segments[i] for i in block] for block in packed], block_tokens, facts.vocab_size)

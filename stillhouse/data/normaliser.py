@@ -35,8 +35,11 @@ def normaliser_steps(lowercase: bool) -> list[dict[str, Any]]:
 
 
 def without_rules(tree: dict[str, Any]) -> dict[str, Any]:
-    """The content of a tokenizer.json without our rules, and without a cut and a padding of its own."""
+    """The content of a tokenizer.json without our rules, and without a cut, a padding and a dropout of its own."""
     plain = tree | {"truncation": None, "padding": None}
+    if tree["model"].get("dropout"):
+        # Merges that are left out at random: another reading of the same text each time.
+        plain["model"] = tree["model"] | {"dropout": None}
     for name in ("normalizer", "pre_tokenizer"):
         plain.setdefault(name, None)
     steps = parts_of(tree.get("normalizer"), "normalizers")

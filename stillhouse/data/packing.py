@@ -1,9 +1,10 @@
 """Documents to blocks of a fixed number of positions, without loss: every token of every document is predicted exactly once.
 
-A document is framed by the end-of-text token on both sides: the first one is the context of its first token, the second
-its end. What is longer than a block is cut into segments that overlap by one token, the context of the next one's first
-prediction. Segments are then packed best-fit decreasing (Ding et al. 2024, arXiv:2404.10830): a document is cut only if
-it is longer than a block, and few positions stay empty. A block's segments do not see each other (`data.blocks`).
+A document begins with what the tokenizer puts before a text, or else with the end-of-text token, the context of its first
+token, and ends with the latter. What is longer than a block is cut into segments that overlap by one token, the context of
+the next one's first prediction. Segments are then packed best-fit decreasing (Ding et al. 2024, arXiv:2404.10830): a document
+is cut only if it is longer than a block, and few positions stay empty. A block's segments do not see each other
+(`data.blocks`).
 """
 
 from bisect import bisect_left, insort
@@ -23,9 +24,12 @@ class Segment:
         return len(self.tokens) - 1
 
 
-def cut(document: np.ndarray, end_of_text: int, block_tokens: int) -> list[Segment]:
-    """Segments of a document's tokens (S,), each of at most `block_tokens` positions; S + 1 positions in all."""
-    framed = np.concatenate(([end_of_text], document, [end_of_text]))
+def cut(document: np.ndarray, begin: list[int], end_of_text: int, block_tokens: int) -> list[Segment]:
+    """Segments of a document's tokens (S,), each of at most `block_tokens` positions; S + 1 positions in all.
+
+    begin: what stands before a document, almost always one token; further ones are predicted as the document's are.
+    """
+    framed = np.concatenate((begin, document, [end_of_text])).astype(np.int64)
     starts = range(0, len(framed) - 1, block_tokens)
     return [Segment(framed[start : start + block_tokens + 1]) for start in starts]
 

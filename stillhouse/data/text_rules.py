@@ -13,14 +13,14 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from stillhouse.core.artifacts import digest_json, read_json, write_json
+from stillhouse.core.artifacts import read_json, write_json
 from stillhouse.core.errors import DataError
 from stillhouse.data.normaliser import normaliser_steps, without_rules
-from stillhouse.data.tokenizer import SPLIT, TokenizerFacts, read_config
+from stillhouse.data.special_tokens import MAP, NAMES, content_of, read_config, read_settings
+from stillhouse.data.tokenizer import SPLIT, TokenizerFacts, all_names, load_tokenizer
 
 GENERIC = "PreTrainedTokenizerFast"
 """The class of transformers that takes tokenizer.json as it is; those of single models build their own normaliser anew."""
-NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "bos_token", "eos_token")
 KEPT = (*NAMES, "additional_special_tokens", "extra_special_tokens", "clean_up_tokenization_spaces", "chat_template", SPLIT)
 """Keys of tokenizer_config.json that say something of the tokens; the others repeat or overrule tokenizer.json."""
 KEPT_FOR_DOCUMENTS = ("model_max_length", "padding_side")
@@ -44,6 +44,7 @@ def write_row_rules(folder: Path, facts: TokenizerFacts, lowercase: bool, max_to
     }
     write_files(
         folder,
+        facts,
         names_are_text(tree, facts),
         model_max_length=max_tokens,
         padding_side="right",
@@ -65,26 +66,22 @@ def write_document_rules(folder: Path, facts: TokenizerFacts) -> None:
     tree = without_rules(read_json(folder / "tokenizer.json"))
     config = read_config(folder)
     kept = {key: config[key] for key in KEPT_FOR_DOCUMENTS if key in config}
-    write_files(folder, names_are_text(tree, facts), **kept)
+    write_files(folder, facts, names_are_text(tree, facts), **kept)
 
 
-def write_files(folder: Path, tree: dict[str, Any], **more: Any) -> None:
-    """tokenizer.json, and the tokenizer_config.json that overrules nothing of it."""
+def write_files(folder: Path, facts: TokenizerFacts, tree: dict[str, Any], **more: Any) -> None:
+    """tokenizer.json, and the tokenizer_config.json that overrules nothing of it and names every special token."""
+    names = all_names(folder, load_tokenizer(folder), facts.suffix, str(folder))
+    settings = {key: value for key, value in read_settings(folder).items() if key in KEPT}
+    lists = {key: [content_of(entry) for entry in value] for key, value in settings.items() if isinstance(value, list)}
+    (folder / MAP).unlink(missing_ok=True)
     write_tree(folder, tree)
-    config = {key: value for key, value in read_config(folder).items() if key in KEPT}
-    write_json(folder / "tokenizer_config.json", config | {"tokenizer_class": GENERIC} | more)
+    write_json(folder / "tokenizer_config.json", settings | lists | names | {"tokenizer_class": GENERIC} | more)
 
 
 def write_tree(folder: Path, tree: dict[str, Any]) -> None:
     """As the tokenizers library writes it."""
     (folder / "tokenizer.json").write_text(json.dumps(tree, ensure_ascii=False, indent=2), encoding="utf-8")
-
-
-def plain_digest(folder: Path) -> str:
-    """Digest of what the tokenizer in `folder` takes ids for, whatever is done to texts before, and however it is written."""
-    tree = without_rules(read_json(folder / "tokenizer.json"))
-    added = [{key: value for key, value in token.items() if key != "special"} for token in tree.get("added_tokens") or []]
-    return digest_json(tree | {"added_tokens": added})
 
 
 def names_are_text(tree: dict[str, Any], facts: TokenizerFacts) -> dict[str, Any]:

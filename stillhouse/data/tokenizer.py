@@ -4,8 +4,6 @@ A text is text: "<|endoftext|>" or "[SEP]" written in a document are these chara
 name, which would end a document inside a document. Special tokens are put in by `Collator` and `cut` alone.
 """
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,12 +12,11 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from stillhouse.core.artifacts import digest_folder, read_json, write_json
-from stillhouse.core.errors import ArtifactError, HubError
+from stillhouse.core.errors import ArtifactError
 from stillhouse.core.params import block
+from stillhouse.data.special_tokens import CLS, END_OF_TEXT, END_PAD, MASK, PAD, SEP, UNK, complete_names, special_names
+from stillhouse.data.tokenizer_identity import identity_of
 
-PAD, UNK, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
-END_OF_TEXT, END_PAD = "<|endoftext|>", "<|pad|>"
-"""Special tokens of a causal language model's tokenizer."""
 SPLIT = "split_special_tokens"
 """Key of tokenizer_config.json that makes transformers, too, read the names of special tokens in a text as text."""
 LONGEST_WORD = 4096
@@ -56,12 +53,14 @@ class TokenizerFacts:
     """Special tokens behind each text."""
     digest: str
     eos_id: int | None = None
-    """The token behind a document, and before it; None where there is none."""
+    """The token behind a document; None where there is none."""
+    identity: str = ""
+    """Of what ids mean, however the files are written: see `data.tokenizer_identity`."""
 
     @property
     def begin(self) -> list[int]:
-        """What stands before a document."""
-        return [] if self.eos_id is None else [self.eos_id]
+        """What stands before a document: what the tokenizer puts there itself (a begin token), or else the end of the last."""
+        return self.prefix or ([] if self.eos_id is None else [self.eos_id])
 
 
 def train_bpe(texts: list[str], params: TokenizerParams, documents: bool = False) -> Tokenizer:
@@ -108,57 +107,10 @@ def save_trained(tokenizer: Tokenizer, folder: Path) -> None:
     )
 
 
-def fetch_pretrained(name: str, folder: Path) -> None:
-    """Copy a tokenizer from a local folder or the hub. Raises ArtifactError or HubError if it is not there."""
-    local = Path(name)
-    if local.is_dir():
-        if not (local / "tokenizer.json").is_file():
-            raise ArtifactError(f"{local} holds no tokenizer.json; expected a folder written by save_pretrained")
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in FILES:
-            if (local / file).is_file():
-                shutil.copyfile(local / file, folder / file)
-        split_in_transformers(folder)
-        return
-    from stillhouse.core.hub import snapshot
-
-    fetched = snapshot(name, allow_patterns=list(FILES))
-    if not (fetched / "tokenizer.json").is_file():
-        raise HubError(f"'{name}' has no tokenizer.json at that revision; name a model with a fast tokenizer")
-    fetch_pretrained(str(fetched), folder)
-
-
-def split_in_transformers(folder: Path) -> None:
-    """Make `AutoTokenizer` read a copied tokenizer's texts as the pipeline does; not one for chats, whose template writes the
-    names of special tokens and means these."""
-    path = folder / "tokenizer_config.json"
-    config = read_config(folder)
-    if path.is_file() and chat_template_of(folder) is None and config.get(SPLIT) is not True:
-        write_json(path, config | {SPLIT: True})
-
-
-def chat_template_of(folder: Path) -> str | None:
-    """The chat template of a tokenizer's folder; None without one."""
-    if (folder / CHAT_TEMPLATE).is_file():
-        return (folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
-    template = read_config(folder).get("chat_template")
-    # Several of them are a list.
-    return template if template is None or isinstance(template, str) else json.dumps(template, sort_keys=True)
-
-
-def read_config(folder: Path) -> dict:
-    """What tokenizer_config.json says; nothing where there is none. Raises ArtifactError if it is damaged."""
-    path = folder / "tokenizer_config.json"
-    config = read_json(path) if path.is_file() else {}
-    if not isinstance(config, dict):
-        raise ArtifactError(f"{path} holds {type(config).__name__}, expected an object with the names of special tokens")
-    return config
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path, named: str | None = None) -> Tokenizer:
     """The tokenizer in a folder, set to neither cut nor pad, and to read the names of special tokens as text.
 
-    Raises ArtifactError if it is missing or damaged.
+    named: what messages call a folder of the user's. Raises ArtifactError if it is missing or damaged.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -166,7 +118,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust side raises plain Exception
-        raise ArtifactError(f"{path} is damaged ({error}); run 'dvc checkout --force'") from None
+        if named is None:
+            raise ArtifactError(f"{path} is damaged ({error}); run 'dvc checkout --force'") from None
+        raise ArtifactError(f"{named}: its tokenizer.json is damaged ({error}); save the tokenizer again") from None
     # Cutting is ours: a limit in the tokenizer's own file would do it silently, and padding would look like a suffix.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -201,18 +155,18 @@ def encode_in_pieces(tokenizer: Tokenizer, marks: set[int], text: str) -> list[i
     return [token for piece in pieces for token in encode_in_pieces(tokenizer, marks, piece)]
 
 
-def describe_tokenizer(folder: Path) -> TokenizerFacts:
-    """Facts read off the tokenizer itself: what it wraps around an empty text, its padding token, its digest."""
-    tokenizer = load_tokenizer(folder)
-    config = read_config(folder)
-    eos = token_text(config, "eos_token")
-    pad = token_text(config, "pad_token") or eos or PAD
-    pad_id = tokenizer.token_to_id(pad)
+def describe_tokenizer(folder: Path, named: str | None = None) -> TokenizerFacts:
+    """Facts read off the tokenizer itself: what it wraps around an empty text, its padding token, its digest.
+
+    named: what messages call the folder, where the user knows it by another name.
+    """
+    tokenizer = load_tokenizer(folder, named)
+    named = named or str(folder)
+    prefix, suffix = frame_of(tokenizer, named)
+    names = all_names(folder, tokenizer, suffix, named)
+    pad_id = tokenizer.token_to_id(names["pad_token"]) if "pad_token" in names else None
     if pad_id is None:
-        raise ArtifactError(
-            f"{folder} names no padding token that its vocabulary has; set 'pad_token' in tokenizer_config.json"
-        )
-    prefix, suffix = frame_of(tokenizer, folder)
+        raise ArtifactError(f"{named} names no padding token that its vocabulary has; set 'pad_token' in tokenizer_config.json")
     return TokenizerFacts(
         # Not the number of entries: ids may have gaps.
         vocab_size=max(tokenizer.get_vocab().values()) + 1,
@@ -220,11 +174,18 @@ def describe_tokenizer(folder: Path) -> TokenizerFacts:
         prefix=prefix,
         suffix=suffix,
         digest=digest_folder(folder),
-        eos_id=None if eos is None else tokenizer.token_to_id(eos),
+        eos_id=tokenizer.token_to_id(names["eos_token"]) if "eos_token" in names else None,
+        identity=identity_of(tokenizer, prefix, suffix),
     )
 
 
-def frame_of(tokenizer: Tokenizer, folder: Path) -> tuple[list[int], list[int]]:
+def all_names(folder: Path, tokenizer: Tokenizer, suffix: list[int], named: str) -> dict[str, str]:
+    """The tokenizer's special tokens by their role: as the files name them, or as they can be found."""
+    padding = read_json(folder / "tokenizer.json").get("padding")
+    return complete_names(special_names(folder, named), tokenizer, suffix, padding["pad_token"] if padding else None)
+
+
+def frame_of(tokenizer: Tokenizer, named: str) -> tuple[list[int], list[int]]:
     """The special tokens before and behind each text. Raises ArtifactError if the tokenizer reads nothing at all."""
     try:
         for text in ("a", "1", ".", "\u4e2d"):
@@ -235,18 +196,4 @@ def frame_of(tokenizer: Tokenizer, folder: Path) -> tuple[list[int], list[int]]:
         reason = "it has no token for 'a', '1', '.' or '\u4e2d'"
     except Exception as error:  # the Rust side raises plain Exception
         reason = str(error)
-    raise ArtifactError(f"the tokenizer in {folder} cannot read a text ({reason}); mend its tokenizer.json, or take another")
-
-
-def token_text(config: dict, name: str) -> str | None:
-    """A special token as tokenizer_config.json names it: plain, or as an object with its content; None where it does not.
-
-    Raises ArtifactError if it is neither.
-    """
-    entry = config.get(name)
-    text = entry.get("content") if isinstance(entry, dict) else entry
-    if entry is not None and not isinstance(text, str):
-        raise ArtifactError(
-            f"tokenizer_config.json names {entry!r} as its '{name}'; expected a text, or an object with 'content'"
-        )
-    return text
+    raise ArtifactError(f"the tokenizer in {named} cannot read a text ({reason}); mend its tokenizer.json, or take another")

@@ -6,6 +6,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from stillhouse.data.blocks import BlockTable
+from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.evaluation.ngram_model import sequences
 from stillhouse.models.positions import most_positions
 
@@ -14,27 +15,29 @@ TEMPERATURE = 0.8
 
 @torch.no_grad()
 def continuations(
-    models: dict[str, nn.Module], test: BlockTable, tokenizer: Tokenizer, eos_id: int, count: int, tokens: int
+    models: dict[str, nn.Module], test: BlockTable, tokenizer: Tokenizer, facts: TokenizerFacts, count: int, tokens: int
 ) -> pd.DataFrame:
     """Columns `prompt`, `actual` and one per model: `tokens` tokens behind prompts of as many, drawn at temperature 0.8.
 
     The draws of a prompt are a function of its number: every model is given the same luck.
     """
-    long_enough = [text for text in sequences(test) if text[0] == eos_id and len(text) > 2 * tokens]
+    start = len(facts.begin)
+    long_enough = [text for text in sequences(test) if text[:start] == facts.begin and len(text) >= start + 2 * tokens]
     step = max(1, len(long_enough) // count)
     rows = []
     for number, text in enumerate(long_enough[::step][:count]):
-        row = {"prompt": tokenizer.decode(text[1 : tokens + 1]), "actual": tokenizer.decode(text[tokens + 1 : 2 * tokens + 1])}
+        prompt, actual = text[start : start + tokens], text[start + tokens : start + 2 * tokens]
+        row = {"prompt": tokenizer.decode(prompt), "actual": tokenizer.decode(actual)}
         for name, model in models.items():
             generator = torch.Generator().manual_seed(number)
-            ids = torch.tensor([text[: tokens + 1]])
+            ids = torch.tensor([text[: start + tokens]])
             for _ in range(min(tokens, positions_left(model, ids))):
                 logits = model(input_ids=ids.to(model.device), use_cache=False).logits[0, -1].float().cpu()
                 drawn = torch.multinomial((logits / TEMPERATURE).softmax(-1), 1, generator=generator)
                 ids = torch.cat((ids, drawn[None]), dim=1)
-                if int(drawn) == eos_id:
+                if int(drawn) == facts.eos_id:
                     break
-            row[name] = tokenizer.decode(ids[0, tokens + 1 :].tolist())
+            row[name] = tokenizer.decode(ids[0, start + tokens :].tolist())
         rows.append(row)
     return pd.DataFrame(rows, columns=["prompt", "actual", *models])
 

@@ -83,7 +83,7 @@ def judge_language(gate: "Gate", threads: int, against: str | None, folder: Path
         if against is not None and folder is not None:
             old = BlockRules.read(folder / PARAMS_FILE, folder / "package")
             notes = split_notes(rules.split, old.split, against)
-            if rules.block_tokens == old.block_tokens and same_tokenizer(PACKAGE, folder / "package"):
+            if rules.block_tokens == old.block_tokens and same_reading(PACKAGE, folder / "package"):
                 rival = load_language_model(folder / "package" / "model").to(ranks.device)
                 nats = [said.per_block(), block_nats(rival, test, facts.pad_id, ranks)]
                 # Blocks know their tokens and not their bytes; over all of them a token has this many.
@@ -131,8 +131,18 @@ def digest_of_tokenizer(package: Path) -> str:
     return digest_json({name: digest_file(package / name) for name in sorted(FILES) if (package / name).is_file()})
 
 
-def same_tokenizer(one: Path, other: Path) -> bool:
-    return digest_file(one / "tokenizer.json") == digest_file(other / "tokenizer.json")
+def same_reading(one: Path, other: Path) -> bool:
+    """Whether both packages read a document as the same tokens, with the same before it."""
+    same = digest_file(one / "tokenizer.json") == digest_file(other / "tokenizer.json")
+    return same and begin_of(one) == begin_of(other)
+
+
+def begin_of(package: Path) -> list[int]:
+    """What stands before a document; packages of format 1 say it, in older ones that was always the end of the last."""
+    facts = describe_tokenizer(package)
+    if facts.eos_id is None:
+        raise ArtifactError(f"{package}: its tokenizer names no eos_token; the gate cannot tell where a document begins")
+    return (description_of(package) or {}).get("begin", [facts.eos_id])
 
 
 def test_documents(shipped: Shipped, rules: BlockRules) -> list[str]:
@@ -144,11 +154,10 @@ def test_documents(shipped: Shipped, rules: BlockRules) -> list[str]:
 
 def document_nats(package: Path, texts: list[str], block_tokens: int, ranks: Ranks) -> np.ndarray:
     """Negative log-likelihood of each text in nats, float64 (N,), in the package's own tokens and cut at its own length."""
-    tokenizer, facts = load_tokenizer(package), describe_tokenizer(package)
-    if facts.eos_id is None:
-        raise ArtifactError(f"{package}: its tokenizer names no eos_token; the gate cannot tell where a document begins")
+    tokenizer, facts, begin = load_tokenizer(package), describe_tokenizer(package), begin_of(package)
+    assert facts.eos_id is not None
     encoded = encode_texts(tokenizer, facts, texts)
-    pieces = [cut(np.array(ids, dtype=np.int64), facts.eos_id, block_tokens) for ids in encoded]
+    pieces = [cut(np.array(ids, dtype=np.int64), begin, facts.eos_id, block_tokens) for ids in encoded]
     with tempfile.TemporaryDirectory(prefix="stillhouse-gate-") as scratch:
         path = Path(scratch) / "test.arrow"
         # A piece a block: nothing has to be told apart again.

@@ -96,8 +96,7 @@ def evaluate_language(
         metrics[task_name] = {
             name: {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for name, row in scores.items()
         }
-        assert task.facts.eos_id is not None
-        table = continuations(loaded, test, tokenizer, task.facts.eos_id, examples, PROMPT_TOKENS)
+        table = continuations(loaded, test, tokenizer, task.facts, examples, PROMPT_TOKENS)
         table.to_csv(out / "tables" / f"continuations_{task_name}.csv", index=False)
         per_block(test, said).to_parquet(out / "tables" / f"blocks_{task_name}.parquet", index=False)
         curve = [{"model": name, **row} for name, values in said.items() for row in reliability(values, calibration_bins)]

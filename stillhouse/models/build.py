@@ -86,10 +86,17 @@ def load_for_task(folder: Path, vocab_size: int, pad_id: int, labels: list[str],
 
 
 def build_language_model(
-    params: ModelParams, vocab_size: int, pad_id: int, eos_id: int | None, block_tokens: int, seed: int
+    params: ModelParams,
+    vocab_size: int,
+    pad_id: int,
+    eos_id: int | None,
+    block_tokens: int,
+    seed: int,
+    bos_id: int | None = None,
 ) -> PreTrainedModel:
     """A causal language model, weights drawn from `seed`, or those of `params.pretrained`.
 
+    bos_id: the token that begins a document; by default the one that ends it.
     Raises ParamsError for an unknown architecture or key, a vocabulary smaller than the tokenizer's, or too few positions.
     """
     torch.manual_seed(seed)
@@ -98,7 +105,8 @@ def build_language_model(
         with made_for_the_task(params):
             model = load_language_model(folder)
     else:
-        known = {"vocab_size": vocab_size, "pad_token_id": pad_id, "bos_token_id": eos_id, "eos_token_id": eos_id}
+        bos_id = eos_id if bos_id is None else bos_id
+        known = {"vocab_size": vocab_size, "pad_token_id": pad_id, "bos_token_id": bos_id, "eos_token_id": eos_id}
         config = build_config(params, known)
         model = from_config(AutoModelForCausalLM, config, "predict the next token")
     require_vocabulary(model.config, vocab_size)

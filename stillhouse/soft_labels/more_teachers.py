@@ -12,7 +12,7 @@ from stillhouse.models.config import ModelParams
 from stillhouse.models.folders import require_model
 from stillhouse.models.head import classes_of, order_of, reorder_head
 from stillhouse.models.positions import require_positions
-from stillhouse.training.start import tokenizer_of
+from stillhouse.training.own_tokenizer import require_own_tokenizer
 
 
 def load_another(folder: Path, trainer: ModuleType, task: Any, seed: int) -> PreTrainedModel:
@@ -23,12 +23,7 @@ def load_another(folder: Path, trainer: ModuleType, task: Any, seed: int) -> Pre
     """
     named = f"the teacher {folder} of export_soft_labels.mixture"
     require_model(folder, named)
-    found = tokenizer_of(folder, named)
-    if found != task.facts.digest:
-        raise ArtifactError(
-            f"{named} was trained with tokenizer {found[:12]}, data/preprocess/tokenizer is {task.facts.digest[:12]}: its "
-            "token ids mean something else; take one of this tokenizer, or set preprocess.tokenizer.pretrained to its folder"
-        )
+    require_own_tokenizer(str(folder), task.facts, named)
     labels = getattr(task, "labels", None)
     try:
         if labels is None:

@@ -29,6 +29,7 @@ from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.imbalance import alterations_of, cross_entropy, refuse_imbalance, sampler_of
 from stillhouse.training.loop import History, Job, train
+from stillhouse.training.own_tokenizer import require_own_tokenizer
 from stillhouse.training.predict import predict
 from stillhouse.training.scores import score
 from stillhouse.training.transfer import Hold, few_examples
@@ -78,7 +79,10 @@ class Task:
 
 
 def build(params: ModelParams, task: Task, seed: int) -> PreTrainedModel:
-    """Raises ParamsError also if the model has fewer positions than a row has tokens."""
+    """Raises ParamsError also if the model has fewer positions than a row has tokens, ArtifactError for a pretrained model of
+    another tokenizer."""
+    if params.pretrained is not None:
+        require_own_tokenizer(params.pretrained, task.facts)
     model = build_model(params, task.facts.vocab_size, task.facts.pad_id, task.labels, seed)
     require_positions(model, task.longest)
     return model

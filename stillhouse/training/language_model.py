@@ -44,6 +44,7 @@ from stillhouse.training.distributed import Ranks
 from stillhouse.training.imbalance import refuse_imbalance
 from stillhouse.training.language_predict import next_token_scores
 from stillhouse.training.loop import History, Job, Objective, train
+from stillhouse.training.own_tokenizer import require_own_tokenizer
 from stillhouse.training.reading import head_of, hidden_states, require_parallel
 from stillhouse.training.transfer import Hold
 from stillhouse.training.verification import note_idle_weights, require_training_pass, verify
@@ -134,8 +135,12 @@ class Distillation:
 
 
 def build(params: ModelParams, task: Task, seed: int) -> PreTrainedModel:
-    facts = task.facts
-    return build_language_model(params, facts.vocab_size, facts.pad_id, facts.eos_id, task.train.block_tokens, seed)
+    """Raises ArtifactError for a pretrained model of another tokenizer, and what `build_language_model` raises."""
+    facts, block_tokens = task.facts, task.train.block_tokens
+    if params.pretrained is not None:
+        require_own_tokenizer(params.pretrained, facts)
+    bos_id = next(iter(facts.begin), None)
+    return build_language_model(params, facts.vocab_size, facts.pad_id, facts.eos_id, block_tokens, seed, bos_id)
 
 
 def load(folder: Path) -> PreTrainedModel:

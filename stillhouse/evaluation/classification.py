@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from stillhouse.core.artifacts import DATA, read_json, write_json
 from stillhouse.core.shipped import Shipped, TaskName
@@ -52,17 +53,17 @@ def evaluate_classifiers(
         bootstrap = Bootstrap(test.labels, len(task.labels), bootstrap_samples)
         logits: dict[str, np.ndarray] = {}
         scores: dict[str, dict] = {}
+        loaded: dict[str, nn.Module] = {}
         for name, folder in folders.items():
             model = load_model(folder)
             logits[name] = predict(model.to(ranks.device), test, task.facts, ranks)
             scores[name] = test_scores(logits[name], test.labels, calibration_bins)
             scores[name] |= agreement(logits[name], logits["teacher"]) | tables.said_of_training(folder)
             scores[name] |= {"parameters": count_parameters(model), "bytes": (folder / WEIGHTS).stat().st_size}
-            speed |= {
-                f"{task_name}_{name}_{key}": value
-                for key, value in measure_speed(model.cpu(), test, task.facts, speed_seconds).items()
-            }
+            loaded[name] = model.cpu()
             print(f"{task_name} {name}: accuracy {scores[name]['accuracy']:.4f}", flush=True)
+        measured = measure_speed(loaded, test, task.facts, speed_seconds)
+        speed |= {f"{task_name}_{key}": value for key, value in measured.items()}
         predicted = {name: values.argmax(1) for name, values in logits.items()}
         if linear_baseline:
             predicted["linear"], weights = linear(task_name, task, test)

@@ -68,12 +68,12 @@ def evaluate_language(
         scores: dict[str, dict[str, Any]] = {}
         for name, model in loaded.items():
             said[name] = positions(model, loaded["teacher"], test, task.facts.pad_id, ranks)
-            measured = measure_language_speed(model, test, task.facts.pad_id, ranks, speed_seconds)
-            speed |= {f"{task_name}_{name}_{key}": value for key, value in measured.items()}
             scores[name] = language_scores(said[name], task.bytes["test"], calibration_bins)
             scores[name] |= said_of_training(folders[name])
             scores[name] |= {"parameters": count_parameters(model), "bytes": (folders[name] / WEIGHTS).stat().st_size}
             print(f"{task_name} {name}: {scores[name]['nats_per_token']:.4f} nats per token", flush=True)
+        measured = measure_language_speed(loaded, test, task.facts.pad_id, ranks, speed_seconds)
+        speed |= {f"{task_name}_{key}": value for key, value in measured.items()}
         bootstrap = BlockBootstrap(said["teacher"].block, bootstrap_samples)
         resampled = {name: bootstrap.mean(positions_.nll) for name, positions_ in said.items()}
         if before is not None:

@@ -2,6 +2,8 @@
 
 import statistics
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,69 +17,95 @@ from stillhouse.data.tokens import TokenTable
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.predict import WHOLE_ROWS
 
+T = TypeVar("T")
 BATCH = 64
 BATCH_TOKENS = 4096
 
 
 @torch.no_grad()
-def measure_speed(model: nn.Module, table: TokenTable, facts: TokenizerFacts, seconds: float) -> dict[str, float]:
-    """Median milliseconds of one row alone and rows per second in batches of 64, each measured for about `seconds`."""
+def measure_speed(models: dict[str, nn.Module], table: TokenTable, facts: TokenizerFacts, seconds: float) -> dict[str, float]:
+    """Median milliseconds of one row alone and rows per second in batches of 64, as `MODEL_latency_ms` and
+    `MODEL_rows_per_second`; each is measured for about `seconds`.
+
+    Models take turns on the same rows: what else the machine does meanwhile slows all of them alike.
+    """
     collate = Collator(table, facts, WHOLE_ROWS, seed=0)
 
-    def run(rows: np.ndarray) -> float:
+    def run(model: nn.Module, rows: np.ndarray) -> float:
         batch = collate(rows, np.full(len(rows), -1))
         start = time.perf_counter()
         model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         return time.perf_counter() - start
 
-    def repeat(size: int) -> list[float]:
-        run(np.arange(min(size, len(table))))
-        times, number = [], 0
-        while sum(times) < seconds:
-            times.append(run((np.arange(size) + number * size) % len(table)))
-            number += 1
-        return times
+    def repeat(size: int) -> dict[str, float]:
+        def turn(number: int, model: nn.Module) -> float:
+            return run(model, (np.arange(size) + number * size) % len(table))
+
+        times = take_turns(models, turn, lambda spent: spent, seconds)
+        return {name: statistics.median(spent) for name, spent in times.items()}
 
     single, batched = repeat(1), repeat(BATCH)
-    return {
-        "latency_ms": round(statistics.median(single) * 1000, 4),
-        "rows_per_second": round(BATCH / statistics.median(batched), 1),
-    }
+    figures = {f"{name}_latency_ms": round(spent * 1000, 4) for name, spent in single.items()}
+    return figures | {f"{name}_rows_per_second": round(BATCH / spent, 1) for name, spent in batched.items()}
 
 
-def measure_language_speed(model: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks, seconds: float) -> dict[str, float]:
-    """Median milliseconds of one block alone, and tokens read per second in batches of 4,096, each for about `seconds`."""
-    batched = read_repeatedly(model, table, pad_id, ranks, max(1, BATCH_TOKENS // table.block_tokens), seconds)
-    return {
-        "latency_ms": language_latency_ms(model, table, pad_id, ranks, seconds),
-        "tokens_per_second": round(statistics.median(tokens / spent for spent, tokens in batched)),
+def take_turns(
+    models: dict[str, nn.Module], turn: Callable[[int, nn.Module], T], spent: Callable[[T], float], seconds: float
+) -> dict[str, list[T]]:
+    """What `turn(number, model)` gives of each model, number by number, until a model has had `seconds` on the average.
+
+    spent: seconds of what a turn gives. The first turn of each warms up and does not count.
+    """
+    for model in models.values():
+        turn(0, model)
+    measured: dict[str, list[T]] = {name: [] for name in models}
+    total, number = 0.0, 0
+    while total < seconds * len(models):
+        for name, model in models.items():
+            measured[name].append(turn(number, model))
+            total += spent(measured[name][-1])
+        number += 1
+    return measured
+
+
+def measure_language_speed(
+    models: dict[str, nn.Module], table: BlockTable, pad_id: int, ranks: Ranks, seconds: float
+) -> dict[str, float]:
+    """Median milliseconds of one block alone, and tokens read per second in batches of 4,096, as `MODEL_latency_ms` and
+    `MODEL_tokens_per_second`; models take turns, and each is measured for about `seconds`."""
+    single = read_repeatedly(models, table, pad_id, ranks, 1, seconds)
+    batched = read_repeatedly(models, table, pad_id, ranks, max(1, BATCH_TOKENS // table.block_tokens), seconds)
+    figures = {f"{name}_latency_ms": median_ms(passes) for name, passes in single.items()}
+    return figures | {
+        f"{name}_tokens_per_second": round(statistics.median(tokens / spent for spent, tokens in passes))
+        for name, passes in batched.items()
     }
 
 
 def language_latency_ms(model: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks, seconds: float) -> float:
     """Median milliseconds of one block alone, measured for about `seconds`."""
-    single = read_repeatedly(model, table, pad_id, ranks, 1, seconds)
-    return round(statistics.median(spent for spent, _ in single) * 1000, 4)
+    return median_ms(read_repeatedly({"": model}, table, pad_id, ranks, 1, seconds)[""])
+
+
+def median_ms(passes: list[tuple[float, int]]) -> float:
+    return round(statistics.median(spent for spent, _ in passes) * 1000, 4)
 
 
 @torch.no_grad()
 def read_repeatedly(
-    model: nn.Module, table: BlockTable, pad_id: int, ranks: Ranks, size: int, seconds: float
-) -> list[tuple[float, int]]:
-    """Seconds and tokens of each pass over `size` blocks, until `seconds` are spent; one before them warms up."""
+    models: dict[str, nn.Module], table: BlockTable, pad_id: int, ranks: Ranks, size: int, seconds: float
+) -> dict[str, list[tuple[float, int]]]:
+    """Seconds and tokens of each model's passes over `size` blocks."""
     collate = BlockCollator(table, pad_id)
 
-    def run(rows: np.ndarray) -> tuple[float, int]:
-        batch = collate(rows).to(ranks.device)
+    def turn(number: int, model: nn.Module) -> tuple[float, int]:
+        batch = collate((np.arange(size) + number * size) % len(table)).to(ranks.device)
         start = time.perf_counter()
         # As it is served: what a block holds is one text here, for not every decoder takes masks and positions.
         logits = model(input_ids=batch.input_ids, use_cache=False).logits
         logits[0, -1, 0].item()  # waits for an accelerator
         return time.perf_counter() - start, batch.num_used
 
-    model.eval()
-    run(np.arange(size) % len(table))
-    measured: list[tuple[float, int]] = []
-    while sum(spent for spent, _ in measured) < seconds:
-        measured.append(run((np.arange(size) + len(measured) * size) % len(table)))
-    return measured
+    for model in models.values():
+        model.eval()
+    return take_turns(models, turn, lambda passed: passed[0], seconds)

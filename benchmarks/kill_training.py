@@ -204,7 +204,7 @@ def steps_lost(killed: Start, again: Start) -> int:
     name = re.escape(NAMES[training])
     if re.search(rf"note: {name}: had finished", again.said):
         return 0
-    found = re.search(rf"note: {name}: goes on from step (\d+)", again.said)
+    found = re.search(rf"note: {name}: resumes from step (\d+)", again.said)
     return reached - (int(found[1]) if found else 0)
 
 

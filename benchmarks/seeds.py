@@ -113,7 +113,7 @@ def page(rows: list[dict[str, float]], seeds: list[int], facts: list[str]) -> st
             *table(rows, seeds),
             "",
             "Accuracy on test data in per cent. `teacher`, `student` (distilled), `baseline` (the student's model without a",
-            "teacher) and `linear` (character n-grams) are on the source task. `new_*` are on the new task: fine-tuned from",
+            "teacher) and `linear` (character n-grams) are on the source task. `new_*` are on the target task: fine-tuned from",
             "the teacher, from the student, from random weights (`scratch`), and `linear` from the same rows. `lead` is",
             "student less baseline, `new_lead` is new_student less new_scratch, `gap closed` is the lead over the teacher's",
             "(in the row `mean`: of the means). The standard deviation is a sample's. Data splits do not depend on the seed.",

@@ -1,4 +1,4 @@
-"""What a distilled student is worth on a new task with few examples, and by which method of fine-tuning.
+"""What a distilled student is worth on a target task with few examples, and by which method of fine-tuning.
 
     python -m benchmarks.transfer [--source cloze] [--seeds 1 2 3] [--examples 5 10 30] [--folder DIR] [--write] [--tune]
                                   [--quick]

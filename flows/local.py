@@ -2,7 +2,7 @@
 
     python -m flows.distill --recipe tiny --name first
 
-Ctrl-C and SIGTERM end it with all its processes; it says what is kept, and the same command goes on from there.
+Ctrl-C and SIGTERM end it with all its processes; it says what is kept, and the same command resumes from there.
 """
 
 import signal
@@ -51,7 +51,7 @@ class EndedRunError(StillhouseError):
         else:
             super().__init__(
                 f"ended by {name}; the workspace is kept in {run.folder}. The same command goes on: finished stages come from "
-                "the cache, and an interrupted training goes on from its last checkpoint"
+                "the cache, and an interrupted training resumes from its last checkpoint"
             )
         self.number = number
 

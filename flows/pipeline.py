@@ -40,10 +40,10 @@ class Pipeline:
     stages: dict[str, Stage]
 
     def check_names(self, names: list[str], parameter: str) -> None:
-        """Raises ParamsError for a name that is no stage."""
+        """Raises ParamsError for a name that is not a stage."""
         for name in names:
             if name not in self.stages:
-                raise ParamsError(f"{parameter}: '{name}' is no stage of dvc.yaml{nearest(name, self.stages)}")
+                raise ParamsError(f"{parameter}: '{name}' is not a stage of dvc.yaml{nearest(name, self.stages)}")
 
     def needed_for(self, targets: list[str]) -> list[str]:
         """The targets and everything they depend on, in order; all stages without targets."""

@@ -15,7 +15,8 @@ from stillhouse.core.stage import one_line_errors
 
 Scores = dict[str, Any]
 
-TITLES = {"source": "Source task", "new": "New task (fine-tuned)"}
+TITLES = {"source": "Source task", "new": "Target task (fine-tuned)"}
+MODELS = {"scratch": "from scratch"}
 # Column to how its cell is written, of a model's figures and its milliseconds for a text.
 CLASSIFIERS: dict[str, Callable[[Scores, float | None], str]] = {
     "accuracy": lambda scores, latency: f"{scores['accuracy']:.4f}",
@@ -43,10 +44,10 @@ def summary_lines(root: Path) -> list[str]:
     columns = LANGUAGE_MODELS if language else CLASSIFIERS
     lines = []
     for task in tasks_of(metrics):
-        lines.append(f"{TITLES[task]:<22}" + "".join(f"{name:>15}" for name in columns))
+        lines.append(f"{TITLES[task]:<26}" + "".join(f"{name:>15}" for name in columns))
         for model, scores in metrics[task].items():
             cells = [written(scores, speed.get(f"{task}_{model}_latency_ms")) for written in columns.values()]
-            lines.append(f"  {model:<20}" + "".join(f"{cell:>15}" for cell in cells))
+            lines.append(f"  {MODELS.get(model, model):<24}" + "".join(f"{cell:>15}" for cell in cells))
             if AT_CHANCE in scores:
                 lines.append(f"    warning: {scores[AT_CHANCE]}")
         lines.append("")
@@ -57,7 +58,7 @@ def summary_lines(root: Path) -> list[str]:
     if "new" in metrics:
         tuned = metrics["new"]["student"]
         gained, forgotten = change(tuned, "gained"), change(tuned, "forgotten")
-        lines.append(f"Fine-tuning: gained {gained} on the new task, forgot {forgotten} on the old one")
+        lines.append(f"Fine-tuning: gained {gained} on the target task, forgot {forgotten} on the old one")
     return [*lines, f"Distilled over baseline: {change(student, 'lead_over_baseline')}{closed}"]
 
 

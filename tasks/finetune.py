@@ -1,9 +1,9 @@
-"""Stage `finetune`: transfer to the new task.
+"""Stage `finetune`: transfer to the target task.
 
 In: `data/train_student`, `data/train_teacher`, `data/preprocess/new`. Out: a folder each for `student` (the distilled one
 with a new head), `scratch` (the same model from random weights) and `teacher` (the upper bound), each as `train_teacher`
 writes it, and `rows.json`, the ids of the rows they learned from. Without a
-new task nothing is trained, and each of them says so.
+target task nothing is trained, and each of them says so.
 Layer-wise rates and gradual unfreezing: Howard & Ruder 2018, arXiv:1801.06146, sec. 3.2 and 3.3. LoRA: Hu et al. 2021,
 arXiv:2106.09685; what is written is the merged model. `scratch` has nothing to keep: it is trained in full.
 
@@ -170,8 +170,8 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
 
 
 def leave_all_out(out: Path) -> None:
-    """What stands in the places of the outputs where there is no new task."""
-    print("no new task (ingest.new is null): nothing to fine-tune")
+    """What stands in the places of the outputs where there is no target task."""
+    print("no target task (ingest.new is null): nothing to fine-tune")
     write_json(out / "rows.json", [])
     for name in MODELS:
         for folder in (out / name, out / name / "model"):

@@ -1,8 +1,8 @@
-"""Stage `ingest`: read the source task and the new task into canonical tables.
+"""Stage `ingest`: read the source task and the target task into canonical tables.
 
 In: the embedded sample, files in `data/raw`, or a hub data set; also texts without labels, as a cloze test. Out:
 `source.parquet`, `new.parquet` (columns `id`, `text`, `label`, `split`; the label of a causal language model's documents is
-empty; no rows without a new task) and `manifest.json` (rows, classes, balance, digests, licence).
+empty; no rows without a target task) and `manifest.json` (rows, classes, balance, digests, licence).
 
     python -m tasks.ingest
 """

@@ -1,6 +1,6 @@
 """Stage `preprocess`: clean, split without leaks, train or fetch the tokenizer, tokenise.
 
-In: `data/ingest`. Out: `tokenizer/`, and for the source and the new task a folder with `train.arrow`,
+In: `data/ingest`. Out: `tokenizer/`, and for the source and the target task a folder with `train.arrow`,
 `validation.arrow`, `test.arrow` and `manifest.json` (classification: also `labels.json` and `class_counts.csv`);
 `statistics.json` (metrics). Documents of a causal language model are packed into blocks.
 Byte-level BPE: Sennrich et al. 2016, arXiv:1508.07909.
@@ -116,13 +116,13 @@ def run_documents(settings: Preprocess, out: Path) -> None:
 
 
 def ingested() -> dict[str, pd.DataFrame]:
-    """The table of every task that there is; of a run without a new task that of the source task alone."""
+    """The table of every task that there is; of a run without a target task that of the source task alone."""
     tables = {name: read_table(DATA / "ingest" / f"{name}.parquet") for name in ("source", "new")}
     return tables if len(tables["new"]) else {"source": tables["source"]}
 
 
 def finish(statistics: dict[str, dict], out: Path) -> None:
-    """Write what was counted, and where there is no new task, that there is none."""
+    """Write what was counted, and where there is no target task, that there is none."""
     write_json(out / "statistics.json", statistics)
     if "new" not in statistics:
         leave_out(out / "new")

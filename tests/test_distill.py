@@ -81,8 +81,8 @@ def test_what_changed_is_dispatched_and_the_artifacts_tell_of_it(live):
     assert child["name"] == f"{run['name']}-train_baseline"
     assert child["work_pool_name"] == "torchrun"
     artifacts = live.artifacts(run["id"])
-    assert {"summary", "metrics", "lineage", "report", "runs", "calibration-student-new-task"} <= artifacts.keys()
-    assert artifacts["calibration-student-new-task"]["data"].startswith("data:image/svg+xml;base64,")
+    assert {"summary", "metrics", "lineage", "report", "runs", "calibration-student-target-task"} <= artifacts.keys()
+    assert artifacts["calibration-student-target-task"]["data"].startswith("data:image/svg+xml;base64,")
     descriptions = [artifact["description"] for artifact in artifacts.values()]
     assert len(set(descriptions)) == len(descriptions)
     assert "baseline" in artifacts["metrics"]["data"]

@@ -67,7 +67,7 @@ def test_a_killed_rank_costs_an_interval_and_no_byte(pair, tmp_path):
     launch = Launch(tmp_path, 2, given, "--max-restarts", "1", "--monitor-interval", "0.1")
     code, said = launch.end()
     assert code == 0, said
-    assert "goes on from step 15" in said
+    assert "resumes from step 15" in said
     assert json.loads(launch.out.read_text())["result"] == pair["result"]
 
 
@@ -83,13 +83,13 @@ def test_another_number_of_ranks_goes_on_with_the_same_batches(pair, tmp_path, m
     kept = max(kept_steps(tmp_path / "two"))
     assert f"stopped by a signal; step {kept} is kept" in said
     _, history = run(often(), tmp_path / "two")
-    assert f"goes on from step {kept}" in capsys.readouterr().err
+    assert f"resumes from step {kept}" in capsys.readouterr().err
     np.testing.assert_allclose([point["loss"] for point in history.points], pair["losses"], rtol=1e-4)
 
     interrupted(often(), tmp_path / "one", 11, monkeypatch)
     again = Launch(tmp_path, 2, {"state": str(tmp_path / "one")})
     np.testing.assert_allclose(again.result()["losses"], pair["losses"], rtol=1e-4)
-    assert "goes on from step 9" in again.end()[1]
+    assert "resumes from step 9" in again.end()[1]
 
 
 def torchrun(folder: Path, world: int, *words: str) -> None:
@@ -143,7 +143,7 @@ def test_a_host_that_is_lost_leaves_the_others_going_on(pair, tmp_path):
     second.process.wait()
     code, said = first.end()
     assert code == 0, said
-    assert re.search(r"goes on from step \d+", said), said
+    assert re.search(r"resumes from step \d+", said), said
     found = json.loads(first.out.read_text())
     assert found["world"] == 1
     np.testing.assert_allclose(found["losses"], pair["losses"], rtol=1e-4)
@@ -168,7 +168,7 @@ def test_a_number_that_is_none_names_step_rank_and_rows(tmp_path):
     fault = {"kind": "nan", "rank": 1, "step": 7}
     code, said = Launch(tmp_path, 2, {"fault": fault, "state": str(tmp_path / "state")}).end()
     assert code == 1
-    found = re.search(r"NonFiniteError: the loss is infinite or no number at step 8, learning rate 0\.0\d+, on rank 1 .*", said)
+    found = re.search(r"NonFiniteError: the loss is NaN or infinite at step 8, learning rate 0\.0\d+, on rank 1 .*", said)
     assert found, said
     assert "rank 0" not in found[0]
     assert "the last checkpoint is of step 6" in found[0]

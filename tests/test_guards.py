@@ -52,20 +52,18 @@ def test_a_loss_that_is_no_number_names_step_rank_rows_and_rate(clip_norm, tmp_p
         with pytest.raises(NonFiniteError) as caught:
             run(params, tmp_path)
     said = str(caught.value)
-    assert said.startswith(
-        "the loss is infinite or no number at step 11, learning rate 0.01, on rank 0 (loss nan) with rows 00000"
-    )
+    assert said.startswith("the loss is NaN or infinite at step 11, learning rate 0.01, on rank 0 (loss nan) with rows 00000")
     assert "and 8 more of test; the last checkpoint is of step 9. Lower learning_rate" in said
     # The rows are those of the step's batch.
     rows, _ = BatchPlan(table(), 16, 3, 2, None)(10)
     assert ", ".join(f"{row:016x}" for row in rows[:8]) in said
     assert result(*run(params, tmp_path)) == result(*run(params, None))
-    assert "goes on from step 9" in capsys.readouterr().err
+    assert "resumes from step 9" in capsys.readouterr().err
 
 
 def test_a_gradient_that_is_infinite_is_told_from_a_loss(monkeypatch):
     poison(3, monkeypatch, where="gradient")
-    with pytest.raises(NonFiniteError, match=r"^a gradient is infinite or no number at step 4, .*no checkpoint is kept"):
+    with pytest.raises(NonFiniteError, match=r"^a gradient is NaN or infinite at step 4, .*no checkpoint is kept"):
         run(often(), None)
 
 
@@ -75,7 +73,7 @@ def test_such_a_step_is_left_out_where_the_user_wants_it(monkeypatch, capsys):
         poison(10, patch)
         model, history = run(params, None)
     assert history.skipped == 1
-    assert "warning: test: step 11 is left out: its gradient is no number" in capsys.readouterr().err
+    assert "warning: test: step 11 is skipped: its gradient is NaN" in capsys.readouterr().err
     assert all(np.isfinite(point["loss"]) for point in history.points)
     assert all(torch.isfinite(value).all() for value in model.parameters())
 
@@ -142,7 +140,7 @@ def test_memory_that_runs_out_says_what_to_lower_and_can_be_gone_on_from(tmp_pat
     assert said.startswith("memory ran out on rank 0 at step 11, with 16 rows x ")
     assert "set micro_batch_size to 8 or less (it is null: a rank's whole share); gradients are then accumulated" in said
     assert result(*run(often(), tmp_path / "state")) == result(*run(often(), None))
-    assert "goes on from step 9" in capsys.readouterr().err
+    assert "resumes from step 9" in capsys.readouterr().err
 
 
 def test_the_memory_of_a_gpu_is_named():
@@ -205,7 +203,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_gone_on_from(small_d
     assert not list(small_disk.glob("test/*.partial"))
     (small_disk / "filler").unlink()
     assert result(*run(params, small_disk)) == result(*run(params, None))
-    assert "goes on from step 9" in capsys.readouterr().err
+    assert "resumes from step 9" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

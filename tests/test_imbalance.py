@@ -202,7 +202,7 @@ def test_a_checkpoint_of_other_weights_is_not_gone_on_from(tmp_path, capsys, mon
         run_kept(often(), tmp_path)
     monkeypatch.undo()
     run_kept(often(imbalance={"class_weights": "inverse"}), tmp_path)
-    assert "goes on from" not in capsys.readouterr().err
+    assert "resumes from" not in capsys.readouterr().err
 
 
 def test_it_is_refused_where_labels_are_not_the_true_ones():

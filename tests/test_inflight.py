@@ -70,7 +70,7 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(tiny_copy):
     wanted = digests()
     killed("*/*/step-*0")
     assert digests() == wanted, "a killed stage publishes nothing"
-    assert "note: baseline: goes on from step " in end(start())
+    assert "note: baseline: resumes from step " in end(start())
     assert digests() == wanted
     # Killed between its end and DVC's record it would not train again.
     assert "note: baseline: had finished; its weights are taken as they are" in end(start())
@@ -105,7 +105,7 @@ def test_what_has_changed_since_is_said_and_starts_afresh(tiny_copy):
     assert len(list((Path(IN_FLIGHT) / STAGE).iterdir())) == 3
     # What was there before is still gone on from.
     shell("git", "checkout", "--quiet", "stillhouse", folder=tiny_copy)
-    end_at(start(), "baseline: goes on from step 1")
+    end_at(start(), "baseline: resumes from step 1")
 
 
 def test_inputs_that_dvc_does_not_know_of_yet_start_afresh(tiny_copy):
@@ -146,7 +146,7 @@ def test_a_worktree_goes_on_where_another_was_killed(tiny_copy, tmp_path):
     shutil.copytree(tiny_copy / "data", other / "data", dirs_exist_ok=True)
     wanted = digests(folder=other)
     killed("*/*/step-*0")
-    assert "goes on from step" in end(start(folder=other))
+    assert "resumes from step" in end(start(folder=other))
     assert digests(folder=other) == wanted
     assert not (other / IN_FLIGHT).exists()
 

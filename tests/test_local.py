@@ -79,7 +79,7 @@ def test_a_signal_ends_a_run_in_one_line_and_the_same_command_goes_on(stubborn, 
     (kept,) = (path.parent for path in (stubborn.root / ".runs").glob("*/dvc.yaml"))
     assert said == (
         f"error: distill: ended by {number.name}; the workspace is kept in {kept}. The same command goes on: finished stages "
-        "come from the cache, and an interrupted training goes on from its last checkpoint\n"
+        "come from the cache, and an interrupted training resumes from its last checkpoint\n"
     )
     assert users(stubborn.root) is None
     assert not Path(f"/proc/{hold.read_text()}").exists()

@@ -16,7 +16,7 @@ __all__ = ["tiny", "tiny_copy", "tiny_lm", "tiny_lm_copy"]
 
 
 def without_new_task(folder: Path) -> str:
-    """Run the copy's pipeline again without its new task; what was said."""
+    """Run the copy's pipeline again without its target task; what was said."""
     yaml = YAML()
     params = yaml.load((folder / "params.yaml").read_text())
     params["ingest"]["new"] = None
@@ -60,8 +60,8 @@ def test_one_task_is_distilled_evaluated_shipped_and_shown(tiny_copy):
     assert {"confusion.csv", "calibration.csv", "examples.csv"} <= set(tables)
     summary = shell("python", "-m", "flows.summary", folder=tiny_copy).stdout
     assert "Source task" in summary
-    assert "New task" not in summary
-    commit(tiny_copy, "no new task")
+    assert "Target task" not in summary
+    commit(tiny_copy, "no target task")
     row = next(row for row in rows_of(tiny_copy) if row.scores)
     assert row.scores["accuracy"] == json.loads((tiny_copy / "data/evaluate/summary.json").read_text())["accuracy"]
     shell("python", "-m", "stillhouse.evaluation.gate", folder=tiny_copy)

@@ -154,7 +154,7 @@ def test_documents_stay_as_they_are_and_stand_on_one_side_only():
 
 
 def test_a_split_without_documents_is_refused():
-    with pytest.raises(DataError, match=r"the new task has 1 document\(s\) and none of them for (train|validation)"):
+    with pytest.raises(DataError, match=r"the target task has 1 document\(s\) and none of them for (train|validation)"):
         split_documents(corpus(["one long text"]), SPLIT, "new")
 
 

@@ -97,7 +97,7 @@ def test_a_circle_is_refused(folder):
 
 
 def test_an_unknown_stage_names_the_nearest(folder):
-    with pytest.raises(ParamsError, match=re.escape("targets: 'frist' is no stage of dvc.yaml; did you mean 'first'?")):
+    with pytest.raises(ParamsError, match=re.escape("targets: 'frist' is not a stage of dvc.yaml; did you mean 'first'?")):
         read_pipeline(folder).check_names(["frist"], "targets")
 
 
@@ -124,8 +124,8 @@ BAD_REQUESTS = [
     (Request(overrides={"train_student.distillation.temprature": 4}), "temprature'; did you mean 'temperature'?"),
     (Request(overrides={"train_student.distillation.temperature": "hot"}), "temperature' is 'hot' (str), expected"),
     (Request(overrides={"train_studnet.distillation.weight": 1}), "parameter 'train_studnet'; did you mean 'train_student'?"),
-    (Request(targets=["train_studnet"]), "targets: 'train_studnet' is no stage of dvc.yaml; did you mean 'train_student'?"),
-    (Request(force=["everything"]), "force: 'everything' is no stage of dvc.yaml"),
+    (Request(targets=["train_studnet"]), "targets: 'train_studnet' is not a stage of dvc.yaml; did you mean 'train_student'?"),
+    (Request(force=["everything"]), "force: 'everything' is not a stage of dvc.yaml"),
     (Request(recipe="tinny"), "there is no recipe 'tinny' (recipes/tinny.yaml); did you mean 'tiny'?"),
     (Request(rev="mian"), "there is no revision 'mian'"),
     (Request(recipe="../params"), "there is no recipe '../params' (recipes/../params.yaml)"),

@@ -33,7 +33,7 @@ def test_keys_and_titles_are_unique_and_say_what_is_shown(found):
     assert {
         "learning-curve-training-loss-source-task",
         "calibration-student-source-task",
-        "calibration-teacher-new-task",
+        "calibration-teacher-target-task",
     } <= set(keys)
 
 

@@ -127,7 +127,7 @@ def test_a_class_that_training_lacks_is_refused():
 
 def test_one_class_in_training_is_refused():
     table = rows(["a", "b", "c"], ["x", "y", "x"], ["train", "test", "validation"])
-    with pytest.raises(DataError, match=r"the new task has 1 class\(es\) in its training rows"):
+    with pytest.raises(DataError, match=r"the target task has 1 class\(es\) in its training rows"):
         label_names(table, "new")
 
 

@@ -63,7 +63,7 @@ def test_an_upstream_stage_that_has_not_run(hosts):
 
 
 def test_a_stage_that_is_none(hosts):
-    with pytest.raises(StillhouseError, match=r"'trian' is no stage of dvc.yaml; did you mean 'train'"):
+    with pytest.raises(StillhouseError, match=r"'trian' is not a stage of dvc.yaml; did you mean 'train'"):
         place_order(hosts.here, "trian")
 
 

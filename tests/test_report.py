@@ -132,7 +132,9 @@ def test_headline_calls_a_lead_within_chance_nothing(tmp_path, monkeypatch):
 
 def test_headline_admits_that_the_linear_model_wins(tmp_path, monkeypatch):
     said = headlines(page_of(write_outputs(tmp_path, source=BETTER | {"linear": 198}), monkeypatch))
-    assert "A linear n-gram model is ahead of every network on the source task, but behind the student on the new task." in said
+    assert (
+        "A linear n-gram model is ahead of every network on the source task, but behind the student on the target task." in said
+    )
 
 
 def test_headline_says_so_when_the_teacher_is_worse_than_the_baseline(tmp_path, monkeypatch):

@@ -113,8 +113,8 @@ def test_headline_names_what_the_teacher_bought(tmp_path, monkeypatch):
     assert "It closes 40 % of the gap to the teacher, which needs 3.100 nats per token." in words_of(page)
     assert "Against the teacher, the student lost 0.300 nats per token." in said
     assert "The student is 125 times smaller than the teacher and 3.0 times faster." in said
-    assert "On the new domain, starting from the student is worth 0.700 nats per token." in said
-    assert "Fine-tuning gained 1.250 nats per token on the new domain and forgot 0.500 nats per token of the old." in said
+    assert "On the target domain, starting from the student is worth 0.700 nats per token." in said
+    assert "Fine-tuning gained 1.250 nats per token on the target domain and forgot 0.500 nats per token of the old." in said
     assert "The student is ahead of n-grams on both tasks." in said
 
 
@@ -123,7 +123,7 @@ def test_headline_tells_that_the_student_is_worse(tmp_path, monkeypatch):
     said = headlines(page_of(folder, monkeypatch))
     assert said.startswith("The teacher made the student 0.200 nats per token worse.")
     assert "starting from the student costs 0.100 nats per token" in said
-    assert "Counting n-grams beats the student on the new task." in said
+    assert "Counting n-grams beats the student on the target task." in said
     assert "better" not in said
 
 
@@ -146,11 +146,11 @@ def test_page_says_so_when_there_was_no_gap_to_close(tmp_path, monkeypatch):
         (
             -0.3,
             0.4,
-            "Fine-tuning gained 0.400 nats per token on the new domain, and 0.300 nats per token on the old one as well.",
+            "Fine-tuning gained 0.400 nats per token on the target domain, and 0.300 nats per token on the old one as well.",
         ),
-        (0.01, 0.4, "Fine-tuning gained 0.400 nats per token on the new domain and forgot nothing that can be shown."),
+        (0.01, 0.4, "Fine-tuning gained 0.400 nats per token on the target domain and forgot nothing that can be shown."),
         (0.3, 0.01, "Fine-tuning gained nothing that can be shown and forgot 0.300 nats per token of the old."),
-        (0.3, -0.4, "Fine-tuning made the student worse on the new domain and forgot 0.300 nats per token of the old."),
+        (0.3, -0.4, "Fine-tuning made the student worse on the target domain and forgot 0.300 nats per token of the old."),
     ],
 )
 def test_headline_tells_what_fine_tuning_gained_and_forgot(tmp_path, monkeypatch, forgotten, gained, said):
@@ -177,7 +177,7 @@ def test_control_characters_of_samples_are_shown_and_never_reach_the_browser(tmp
 def test_page_shows_losses_that_mean_the_same_for_every_model(tmp_path, monkeypatch):
     """The student's training loss is another quantity than the others': on validation text all are nats of the same tokens."""
     page = page_of(write_outputs(tmp_path), monkeypatch)
-    for heading in ("Source task", "Fine-tuning on the new task"):
+    for heading in ("Source task", "Fine-tuning on the target task"):
         assert f"{heading}: nats per token of validation text" in page
         for chart in ("validation loss", "validation accuracy", "training loss"):
             assert page.count(f'aria-label="Learning curve: {chart}, {heading.lower()} (') == 1

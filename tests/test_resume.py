@@ -1,4 +1,4 @@
-"""A training that is killed goes on from its last checkpoint, and ends with the bytes of one that was left alone."""
+"""A training that is killed resumes from its last checkpoint, and ends with the bytes of one that was left alone."""
 
 import json
 import os
@@ -237,7 +237,7 @@ def test_a_damaged_checkpoint_is_left_aside_for_the_one_before(file, damage, tmp
     said = capsys.readouterr().err
     assert "warning: " in said
     assert "step-00000018 is left aside: " in said
-    assert "goes on from step 15" in said
+    assert "resumes from step 15" in said
 
 
 def test_with_both_damaged_it_starts_afresh(tmp_path, monkeypatch, capsys):
@@ -287,7 +287,7 @@ def test_other_intervals_go_on_from_the_same_checkpoints(tmp_path, monkeypatch, 
     interrupted(often(), tmp_path, 20, monkeypatch)
     params = often(checkpoint={"every_steps": None, "every_seconds": 60.0})
     assert result(*run(params, tmp_path)) == result(*run(often(), None))
-    assert "goes on from step 18" in capsys.readouterr().err
+    assert "resumes from step 18" in capsys.readouterr().err
 
 
 def test_dates_of_files_do_not_decide_which_is_the_newest(tmp_path, monkeypatch, capsys):
@@ -297,7 +297,7 @@ def test_dates_of_files_do_not_decide_which_is_the_newest(tmp_path, monkeypatch,
         for path in [tmp_path / "test" / f"step-{step:08d}", *(tmp_path / "test" / f"step-{step:08d}").iterdir()]:
             os.utime(path, (time.time() + days * 86400,) * 2)
     run(often(), tmp_path)
-    assert "goes on from step 18" in capsys.readouterr().err
+    assert "resumes from step 18" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -144,7 +144,7 @@ def test_a_checkpoint_of_another_pace_is_not_gone_on_from(tmp_path, capsys, monk
         run(4)
     monkeypatch.undo()
     run(5)
-    assert "goes on from" not in capsys.readouterr().err
+    assert "resumes from" not in capsys.readouterr().err
 
 
 # ---- LoRA ----
@@ -294,7 +294,7 @@ def test_a_finished_model_without_its_head_is_refused_where_it_is_used(folder):
         ArtifactError, match=r"2 of the model's \d+ tensors are missing or of another shape, the first classifier"
     ):
         load_model(folder)
-    # A new task brings a head of its own.
+    # A target task brings a head of its own.
     start_from(str(folder), classifier, task_of(identity_of(folder)), seed=1)
 
 

@@ -37,7 +37,7 @@ class MemoryShortageError(StillhouseError):
 
 
 class NonFiniteError(StillhouseError):
-    """A loss or gradient is infinite or no number."""
+    """A loss or gradient is NaN or infinite."""
 
 
 class HangError(StillhouseError):

@@ -1,8 +1,8 @@
-"""Which model a run ships: the student fine-tuned on the new task, or without a new task (`ingest.new: null`) the source
+"""Which model a run ships: the student fine-tuned on the target task, or without a target task (`ingest.new: null`) the source
 task's student itself.
 
-The DAG is the same with and without a new task. Without one, `ingest` writes an empty `new.parquet`, and what later stages
-write about the new task are placeholders that say so. A stage learns it from them, never from another stage's parameters.
+The DAG is the same with and without a target task. Without one, `ingest` writes an empty `new.parquet`, and what later stages
+write about the target task are placeholders that say so. A stage learns it from them, never from another stage's parameters.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ NO_NEW_TASK = "ingest.new is null"
 NEW_TASK = DATA / "preprocess" / "new"
 
 TaskName = Literal["source", "new"]
+TASK_WORDS = {"source": "source", "new": "target"}
+"""Task to what users read; parameters and files keep the short name."""
 
 
 def leave_out(folder: Path) -> None:
@@ -26,12 +28,12 @@ def leave_out(folder: Path) -> None:
 
 
 def is_left_out(folder: Path) -> bool:
-    """Whether nothing was made there because the run has no new task. Raises ArtifactError without a manifest."""
+    """Whether nothing was made there because the run has no target task. Raises ArtifactError without a manifest."""
     return LEFT_OUT in read_json(folder / MANIFEST)
 
 
 def has_new_task(root: Path = Path()) -> bool:
-    """Whether the run in `root` has a new task, by what `preprocess` wrote. Raises ArtifactError before it has."""
+    """Whether the run in `root` has a target task, by what `preprocess` wrote. Raises ArtifactError before it has."""
     return not is_left_out(root / NEW_TASK)
 
 

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from stillhouse.core.artifacts import MANIFEST, digest_file, write_json
 from stillhouse.core.errors import DataError
+from stillhouse.core.shipped import TASK_WORDS
 from stillhouse.data.blocks import write_blocks
 from stillhouse.data.packing import cut, pack
 from stillhouse.data.splits import SplitParams, chances, cut_by_hash
@@ -55,14 +56,14 @@ def split_documents(table: pd.DataFrame, params: SplitParams, task: str) -> tupl
     for name in SPLITS:
         if not (table["split"] == name).any():
             raise DataError(
-                f"the {task} task has {len(table)} document(s) and none of them for {name}; give it a {name} file, or cut the "
-                f"text into more documents (preprocess.split takes a share of documents, not of text)"
+                f"the {TASK_WORDS.get(task, task)} task has {len(table)} document(s) and none of them for {name}; give it a "
+                f"{name} file, or cut the text into more documents (preprocess.split takes a share of documents, not of text)"
             )
     return table, report
 
 
 def drop_documents_of_other_task(source: pd.DataFrame, new: pd.DataFrame, report: DocumentReport) -> pd.DataFrame:
-    """Source documents without the training ones that are held out in the new task: the student must not have met them."""
+    """Source documents without the training ones that are held out in the target task: the student must not have met them."""
     held_out = set(new.loc[new["split"] != "train", "text"])
     met = (source["split"] == "train") & source["text"].isin(held_out)
     report.shared_with_other_task = int(met.sum())

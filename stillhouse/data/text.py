@@ -8,6 +8,7 @@ import pandas as pd
 from stillhouse.core.artifacts import digest_bytes
 from stillhouse.core.errors import DataError
 from stillhouse.core.hashing import salt, text_keys, uniform
+from stillhouse.core.shipped import TASK_WORDS
 from stillhouse.data.normaliser import normaliser
 from stillhouse.data.splits import SplitParams, cut_classes
 
@@ -85,7 +86,7 @@ def split_rows(table: pd.DataFrame, params: SplitParams, lowercase: bool) -> tup
 
 
 def drop_texts_of_other_task(source: pd.DataFrame, new: pd.DataFrame, report: SplitReport) -> pd.DataFrame:
-    """Source rows without the training rows whose text is held out in the new task: the student must not have met it."""
+    """Source rows without the training rows whose text is held out in the target task: the student must not have met it."""
     held_out = set(new.loc[new["split"] != "train", "folded"])
     met = (source["split"] == "train") & source["folded"].isin(held_out)
     report.shared_with_other_task = int(met.sum())
@@ -97,18 +98,18 @@ def label_names(table: pd.DataFrame, task: str) -> list[str]:
 
     Raises DataError for a class that validation or test has and training lacks, and for fewer than two classes.
     """
-    names = sorted(set(table.loc[table["split"] == "train", "label"]) - {""})
+    names, word = sorted(set(table.loc[table["split"] == "train", "label"]) - {""}), TASK_WORDS.get(task, task)
     if len(names) < 2:
-        raise DataError(f"the {task} task has {len(names)} class(es) in its training rows; expected at least two")
+        raise DataError(f"the {word} task has {len(names)} class(es) in its training rows; expected at least two")
     for split in ("validation", "test"):
         rows = table[table["split"] == split]
         if rows.empty:
-            raise DataError(f"the {task} task has no {split} rows; give it a {split} file or more rows")
+            raise DataError(f"the {word} task has no {split} rows; give it a {split} file or more rows")
         unseen = rows.loc[~rows["label"].isin(names)]
         if not unseen.empty:
             row = unseen.iloc[0]
             raise DataError(
-                f"the {task} task's {split} split has class {row['label']!r} ({len(unseen)} rows, first id {row['id']}) "
+                f"the {word} task's {split} split has class {row['label']!r} ({len(unseen)} rows, first id {row['id']}) "
                 "that no training row has; add training rows of it, or name the classes to keep in 'labels'"
             )
     return names
@@ -130,9 +131,9 @@ def require_known_labels(table: pd.DataFrame, hidden: np.ndarray, names: list[st
     if known.nunique() < 2:
         only = f", all of class {known.iloc[0]!r}" if len(known) else ""
         raise DataError(
-            f"{len(known):,} of {int(train.sum()):,} training rows of the {task} task keep a label{only}, after "
-            f"'preprocess.withheld_labels' {share} and {int((table['label'] == '').sum()):,} rows that have none: a teacher "
-            "needs two classes; lower withheld_labels, or add labelled rows of other classes"
+            f"{len(known):,} of {int(train.sum()):,} training rows of the {TASK_WORDS.get(task, task)} task keep a "
+            f"label{only}, after 'preprocess.withheld_labels' {share} and {int((table['label'] == '').sum()):,} rows that have "
+            "none: a teacher needs two classes; lower withheld_labels, or add labelled rows of other classes"
         )
     unknown = sorted(set(names) - set(known))
     if not unknown:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from stillhouse.core.artifacts import DATA, read_json
 from stillhouse.core.errors import ArtifactError
-from stillhouse.core.shipped import Shipped
+from stillhouse.core.shipped import TASK_WORDS, Shipped
 from stillhouse.evaluation.intervals import newcombe
 
 Scores = dict[str, Any]
@@ -74,7 +74,7 @@ def read_right(path: Path) -> dict[str, np.ndarray]:
 
 
 def draw_findings(facts: Facts) -> list[Finding]:
-    """What the teacher bought, what was lost, size and speed, the new task and the linear model where there are any."""
+    """What the teacher bought, what was lost, size and speed, the target task and the linear model where there are any."""
     found = [bought(facts), lost(facts), size_and_speed(facts)] + ([new_task(facts)] if "new" in facts.scores else [])
     return found + ([linear_model(facts)] if "linear" in facts.scores["source"] else [])
 
@@ -108,9 +108,9 @@ def new_task(facts: Facts) -> Finding:
         f"{facts.statistics['new']['test_rows']:,} unseen texts correctly when it starts from random weights, and "
         f"{percent(scores['student']['accuracy'])} when it starts from the student. {lead_in_words(scores, 'scratch')}"
     )
-    better = f"On the new task, starting from the student is worth {distance(scores, 'scratch')}"
-    worse = f"On the new task, starting from the student costs {distance(scores, 'scratch')}"
-    same = "On the new task, starting from the student is worth nothing that can be shown"
+    better = f"On the target task, starting from the student is worth {distance(scores, 'scratch')}"
+    worse = f"On the target task, starting from the student costs {distance(scores, 'scratch')}"
+    same = "On the target task, starting from the student is worth nothing that can be shown"
     return by_direction(scores, "scratch", better, same, worse, text)
 
 
@@ -225,8 +225,8 @@ def linear_model(facts: Facts) -> Finding:
         # Ahead of all, ahead of the student, level with it, behind it.
         ranks[task] = 3 if over_best[1] > 0 else 2 if over_student[1] > 0 else 1 if over_student[2] >= 0 else 0
         sentence = (
-            f"On the {task} task it answers {percent(scores['linear']['accuracy'])} correctly; against the student that is "
-            f"{with_interval(*over_student)}"
+            f"On the {TASK_WORDS[task]} task it answers {percent(scores['linear']['accuracy'])} correctly; "
+            f"against the student that is {with_interval(*over_student)}"
         )
         sentences.append(sentence + ("." if best == "student" else f", against the {best} {with_interval(*over_best)}."))
     source = facts.scores["source"]
@@ -235,7 +235,7 @@ def linear_model(facts: Facts) -> Finding:
     there = [task for task, rank in ranks.items() if rank == top]
     where = where_in_words(there, len(ranks))
     if top > 1 and min(ranks.values()) == 0:
-        where += f", but behind the student on the {min(ranks, key=ranks.__getitem__)} task"
+        where += f", but behind the student on the {TASK_WORDS[min(ranks, key=ranks.__getitem__)]} task"
     tone, heading = (
         ("good", f"The student is ahead of a linear n-gram model {where}"),
         ("even", f"No lead of the student over a linear n-gram model can be shown {where}"),
@@ -249,7 +249,7 @@ def where_in_words(there: list[str], tasks: int) -> str:
     """'on both tasks', of two; with a single task there is nothing to tell apart."""
     if tasks == 1:
         return "here"
-    return "on both tasks" if len(there) == 2 else f"on the {there[0]} task"
+    return "on both tasks" if len(there) == 2 else f"on the {TASK_WORDS[there[0]]} task"
 
 
 def paired(right: dict[str, np.ndarray], one: str, other: str) -> tuple[float, float, float]:

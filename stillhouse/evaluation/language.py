@@ -141,7 +141,7 @@ def what_finetuning_did(
     ranks: Ranks,
 ) -> dict[str, float]:
     """The fine-tuned model on the old task (`old_nats_per_token`), and where it started from another model's weights,
-    what it lost there (`forgotten`) and gained on the new task (`gained`), nats per token with paired intervals."""
+    what it lost there (`forgotten`) and gained on the target task (`gained`), nats per token with paired intervals."""
     old = block_nats(model, before.test, pad_id, ranks)
     scores = {"old_nats_per_token": float(old.sum() / before.test.lengths.sum())}
     if name not in before.models:

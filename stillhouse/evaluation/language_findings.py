@@ -7,6 +7,7 @@ intervals are those of `evaluate`: paired, over resamples of the test blocks.
 from dataclasses import dataclass
 
 from stillhouse.core.artifacts import DATA, read_json
+from stillhouse.core.shipped import TASK_WORDS
 from stillhouse.evaluation.findings import (
     NO_BREAK,
     SAME_SIZE_OR_SPEED,
@@ -46,7 +47,7 @@ def read_language_facts() -> LanguageFacts:
 
 
 def draw_language_findings(facts: LanguageFacts) -> list[Finding]:
-    """What the teacher bought, what was lost, size and speed; the new domain, what was forgotten, and n-grams, if any."""
+    """What the teacher bought, what was lost, size and speed; the target domain, what was forgotten, and n-grams, if any."""
     found = [bought(facts), lost(facts), size_and_speed(facts)]
     found += [new_domain(facts), forgotten(facts)] if "new" in facts.scores else []
     return found + ([ngrams(facts)] if "ngram" in facts.scores["source"] else [])
@@ -104,31 +105,31 @@ def new_domain(facts: LanguageFacts) -> Finding:
     """The student as a start for fine-tuning, against random weights."""
     scores = facts.scores["new"]
     text = (
-        f"Fine-tuned on {facts.statistics['new']['train_documents']:,} documents of the new domain, the small model needs "
+        f"Fine-tuned on {facts.statistics['new']['train_documents']:,} documents of the target domain, the small model needs "
         f"{cost(scores['scratch'])} when it starts from random weights, and {cost(scores['student'])} when it starts from the "
         f"student. {lead_in_words(scores, 'scratch')}"
     )
     by = distance(scores, "scratch")
-    better = f"On the new domain, starting from the student is worth {by}"
-    worse = f"On the new domain, starting from the student costs {by}"
-    same = "On the new domain, starting from the student is worth nothing that can be shown"
+    better = f"On the target domain, starting from the student is worth {by}"
+    worse = f"On the target domain, starting from the student costs {by}"
+    same = "On the target domain, starting from the student is worth nothing that can be shown"
     return by_direction(scores, "scratch", better, same, worse, text)
 
 
 def forgotten(facts: LanguageFacts) -> Finding:
-    """What fine-tuning did to the student: gained on the new domain, lost on the old one."""
+    """What fine-tuning did to the student: gained on the target domain, lost on the old one."""
     student, before = facts.scores["new"]["student"], facts.scores["source"]["student"]
     kept, gained = changed(student, "forgotten"), changed(student, "gained")
     text = (
         f"On text of the old domain the student needed {nats(before['nats_per_token'])} before and "
         f"{nats(student['old_nats_per_token'])} after fine-tuning: {in_words(student, 'forgotten', 'more', 'less')}. On the "
-        f"new domain it needs {in_words(student, 'gained', 'less', 'more')} than before."
+        f"target domain it needs {in_words(student, 'gained', 'less', 'more')} than before."
     )
     teacher = facts.scores["new"]["teacher"]
     text += f" The teacher, fine-tuned alike: {in_words(teacher, 'forgotten', 'more', 'less')} on the old domain."
     amount = nats(abs(student["forgotten"]))
-    learned = {1: f"gained {nats(abs(student['gained']))} on the new domain", 0: "gained nothing that can be shown"}
-    heading = f"Fine-tuning {learned.get(gained, 'made the student worse on the new domain')}"
+    learned = {1: f"gained {nats(abs(student['gained']))} on the target domain", 0: "gained nothing that can be shown"}
+    heading = f"Fine-tuning {learned.get(gained, 'made the student worse on the target domain')}"
     match kept:
         case 1:
             return Finding("even" if gained == 1 else "bad", f"{heading} and forgot {amount} of the old", text)
@@ -144,8 +145,8 @@ def ngrams(facts: LanguageFacts) -> Finding:
     for task, scores in facts.scores.items():
         ranks[task] = -direction(scores["student"], "ngram")
         sentences.append(
-            f"On the {task} task, n-grams of tokens counted in the training text need {cost(scores['ngram'])}; against them "
-            f"the student is {led(scores['student'], 'ngram')}."
+            f"On the {TASK_WORDS[task]} task, n-grams of tokens counted in the training text need "
+            f"{cost(scores['ngram'])}; against them the student is {led(scores['student'], 'ngram')}."
         )
     source = facts.scores["source"]
     sentences.append(

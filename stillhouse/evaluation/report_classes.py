@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.artifacts import DATA, read_json
-from stillhouse.core.shipped import Shipped, TaskName
+from stillhouse.core.shipped import TASK_WORDS, Shipped, TaskName
 from stillhouse.evaluation import charts
 from stillhouse.evaluation.findings import (
     NO_BREAK,
@@ -36,7 +36,7 @@ STATISTICS = {
     "empty": "Dropped: empty",
     "duplicates": "Dropped: duplicates",
     "shared_between_published_splits": "Dropped: text stands in another split",
-    "shared_with_other_task": "Dropped: text is held out in the new task",
+    "shared_with_other_task": "Dropped: text is held out in the target task",
     "conflicting_labels": "Kept: text has several classes",
     "train_rows": "Training rows",
     "withheld_labels": "… of which without a true label",
@@ -80,7 +80,7 @@ def details(facts: Facts, shipped: Shipped, task: TaskName) -> dict[str, Any]:
     """Calibration, classes, confusions and examples of one task's student."""
     folder = DATA / "evaluate" / shipped.details(task)
     return {
-        "name": task,
+        "name": TASK_WORDS[task],
         "is_shipped": task == shipped.task,
         "reliability": reliability(facts.scores[task], folder, task),
         "pairs": read_rows(folder / "most_confused.csv")[:MOST_PAIRS],
@@ -131,7 +131,7 @@ def shipped_tile(facts: Facts) -> list[tuple[str, str, str]]:
     if "new" not in facts.scores:
         return []
     scores = facts.scores["new"]
-    remark = f"of unseen texts of the new task right; from scratch: {percent(scores['scratch']['accuracy'])}"
+    remark = f"of unseen texts of the target task right; from scratch: {percent(scores['scratch']['accuracy'])}"
     return [("Shipped model", percent(scores["student"]["accuracy"]), remark)]
 
 
@@ -143,10 +143,10 @@ def task_results(facts: Facts, task: str) -> dict[str, Any]:
         for name, row in models.items()
     ]
     return {
-        "name": task,
+        "name": TASK_WORDS[task],
         "test_rows": facts.statistics[task]["test_rows"],
         "rows": [(name, result_cells(row, facts.speed, f"{task}_{name}")) for name, row in models.items()],
-        "chart": charts.interval_chart(intervals, f"Accuracy on the {task} task (95 % intervals)"),
+        "chart": charts.interval_chart(intervals, f"Accuracy on the {TASK_WORDS[task]} task (95 % intervals)"),
     }
 
 
@@ -194,7 +194,7 @@ def hardest_classes(folder: Path, task: TaskName) -> dict[str, Any]:
     hardest = sorted(scores, key=lambda entry: (entry.f1["student"], entry.f1.get("teacher", 0.0), entry.label))
     models = [model for model in NAMES if scores and model in scores[0].f1]
     return {
-        "chart": charts.f1_chart(hardest[:MOST_CLASSES], task) if hardest else None,
+        "chart": charts.f1_chart(hardest[:MOST_CLASSES], TASK_WORDS[task]) if hardest else None,
         "models": models,
         "below_half": {model: sum(entry.f1.get(model, 1.0) < 0.5 for entry in scores) for model in models},
         "shown": min(MOST_CLASSES, len(hardest)),
@@ -207,11 +207,12 @@ def data_facts(facts: Facts, task: str) -> dict[str, Any]:
     """Origin, statistics and class balance of one task."""
     counts = read_rows(DATA / "preprocess" / task / "class_counts.csv")
     return {
-        "name": task,
+        "name": TASK_WORDS[task],
         "origin": origin_of(task),
         "statistics": statistics_of(facts.statistics[task], STATISTICS),
         "chart": charts.balance_chart(
-            [(row["label"], int(row["train"])) for row in counts], f"Class balance, {task} task (training rows of each class)"
+            [(row["label"], int(row["train"])) for row in counts],
+            f"Class balance, {TASK_WORDS[task]} task (training rows of each class)",
         ),
     }
 

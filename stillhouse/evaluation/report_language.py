@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stillhouse.core.artifacts import DATA, MANIFEST, read_json
-from stillhouse.core.shipped import Shipped
+from stillhouse.core.shipped import TASK_WORDS, Shipped
 from stillhouse.evaluation import charts
 from stillhouse.evaluation.findings import NO_BREAK, Scores, direction, percent, size_of
 from stillhouse.evaluation.language_findings import (
@@ -33,7 +33,7 @@ STATISTICS = {
     "empty": "Dropped: empty",
     "duplicates": "Dropped: duplicates",
     "shared_between_published_splits": "Dropped: text stands in another split",
-    "shared_with_other_task": "Dropped: text is held out in the new task",
+    "shared_with_other_task": "Dropped: text is held out in the target task",
     **{
         f"{split}_{unit}": f"{name} {unit}"
         for split, name in (("train", "Training"), ("validation", "Validation"), ("test", "Test"))
@@ -69,7 +69,7 @@ def show_language(params: dict[str, Any]) -> dict[str, Any]:
         "curves": curves(shipped),
         "details": [
             {
-                "name": task,
+                "name": TASK_WORDS[task],
                 "is_shipped": task == shipped.task,
                 "reliability": reliability(facts.scores[task], DATA / "evaluate" / shipped.details(task), task),
             }
@@ -78,9 +78,13 @@ def show_language(params: dict[str, Any]) -> dict[str, Any]:
         "soft_labels": soft_labels(),
         "sampling": sampling(),
         "online": params["train_student"]["distillation"].get("teacher") == "online",
-        "samples": [(task, samples(task)) for task in shipped.tasks],
+        "samples": [(TASK_WORDS[task], samples(task)) for task in shipped.tasks],
         "data": [
-            {"name": task, "origin": origin_of(task), "statistics": statistics_of(facts.statistics[task], STATISTICS)}
+            {
+                "name": TASK_WORDS[task],
+                "origin": origin_of(task),
+                "statistics": statistics_of(facts.statistics[task], STATISTICS),
+            }
             for task in shipped.tasks
         ],
     }
@@ -120,7 +124,7 @@ def shipped_tile(facts: LanguageFacts) -> list[tuple[str, str, str]]:
     if "new" not in facts.scores:
         return []
     scores = facts.scores["new"]
-    remark = f"bits per byte of unseen text of the new task; from scratch: {figure(scores['scratch']['bits_per_byte'])}"
+    remark = f"bits per byte of unseen text of the target task; from scratch: {figure(scores['scratch']['bits_per_byte'])}"
     return [("Shipped model", figure(scores["student"]["bits_per_byte"]), remark)]
 
 
@@ -146,9 +150,9 @@ def task_results(facts: LanguageFacts, task: str) -> dict[str, Any]:
         charts.Interval(model, NAMES[model], row[name], row.get(f"{name}_low"), row.get(f"{name}_high"))
         for model, row in models.items()
     ]
-    label = f"Nats per token on the {task} task (95 % intervals)"
+    label = f"Nats per token on the {TASK_WORDS[task]} task (95 % intervals)"
     return {
-        "name": task,
+        "name": TASK_WORDS[task],
         "test_tokens": facts.statistics[task]["test_tokens"],
         "rows": [(model, result_cells(row, facts.speed, f"{task}_{model}")) for model, row in models.items()],
         "chart": charts.interval_chart(intervals, label, charts.plain_tick, figure, float("inf")),

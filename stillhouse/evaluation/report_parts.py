@@ -14,11 +14,11 @@ from stillhouse.core.environment import read_env_lock
 from stillhouse.core.errors import ArtifactError
 from stillhouse.core.params import STAGES
 from stillhouse.core.scores import AT_CHANCE
-from stillhouse.core.shipped import Shipped, TaskName
+from stillhouse.core.shipped import TASK_WORDS, Shipped, TaskName
 from stillhouse.evaluation import charts
 from stillhouse.evaluation.findings import NO_BREAK, Scores, percent
 
-# In the order of every legend and table. `scratch` is to the new task what `baseline` is to the source task.
+# In the order of every legend and table. `scratch` is to the target task what `baseline` is to the source task.
 NAMES = {
     "teacher": "Teacher",
     "student": "Student",
@@ -55,14 +55,14 @@ def provenance(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def learning_curves(shipped: Shipped) -> list[dict[str, Any]]:
-    """For fine-tuning, if there is a new task, and for the source task: the steps, and the charts of both losses and of
+    """For fine-tuning, if there is a target task, and for the source task: the steps, and the charts of both losses and of
     validation accuracy."""
     result = []
     for task in shipped.tasks:
         if task == "source":
             heading, folders = "Source task", {name: f"train_{name}" for name in ("teacher", "student", "baseline")}
         else:
-            heading = "Fine-tuning on the new task"
+            heading = "Fine-tuning on the target task"
             folders = {name: f"finetune/{name}" for name in ("teacher", "student", "scratch")}
         metrics = {name: read_json(DATA / folder / "metrics.json") for name, folder in folders.items()}
         tables = {name: read_rows(DATA / folder / "learning_curve.csv") for name, folder in folders.items()}
@@ -103,7 +103,7 @@ def reliability(scores: dict[str, Scores], folder: Path, task: TaskName) -> list
         places = [(float(r["confidence"]), float(r["accuracy"]), float(r["share"])) for r in rows if r["model"] == model]
         if places:
             error = written(scores[model].get("ece"), lambda value: f"{value:.3f}")
-            result.append((model, error, charts.reliability_chart(model, places, task)))
+            result.append((model, error, charts.reliability_chart(model, places, TASK_WORDS[task])))
     return result
 
 

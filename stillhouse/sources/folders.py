@@ -61,7 +61,7 @@ def below(name: str, raw: Path) -> Path:
 
 
 def refuse_absent(name: str, path: Path, raw: Path) -> None:
-    """Raises DataError for what is no file or folder, with the nearest name that is one."""
+    """Raises DataError for what is not a file or folder, with the nearest name that is one."""
     if os.path.lexists(path):
         what = "is a link that leads nowhere" if not os.path.exists(path) else "is no plain file"  # noqa: PTH110
         raise DataError(f"{path} {what}; name a file below {raw}, or bring it back with 'dvc checkout'")

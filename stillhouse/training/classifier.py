@@ -93,7 +93,7 @@ def load(folder: Path) -> PreTrainedModel:
 
 
 def adapt(model: PreTrainedModel, task: Task, seed: int) -> PreTrainedModel:
-    """The same body with a new head over the new task's classes. Raises ParamsError if that has longer rows than positions."""
+    """The same body with a new head over the target task's classes. Raises ParamsError if its rows have too few positions."""
     require_positions(model, task.longest)
     return replace_head(model, task.labels, seed)
 

@@ -21,7 +21,7 @@ ONEDNN = ("could not create a primitive", "could not execute a primitive", "coul
 
 
 class FiniteGuard:
-    """Sees to it that no step goes along a gradient that is infinite or no number.
+    """Sees to it that no step goes along a gradient that is NaN or infinite.
 
     On a CPU each step is looked at before it is taken. A GPU would have to wait for that: there the answer stays on the
     device, as a flag that is read at the points of the learning curve and before a checkpoint; fused optimisers leave the
@@ -93,7 +93,7 @@ def obeys_flag(optimizer: torch.optim.Optimizer) -> bool:
 
 
 class NonFinite(Exception):
-    """Step number `step` had a loss or gradient that is infinite or no number; becomes NonFiniteError, with the facts."""
+    """Step number `step` had a loss or gradient that is NaN or infinite; becomes NonFiniteError, with the facts."""
 
     def __init__(self, step: int):
         super().__init__(step)
@@ -115,7 +115,7 @@ def explain_nonfinite(
     # Its range, and not that of the training, may be what has run out.
     narrow = " take precision bf16 or fp32, of a wider range," if precision == "fp16" else ""
     return NonFiniteError(
-        f"{what} is infinite or no number at step {step}, learning rate {rate:g}, on {'; on '.join(said)}; {kept}. Lower "
+        f"{what} is NaN or infinite at step {step}, learning rate {rate:g}, on {'; on '.join(said)}; {kept}. Lower "
         f"learning_rate or clip_norm,{narrow} or leave such steps out with on_nonfinite: skip"
     )
 

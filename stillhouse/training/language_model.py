@@ -148,7 +148,7 @@ def load(folder: Path) -> PreTrainedModel:
 
 
 def adapt(model: PreTrainedModel, task: Task, seed: int) -> PreTrainedModel:
-    """A model for the new domain: the same one, because the vocabulary is."""
+    """A model for the target domain: the same one, because the vocabulary is."""
     return model
 
 

@@ -73,7 +73,7 @@ class Job:
 def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
     """Train `model` in place and leave the weights of its best evaluation in it; goes on where a killed start was.
 
-    Raises TopologyError if the batch does not divide, NonFiniteError for a loss or gradient that is no number,
+    Raises TopologyError if the batch does not divide, NonFiniteError for a loss or gradient that is NaN,
     MemoryShortageError, and StorageError if a checkpoint cannot be written.
     """
     training = Training(model, job, ranks)
@@ -232,7 +232,7 @@ class Training:
         for step in skipped:
             self.state.history.skipped += 1
             if self.ranks.is_main:
-                print(f"warning: {self.job.description}: step {step} is left out: its gradient is no number", file=sys.stderr)
+                print(f"warning: {self.job.description}: step {step} is skipped: its gradient is NaN", file=sys.stderr)
 
     def explain(self, step: int, kept: str) -> NonFiniteError:
         """What was going on at step number `step`, which all ranks know to be bad. Its rows are computed again."""

@@ -41,7 +41,7 @@ def prepare(
 ) -> Method:
     """Make `model` itself ready. `full` and `layerwise` change nothing here: rates are the optimiser's.
 
-    `new_head`: the head is the new task's, and learns whatever the method. Raises ParamsError for a layer group that would
+    `new_head`: the head is the target task's, and learns whatever the method. Raises ParamsError for a layer group that would
     never learn in `steps` steps, and for LoRA targets that the model does not have.
     """
     if mode == "frozen":

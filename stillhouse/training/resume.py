@@ -72,7 +72,7 @@ class Keeper:
         if finished:
             self.say(f"note: {self.job.description}: had finished; its weights are taken as they are")
         else:
-            self.say(f"note: {self.job.description}: goes on from step {values['step']}")
+            self.say(f"note: {self.job.description}: resumes from step {values['step']}")
         return finished
 
     def boundary(self) -> None:
@@ -121,7 +121,7 @@ class Keeper:
         self.pace.saved()
 
     def leave(self) -> None:
-        self.say(f"note: {self.job.description}: stopped by a signal; step {self.state.step} is kept, and gone on from")
+        self.say(f"note: {self.job.description}: stopped by a signal; step {self.state.step} is kept, and resumed from")
         self.signals.leave()
 
     def finish(self) -> None:

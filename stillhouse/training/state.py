@@ -43,7 +43,7 @@ class History:
     peak_flops: float = 0.0
     """That all devices together could do in a second."""
     skipped: int = 0
-    """Steps that were left out because a gradient was infinite or no number."""
+    """Steps that were left out because a gradient was NaN or infinite."""
     overflowed: int = 0
     """Steps of fp16 that were left out because the scale of the loss was too large."""
 

@@ -242,3 +242,12 @@ def test_the_check_of_own_data_imports_nothing_heavy(project):
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=project.folder, env=environment, capture_output=True, text=True)
     assert done.stdout.endswith("valid\nset()\n"), done.stderr + done.stdout
+
+
+def test_a_target_task_with_the_data_of_the_source_task_is_noticed(project, checked):
+    (project.raw / "rows.csv").write_text(MANY)
+    source = files(train="rows.csv")
+    for new, noticed in ((source, True), (None, False), ({"kind": "sample", "task": "varieties"}, False)):
+        said = checked(ingest__source=source, ingest__new=new)
+        assert ("reads the same data as 'ingest.source'" in said) == noticed
+        assert ("10 rows of each class" in said) == noticed

@@ -107,6 +107,21 @@ def notes_on_batches(tree: dict[str, Any], rows: int | None) -> list[str]:
     return notes
 
 
+def notes_on_same_data(tree: dict[str, Any], ingest: Any) -> list[str]:
+    """What to say where the target task reads the very data of the source task: fine-tuning then teaches nothing new."""
+    source, new = ingest.source, ingest.new
+    places = ("train", "files", "dataset", "task")
+    read = [[getattr(each, name, None) for name in places] for each in (source, new)]
+    if new is None or source.kind != new.kind or read[0] != read[1] or source.labels != new.labels:
+        return []
+    few = tree["finetune"].get("examples_per_class")
+    rows = f"{few} rows of each class" if few else "the same rows"
+    return [
+        f"'ingest.new' reads the same data as 'ingest.source', and what is shipped is then fine-tuned on {rows} of them; set "
+        "'ingest.new: null' to ship the distilled student itself"
+    ]
+
+
 def check_own_data(tree: dict[str, Any], ingest: Any) -> list[str]:
     """Notes on the data of `ingest`. Raises DataError naming the block."""
     labelled, rows = tree["kind"] != "causal_lm", {}
@@ -115,4 +130,4 @@ def check_own_data(tree: dict[str, Any], ingest: Any) -> list[str]:
             rows[name] = check_data(source, labelled)
         except StillhouseError as error:
             raise DataError(f"'ingest.{name}': {error}") from None
-    return notes_on_batches(tree, rows["source"])
+    return [*notes_on_batches(tree, rows["source"]), *notes_on_same_data(tree, ingest)]

@@ -54,12 +54,12 @@ def summary_lines(root: Path) -> list[str]:
     student = metrics["source"]["student"]
     closed = f", {student['gap_closed']:.0%} of the gap to the teacher" if "gap_closed" in student else ""
     if not language:
-        return [*lines, f"Distilled over baseline: {change(student, 'lead_over_baseline', 100, '.1f', ' points')}{closed}"]
+        return [*lines, f"Gain over baseline: {change(student, 'lead_over_baseline', 100, '.1f', ' points')}{closed}"]
     if "new" in metrics:
         tuned = metrics["new"]["student"]
         gained, forgotten = change(tuned, "gained"), change(tuned, "forgotten")
         lines.append(f"Fine-tuning: gained {gained} on the target task, forgot {forgotten} on the old one")
-    return [*lines, f"Distilled over baseline: {change(student, 'lead_over_baseline')}{closed}"]
+    return [*lines, f"Gain over baseline: {change(student, 'lead_over_baseline')}{closed}"]
 
 
 def interval(scores: Scores, name: str) -> str:

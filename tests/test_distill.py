@@ -98,7 +98,7 @@ def test_what_changed_is_dispatched_and_the_artifacts_tell_of_it(live):
     assert table.startswith(f"Run {run['name']}: recipe tiny, train_baseline.label_smoothing 0.0 -> 0.05; commit ")
     logs = live.server.post("logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
     assert any(table in log["message"] for log in logs)
-    assert "Distilled over baseline: " in table.splitlines()[-1]
+    assert "Gain over baseline: " in table.splitlines()[-1]
     assert "data/train_baseline/model" in artifacts["lineage"]["data"]
     assert (live.folder / "reports" / f"{run['name']}.html").is_file()
 

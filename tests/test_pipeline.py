@@ -122,7 +122,7 @@ def test_a_recipe_runs_in_a_workspace_of_its_own_and_is_saved_as_an_experiment(t
     recipe = (tiny_copy / "recipes" / "tiny.yaml").read_text().replace("title: Tiny recipe", "title: Another title")
     (tiny_copy / "recipes" / "titled.yaml").write_text(recipe)
     done = shell("python", "-m", "flows.distill", "--recipe", "titled", folder=tiny_copy)
-    assert "Distilled over baseline" in done.stdout
+    assert "Gain over baseline" in done.stdout
     line = next(line for line in done.stdout.splitlines() if line.startswith("experiment titled-"))
     assert "; executed: report " in line
     name = line.split()[1].rstrip(";")

@@ -32,7 +32,7 @@ def test_summary_of_classifiers_tells_accuracy_and_points(classifiers):
     assert lines[0].split()[:5] == ["Target", "task", "(fine-tuned)", "accuracy", "95"], "the shipped model's task stands first"
     assert cells(lines, "student")[1] == ["student", "0.8500", "0.850-0.850", "0.8500", "40,000", "160,000", "0.50"]
     assert cells(lines, "linear")[1][-2:] == ["-", "0.50"]
-    assert lines[-1] == "Distilled over baseline: +25.0 points (+21.0 to +29.0), 83% of the gap to the teacher"
+    assert lines[-1] == "Gain over baseline: +25.0 points (+21.0 to +29.0), 83% of the gap to the teacher"
 
 
 def test_summary_of_language_models_tells_nats_bits_and_what_was_forgotten(language):
@@ -42,7 +42,7 @@ def test_summary_of_language_models_tells_nats_bits_and_what_was_forgotten(langu
     assert lines[-2:] == [
         "Fine-tuning: gained +1.250 nats per token (+1.200 to +1.300) on the target task, "
         "forgot +0.500 nats per token (+0.450 to +0.550) on the old one",
-        "Distilled over baseline: +0.200 nats per token (+0.150 to +0.250), 40% of the gap to the teacher",
+        "Gain over baseline: +0.200 nats per token (+0.150 to +0.250), 40% of the gap to the teacher",
     ]
     # Columns stand below their headings.
     assert len({len(line) for line in lines[:4]}) == 1

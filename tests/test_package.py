@@ -62,7 +62,11 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+OFTEN = ("lower case, wrapped", "word pieces that pad to 128", "few tokens")
+"""The others are tried by `make test-all`, and all of them by `benchmarks.package_truth`."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.slow) for name in RUNS])
 def test_raw_texts_get_the_labels_of_the_pipeline_by_the_code_on_the_card(project, monkeypatch, name):
     (model, settings) = RUNS[name](project.raw)
     model = rows_run(model, [*SHOUTING, *TEXTS, *(f"{text} {number}" for number in range(9) for text in TEXTS)], **settings)
@@ -206,7 +210,7 @@ def test_an_opset_that_the_exporter_leaves_as_it_is_is_refused(project, capfd):
 # ---- lengths ----
 
 
-@pytest.mark.parametrize("opset", [18, 23, 25])
+@pytest.mark.parametrize("opset", [pytest.param(18, marks=pytest.mark.slow), 23, pytest.param(25, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", [OWN, BERT], ids=["own", "bert"])
 def test_every_opset_answers_alone_and_in_batches_short_and_long(project, model, opset):
     made = rows_run(model)

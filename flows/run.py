@@ -240,6 +240,9 @@ def write_params(root: Path, folder: Path, request: Request) -> None:
             override(tree, key, value)
         with target.open("w", encoding="utf-8") as file:
             yaml.dump(tree, file)
+    # Into the index too, which holds the checkout's edits: where this file is the commit's again, git could not bring back both
+    # when DVC stashes the workspace to save it.
+    command("git", "add", str(PARAMS_FILE), cwd=folder)
     check_params(folder)
 
 

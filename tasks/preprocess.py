@@ -123,9 +123,11 @@ def ingested() -> dict[str, pd.DataFrame]:
 
 def finish(statistics: dict[str, dict], out: Path) -> None:
     """Write what was counted, and where there is no target task, that there is none."""
-    write_json(out / "statistics.json", statistics)
     if "new" not in statistics:
         leave_out(out / "new")
+        # There is none to share texts with.
+        del statistics["source"]["shared_with_other_task"]
+    write_json(out / "statistics.json", statistics)
 
 
 def make_tokenizer(settings: Preprocess, source: pd.DataFrame, folder: Path) -> tuple[Tokenizer, TokenizerFacts]:

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 from ruamel.yaml import YAML
 
 from flows.rows import rows_of
@@ -41,12 +40,10 @@ def check_outputs(folder: Path) -> None:
     summary = json.loads((folder / "data/evaluate/summary.json").read_text())
     score = "accuracy" if "accuracy" in summary else "bits_per_byte"
     assert summary[score] == metrics["source"]["student"][score]
-    (weights,) = (folder / "data/export_model/package").rglob("model.safetensors")
-    assert weights.read_bytes() == (folder / "data/train_student/model/model.safetensors").read_bytes()
     card = (folder / "data/export_model/package/README.md").read_text()
     assert "fine-tuned" not in card
     page = (folder / "data/report/index.html").read_text()
-    assert not re.search(r"new (task|domain)|fine-tun|From scratch", page.partition("<details>")[0], re.IGNORECASE)
+    assert not re.search(r"(new|target) (task|domain)|fine-tun|From scratch", page.partition("<details>")[0], re.IGNORECASE)
 
 
 def test_one_task_is_distilled_evaluated_shipped_and_shown(tiny_copy):
@@ -66,20 +63,24 @@ def test_one_task_is_distilled_evaluated_shipped_and_shown(tiny_copy):
     assert row.scores["accuracy"] == json.loads((tiny_copy / "data/evaluate/summary.json").read_text())["accuracy"]
     shell("python", "-m", "stillhouse.evaluation.gate", folder=tiny_copy)
     decision = json.loads((tiny_copy / "data/gate/decision.json").read_text())
-    test = pa.ipc.open_file(tiny_copy / "data/preprocess/source/test.arrow").read_all()
-    assert decision["rows"] == len(test)
+    exported = json.loads((tiny_copy / "data/export_model/metrics.json").read_text())
+    answers = pd.read_parquet(tiny_copy / "data/evaluate/tables/predictions_source.parquet")
+    assert decision["test_rows"] == exported["rows_compared"] == len(answers)
 
 
 def test_one_domain_is_distilled_evaluated_shipped_and_shown(tiny_lm_copy):
     without_new_task(tiny_lm_copy)
     check_outputs(tiny_lm_copy)
+    weights = "model/model.safetensors"
+    shipped = (tiny_lm_copy / "data/export_model/package" / weights).read_bytes()
+    assert shipped == (tiny_lm_copy / "data/train_student" / weights).read_bytes()
     summary = shell("python", "-m", "flows.summary", folder=tiny_lm_copy).stdout
     assert "Fine-tuning" not in summary
 
 
 def test_the_shipped_model_is_shown_first(tiny):
     page = (tiny / "data/report/index.html").read_text()
-    places = [page.index(f"Where it goes wrong: {task} task") for task in ("new", "source")]
+    places = [page.index(f"Where it goes wrong: {task} task") for task in ("target", "source")]
     assert places == sorted(places)
     confusion = pd.read_csv(tiny / "data/evaluate/tables/confusion.csv", keep_default_na=False)
     answers = pd.read_parquet(tiny / "data/evaluate/tables/predictions_new.parquet")

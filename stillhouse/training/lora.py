@@ -38,7 +38,10 @@ def add_lora(model: PreTrainedModel, params: LoraParams, new_head: bool, seed: i
     if params.targets is None:
         chosen = [name for name, module in modules.items() if isinstance(module, LINEAR)]
         if not chosen:
-            raise ParamsError(f"finetune.lora: {type(model).__name__} has no linear module below its head; use mode full")
+            raise ParamsError(
+                f"finetune.lora: {type(model).__name__} has no linear module below its head; name its targets "
+                "(embedding tables too), or use mode full"
+            )
     else:
         chosen = []
         for target in params.targets:

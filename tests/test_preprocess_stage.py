@@ -175,10 +175,16 @@ def test_a_class_without_training_rows_is_one_line_and_leaves_nothing_behind(pro
 
 
 def test_missing_and_damaged_tables_of_ingest_are_refused(project):
-    with pytest.raises(DataError, match=r"^data/ingest/new\.parquet is missing; run 'dvc repro ingest'$"):
+    with pytest.raises(DataError, match=r"^data/ingest/source\.parquet is missing; run 'dvc repro ingest'$"):
         preprocess()
     ingested()
     damaged = Path("data/ingest/new.parquet")
+    kept = damaged.read_bytes()
+    damaged.unlink()
+    # Which is not the same as a run without a target task.
+    with pytest.raises(DataError, match=r"^data/ingest/new\.parquet is missing; run 'dvc repro ingest'$"):
+        preprocess()
+    damaged.write_bytes(kept)
     damaged.write_bytes(damaged.read_bytes()[:-30])
     with pytest.raises(DataError, match=r"^data/ingest/new\.parquet cannot be read \(.*run 'dvc repro --force ingest'$"):
         preprocess()

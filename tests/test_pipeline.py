@@ -67,7 +67,7 @@ def test_metrics_plots_and_dag_say_something(tiny_copy):
     plots = shell("dvc", "plots", "show", "--out", "plots", folder=tiny_copy)
     assert (tiny_copy / "plots" / "index.html").is_file(), plots.stdout
     page = (tiny_copy / "plots" / "index.html").read_text()
-    for title in ("Learning curves", "Confusion of the student", "Calibration"):
+    for title in ("Learning curves", "Confusion of the shipped model", "Calibration"):
         assert title in page
     assert "train_student" in shell("dvc", "dag", "--mermaid", folder=tiny_copy).stdout
 

@@ -14,6 +14,7 @@ from flows.promote import gate, promote
 from stillhouse.core.artifacts import read_json
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.params import load
+from stillhouse.core.shipped import Shipped
 from stillhouse.data.packing import cut
 from stillhouse.data.tokenizer import TokenizerParams, describe_tokenizer, load_tokenizer, save_trained, train_bpe
 from stillhouse.evaluation.gate import Params, decide, explain_worse, worst
@@ -96,7 +97,7 @@ def test_documents_and_blocks_give_the_same_bits(rival):
 
 def test_a_promoted_model_of_another_tokenizer_reads_the_texts_in_its_own_tokens(rival):
     """Against a sum by hand: each document framed, cut at the promoted run's own length, and read piece by piece."""
-    texts = held_out(BlockRules.read(Path("params.yaml"), PACKAGE))
+    texts = held_out(Shipped.read(), BlockRules.read(Path("params.yaml"), PACKAGE))
     package = rival / "package"
     shutil.rmtree(package)
     save_trained(train_bpe(texts, TokenizerParams(vocab_size=300), documents=True), package)
@@ -194,7 +195,9 @@ def test_documents_of_other_data_are_one_error(tiny_lm_copy, rival, monkeypatch)
     shutil.copyfile("data/ingest/source.parquet", "other.parquet")
     Path("data/ingest/new.parquet").unlink()
     Path("other.parquet").rename("data/ingest/new.parquet")
-    with pytest.raises(ArtifactError, match=r"are not of the documents in data/ingest; run 'dvc repro preprocess'"):
+    with pytest.raises(
+        ArtifactError, match=r"are not of the documents in data/ingest/new\.parquet; run 'dvc repro preprocess'"
+    ):
         decide(load(Params), AGAINST, rival)
 
 

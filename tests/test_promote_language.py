@@ -195,9 +195,8 @@ def test_documents_of_other_data_are_one_error(tiny_lm_copy, rival, monkeypatch)
     shutil.copyfile("data/ingest/source.parquet", "other.parquet")
     Path("data/ingest/new.parquet").unlink()
     Path("other.parquet").rename("data/ingest/new.parquet")
-    with pytest.raises(
-        ArtifactError, match=r"are not of the documents in data/ingest/new\.parquet; run 'dvc repro preprocess'"
-    ):
+    said = r"are not of the documents in data/ingest/new\.parquet; run 'dvc repro preprocess'"
+    with pytest.raises(ArtifactError, match=said):
         decide(load(Params), AGAINST, rival)
 
 

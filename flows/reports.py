@@ -162,9 +162,9 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, end)
     with one_line_errors("reports"):
-        server = start(repository_root())
-        print(f"reports: {server.url}", flush=True)
-        with server, contextlib.suppress(KeyboardInterrupt):
+        # The order to end may come as soon as the address is printed.
+        with contextlib.suppress(KeyboardInterrupt), start(repository_root()) as server:
+            print(f"reports: {server.url}", flush=True)
             server.serve_forever()
 
 

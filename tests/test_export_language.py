@@ -120,7 +120,7 @@ def test_another_teacher_of_a_mixture_must_fit(another, tmp_path):
     folder, fitting = another
     assert not load_another(folder, language_model, fitting, 1).training
     with pytest.raises(
-        ArtifactError, match=r"^the teacher .*/none of export_soft_labels.mixture holds no model.safetensors; put"
+        ArtifactError, match=r"^the teacher .*/none of export_soft_labels\.mixture: .*/none has no config\.json; expected"
     ):
         load_another(tmp_path / "none", language_model, fitting, 1)
     with pytest.raises(

@@ -1,9 +1,10 @@
 """What `benchmarks.decoders` tries: every architecture of `AutoModelForCausalLM`, small, and options that change one."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from benchmarks.architectures import Case
 
 ENCODERS = (
     "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert",
@@ -11,27 +12,6 @@ ENCODERS = (
 )  # fmt: skip
 """They see both ways unless they are told to be decoders."""
 SWITCHES = {**{name: {"is_decoder": True} for name in ENCODERS}, "xlm": {"causal": True}}
-WINDOWS = {
-    "sliding_window": 8, "sliding_window_size": 8, "window_size": 8, "attention_window_size": 8, "local_window_size": 8,
-    "attention_chunk_size": 16,
-}  # fmt: skip
-"""Shorter than the blocks here, so that they matter."""
-
-
-@dataclass(frozen=True)
-class Case:
-    architecture: str
-    options: dict[str, Any] = field(default_factory=dict)
-    """Beside the sizes."""
-    is_variant: bool = False
-
-    @property
-    def name(self) -> str:
-        said = ", ".join(
-            f"{key}: {str(value).lower() if isinstance(value, bool) else value}" for key, value in self.options.items()
-        )
-        return f"{self.architecture} ({said})" if said else self.architecture
-
 
 ALL = [Case(name, SWITCHES.get(name, {})) for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
 

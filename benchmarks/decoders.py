@@ -12,10 +12,8 @@ be 0. `--write` writes docs/decoders.md, which says it of each.
 
 import tempfile
 import time
-import traceback
 import warnings
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +24,9 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from benchmarks.architectures import Case, Verdict, counts, options_of, table, tried
 from benchmarks.common import arguments, finish, say
-from benchmarks.decoder_cases import ALL, QUICK, VARIANTS, WINDOWS, Case
+from benchmarks.decoder_cases import ALL, QUICK, VARIANTS
 from stillhouse.core.errors import ParamsError
 from stillhouse.core.params import build
 from stillhouse.core.stage import one_line_errors
@@ -38,7 +37,7 @@ from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.evaluation.ngram_model import sequences
 from stillhouse.models.build import build_language_model, count_parameters, require_same_when_loaded, save_model
 from stillhouse.models.config import ModelParams
-from stillhouse.models.small import VOCABULARY, merged, small_options
+from stillhouse.models.small import VOCABULARY
 from stillhouse.training import language_model
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks, join
@@ -50,16 +49,6 @@ STEPS = 30
 MOST_PARAMETERS = 10_000_000
 LOSS_TOLERANCE, GRADIENT_TOLERANCE, FUTURE_TOLERANCE, ENTROPY_SLACK = 5e-5, 2e-3, 1e-4, 0.03
 FACTS = TokenizerFacts(vocab_size=VOCABULARY, pad_id=PAD, prefix=[], suffix=[], digest="letters", eos_id=END)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    case: Case
-    state: str
-    """right, refused, wrong or not built."""
-    why: str
-    milliseconds: float = 0.0
-    """Of the verification."""
 
 
 def random_letters(folder: Path) -> tuple[language_model.Task, float]:
@@ -82,23 +71,6 @@ def random_letters(folder: Path) -> tuple[language_model.Task, float]:
         dict.fromkeys(("train", "validation"), 1),
     )
     return task, float(bounds["validation"])
-
-
-def options_of(case: Case) -> dict:
-    options = small_options(case.architecture)
-    default = transformers.AutoConfig.for_model(case.architecture).to_dict()
-    narrow = {key: value for key, value in WINDOWS.items() if isinstance(default.get(key), int) and default.get(key)}
-    narrow |= {
-        part: {key: value for key, value in WINDOWS.items() if isinstance(inside.get(key), int) and inside.get(key)}
-        for part, inside in default.items()
-        if part == "text_config" and isinstance(inside, dict)
-    }
-    quiet = {key: 0.0 for key, value in default.items() if isinstance(value, float) and value and is_random(key)}
-    return merged(merged(options, narrow | quiet), case.options)
-
-
-def is_random(key: str) -> bool:
-    return any(part in key for part in ("dropout", "pdrop", "layerdrop", "jitter"))
 
 
 def judge(case: Case, task: language_model.Task, bound: float, folder: Path, ranks: Ranks) -> Verdict:
@@ -268,14 +240,6 @@ def page(verdicts: list[Verdict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(verdicts: list[Verdict]) -> list[str]:
-    rows = ["| `architecture` | | how, or why not |", "|---|---|---|"]
-    for verdict in verdicts:
-        why = verdict.why.partition("; docs/decoders.md")[0].replace("|", "\\|")
-        rows.append(f"| {verdict.case.name} | {verdict.state} | {why} |")
-    return rows
-
-
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--write", action="store_true", help="write the table to docs/decoders.md")
@@ -290,31 +254,11 @@ def main() -> None:
         warnings.simplefilter("ignore")
         task, bound = random_letters(Path(scratch))
         say(f"{len(cases)} cases, seed {SEED}, {STEPS} steps; entropy of the letters {bound:.4f} nats a token")
-        verdicts = []
-        for number, case in enumerate(cases):
-            start = time.perf_counter()
-            try:
-                verdict = judge(case, task, bound, Path(scratch) / f"model-{number}", ranks)
-            except Exception as error:
-                # A traceback is what the pipeline must not end in.
-                traceback.print_exc()
-                verdict = Verdict(case, "wrong", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-            verdicts.append(verdict)
-            say(f"{case.name}: {verdict.state}: {verdict.why} ({time.perf_counter() - start:.1f} s)")
+        verdicts = list(tried(cases, lambda number, case: judge(case, task, bound, Path(scratch) / f"model-{number}", ranks)))
         if options.write:
             PAGE.write_text(page(verdicts), encoding="utf-8")
             say(f"written: {PAGE}")
-        own = Counter(verdict.state for verdict in verdicts if not verdict.case.is_variant)
-        asked = [verdict.milliseconds for verdict in verdicts if verdict.milliseconds]
-        finish(
-            types=own["right"] + own["refused"] + own["wrong"],
-            right=own["right"],
-            refused=own["refused"],
-            wrong=sum(verdict.state == "wrong" for verdict in verdicts),
-            not_built=own["not built"],
-            known=len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
-            verification_ms=float(np.median(asked)) if asked else 0.0,
-        )
+        finish(**counts(verdicts), known=len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 
 
 if __name__ == "__main__":

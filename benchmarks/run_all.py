@@ -27,6 +27,7 @@ NAMES = (
     "label_step",
     "export_rate",
     "decoders",
+    "classifiers",
     "lm_quality",
     "transfer",
     "imbalance",

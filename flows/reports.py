@@ -161,11 +161,10 @@ def main() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
-    with one_line_errors("reports"):
-        # The order to end may come as soon as the address is printed.
-        with contextlib.suppress(KeyboardInterrupt), start(repository_root()) as server:
-            print(f"reports: {server.url}", flush=True)
-            server.serve_forever()
+    # The order to end may come as soon as the address is printed.
+    with one_line_errors("reports"), contextlib.suppress(KeyboardInterrupt), start(repository_root()) as server:
+        print(f"reports: {server.url}", flush=True)
+        server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ IN_A_RUN = {
 ALONE = {
     "reproduce": {"stages", "identical"},
     "decoders": {"types", "right", "refused", "wrong"},
+    "classifiers": {"types", "right", "refused", "wrong"},
     "lm_quality": {"teacher", "ce", "stored", "online", "gap_closed", "gap_closed_low", "gap_closed_high"},
     "kill_export": {"kills", "identical", "twice"},
     "transfer": {
@@ -58,6 +59,7 @@ TRUE = {
     "trajectories": lambda found: found["within"] == found["pairs"],
     "scaling": lambda found: found["fsdp_state_share_of_4"] <= 0.3,
     "decoders": lambda found: found["wrong"] == 0 and found["right"] + found["refused"] == found["types"],
+    "classifiers": lambda found: found["wrong"] == 0 and found["right"] + found["refused"] == found["types"],
     "reproduce": lambda found: found["identical"] == found["stages"],
     "package_truth": lambda found: found["different"] == 0 < found["rows"],
     "kill_flow": lambda found: found["true_states"] == found["identical"] == found["kills"] and found["orphans"] == 0,

@@ -156,7 +156,7 @@ def moved(project: Project, name: str) -> Path:
     return place
 
 
-def slow(*given: str):
+def slow(*given):
     return pytest.param(*given, marks=pytest.mark.slow)
 
 
@@ -193,7 +193,7 @@ def as_worktree_of_a_bare_repository(project: Project) -> Path:
     return tree
 
 
-@pytest.mark.parametrize("place", [as_submodule, with_git_elsewhere, as_worktree_of_a_bare_repository])
+@pytest.mark.parametrize("place", [slow(as_submodule), slow(with_git_elsewhere), as_worktree_of_a_bare_repository])
 def test_a_run_works_wherever_git_keeps_its_own_folder(nobody, place):
     root = place(nobody)
     assert repository_root(root) == main_checkout(root) == root
@@ -251,7 +251,7 @@ def nested(root: Path, commits: bool = True) -> Path:
     return inside
 
 
-@pytest.mark.parametrize("how", ["cloned", "without a commit", "added"])
+@pytest.mark.parametrize("how", ["cloned", slow("without a commit"), slow("added")])
 def test_a_repository_inside_is_refused_before_the_run_and_what_git_ignores_is_not(nobody, how):
     nested(nobody.root, commits=how != "without a commit")
     if how == "added":
@@ -268,6 +268,7 @@ def test_a_repository_inside_is_refused_before_the_run_and_what_git_ignores_is_n
     assert "experiment first" in distil(nobody.root, "--name", "first").stdout
 
 
+@pytest.mark.slow
 def test_a_submodule_is_in_the_workspace_with_its_files(nobody):
     root, library = nobody.root, nobody.root.parent / "library"
     shell("git", "init", "--quiet", str(library), folder=root)
@@ -295,7 +296,7 @@ def test_a_snapshot_of_a_checkout_with_nothing_inside_is_made(nobody):
 
 @pytest.mark.parametrize(
     ("kind", "where"),
-    [("symlink", "inside"), ("hardlink", "outside"), slow("symlink", "outside"), slow("hardlink", "inside"),
+    [("symlink", "inside"), slow("hardlink", "outside"), slow("symlink", "outside"), slow("hardlink", "inside"),
      slow("hardlink,symlink", "outside"), slow("copy", "inside")],
 )  # fmt: skip
 def test_a_run_works_with_a_cache_of_links(nobody, kind, where):

@@ -317,10 +317,10 @@ def test_the_check_refuses_what_a_small_model_shows(tmp_path, model, message):
 def test_a_student_must_go_into_an_onnx_file(architecture, message):
     """Experts do, as batched products; that a state does not is said before anything is trained, and not by export_model."""
     if message is None:
-        try_onnx(ModelParams(architecture=architecture), 18)
+        try_onnx(ModelParams(architecture=architecture), 18, "causal_lm")
         return
     with pytest.raises(ParamsError, match=message):
-        try_onnx(ModelParams(architecture=architecture), 18)
+        try_onnx(ModelParams(architecture=architecture), 18, "causal_lm")
 
 
 # ---- all of them ----

@@ -30,6 +30,7 @@ def small_disk(tiny_copy: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(data)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_the_last_good_outputs(small_disk, tiny_copy):
     before = {stage: digest_folder(small_disk / stage) for stage in ("ingest", "train_teacher")}
     disk = os.statvfs(small_disk)

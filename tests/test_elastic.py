@@ -108,6 +108,7 @@ def whole(folder: Path) -> dict[str, torch.Tensor]:
     return {name: torch.cat(values) if len(values) > 1 else values[0] for name, values in parts.items()}
 
 
+@pytest.mark.slow
 def test_a_sharded_checkpoint_is_gone_on_from_whole_and_back(tmp_path):
     """FSDP2 on two ranks, then one rank, then two; against one rank all the way."""
     torchrun(tmp_path, 2, "tests.sharded_ranks", str(tmp_path / "mixed"))
@@ -149,7 +150,7 @@ def test_a_host_that_is_lost_leaves_the_others_going_on(pair, tmp_path):
     np.testing.assert_allclose(found["losses"], pair["losses"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["stop", "sleep"])
+@pytest.mark.parametrize("kind", [pytest.param("stop", marks=pytest.mark.slow), "sleep"])
 def test_a_rank_that_hangs_is_named_with_the_call_that_waits(kind, tmp_path):
     fault = {"kind": kind, "rank": 1, "step": 7}
     launch = Launch(tmp_path, 2, {"fault": fault}, STILLHOUSE_HANG_SECONDS="2")

@@ -165,7 +165,8 @@ def test_the_scale_stays_between_floor_and_ceiling():
 
 # While the scale falls, and when it has grown again.
 @pytest.mark.parametrize(
-    ("step", "changes"), [(3, {}), (17, {"ema_decay": 0.9, "micro_batch_size": 4, "clip_norm": None}), (21, {})]
+    ("step", "changes"),
+    [(3, {}), pytest.param(17, {"ema_decay": 0.9, "micro_batch_size": 4, "clip_norm": None}, marks=pytest.mark.slow), (21, {})],
 )
 def test_an_interrupted_run_ends_with_the_bytes_of_an_undisturbed_one(step, changes, tmp_path, monkeypatch, watched):
     monkeypatch.setattr(LossScaler, "initial", HIGH)

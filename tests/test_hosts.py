@@ -24,7 +24,13 @@ NOTE = (
 )
 
 
-@pytest.mark.parametrize("words", [["tasks.evaluate"], ["tasks.launch", "train_baseline"], ["tasks.train_baseline"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tasks.launch", "train_baseline"],
+        *(pytest.param([name], marks=pytest.mark.slow) for name in ("tasks.evaluate", "tasks.train_baseline")),
+    ],
+)
 def test_a_stage_that_no_launcher_started_is_alone_whatever_a_job_system_sets(words, tiny_copy):
     """It would wait for three others, for minutes."""
     command = [sys.executable, "-m", *words]
@@ -68,7 +74,7 @@ def nameless() -> tuple[str, ...]:
     return words
 
 
-@pytest.mark.parametrize("ranks", ["1", "2"])
+@pytest.mark.parametrize("ranks", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_ranks_of_a_host_whose_name_does_not_resolve_meet_at_once(ranks, nameless, tiny_copy):
     """By the name it took minutes, if it ever came to an end."""
     command = [*nameless, sys.executable, "-m", "tasks.launch", "train_baseline"]

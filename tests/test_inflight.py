@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from flows.pipeline import read_pipeline
 from stillhouse.core.artifacts import digest_file
 from stillhouse.core.inflight import IN_FLIGHT, InFlight, inflight_folder, locate
@@ -89,6 +91,7 @@ def test_models_that_are_done_are_not_trained_again(tiny_copy):
     assert digests("finetune") == wanted
 
 
+@pytest.mark.slow
 def test_what_has_changed_since_is_said_and_starts_afresh(tiny_copy):
     afresh = "note: {} starts afresh: {} changed since the unfinished run whose state is kept in .inflight/"
     killed("*/*/step-*0")
@@ -108,6 +111,7 @@ def test_what_has_changed_since_is_said_and_starts_afresh(tiny_copy):
     end_at(start(), "baseline: resumes from step 1")
 
 
+@pytest.mark.slow
 def test_inputs_that_dvc_does_not_know_of_yet_start_afresh(tiny_copy):
     """A stage was run by hand: `dvc.lock` still names the old rows, so the key is the same."""
     killed("*/*/step-*0")

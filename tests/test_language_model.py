@@ -214,6 +214,7 @@ def objective(folder: Path, temperature: float = 1.0, **changes):
     ), task  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_and_four_ranks_export_the_same_bytes_as_one(tiny_lm_copy):
     alone = digest_folder(store_of(tiny_lm_copy))
     params = Path("params.yaml")

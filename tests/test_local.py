@@ -64,7 +64,7 @@ def users(folder: Path) -> str | None:
     return user_of(folder, [process for process in processes() if process.pid != os.getpid()])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_a_run_in_one_line_and_the_same_command_goes_on(stubborn, number):
     hold = stubborn.root.parent / "hold"
     hold.touch()

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from ruamel.yaml import YAML
 
 from flows.rows import rows_of
@@ -68,6 +69,7 @@ def test_one_task_is_distilled_evaluated_shipped_and_shown(tiny_copy):
     assert decision["test_rows"] == exported["rows_compared"] == len(answers)
 
 
+@pytest.mark.slow
 def test_one_domain_is_distilled_evaluated_shipped_and_shown(tiny_lm_copy):
     without_new_task(tiny_lm_copy)
     check_outputs(tiny_lm_copy)

@@ -149,6 +149,7 @@ def test_a_name_that_git_or_the_disk_would_not_take_is_refused(tiny_copy, name):
     assert not (tiny_copy / ".runs").exists()
 
 
+@pytest.mark.slow
 def test_runs_of_the_same_name_keep_an_experiment_each(tiny_copy):
     for number in (1, 2, 3):
         done = distill("--name", "same", "--override", f"report.title=Number {number}", folder=tiny_copy)
@@ -205,6 +206,7 @@ def test_a_run_with_targets_is_not_saved_and_falsifies_nothing(tiny_copy):
     assert "Running stage 'preprocess'" in ran
 
 
+@pytest.mark.slow
 def test_a_forced_stage_that_gives_the_same_runs_nothing_after_it(tiny_copy):
     done = distill("--force", "ingest", "--name", "again", folder=tiny_copy)
     assert "ingest: executed" in done.stdout
@@ -236,6 +238,7 @@ def test_two_runs_that_need_the_same_stage_train_it_once(tiny_copy):
     assert ends == ["train_baseline: cached", "train_baseline: executed"]
 
 
+@pytest.mark.slow
 def test_a_stage_that_takes_longer_than_its_limit_is_ended(tiny_copy):
     pipeline = tiny_copy / "dvc.yaml"
     entry = "    cmd: python -m tasks.report\n    meta: {pool: cpu}"

@@ -39,6 +39,7 @@ def test_experiments_apply_with_nothing_executed_and_what_nothing_needs_is_gone(
     assert project.log == executed + "4"
 
 
+@pytest.mark.slow
 def test_a_package_that_is_only_tagged_can_still_be_brought(project, tmp_path):
     project.experiment("promoted", 2)
     project.experiment("dropped", 3)

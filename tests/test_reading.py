@@ -100,6 +100,7 @@ def on_two_ranks(folder: Path) -> None:
             (own / "refused").write_text(str(error))
 
 
+@pytest.mark.slow
 def test_two_ranks_walk_the_trajectory_of_one_however_blocks_are_read(tmp_path):
     code = f"from pathlib import Path; from tests.test_reading import on_two_ranks; on_two_ranks(Path(r'{tmp_path}'))"
     script = tmp_path / "ranks.py"

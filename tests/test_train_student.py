@@ -58,7 +58,7 @@ def test_student_refuses_labels_of_another_class_order(tiny_copy):
     assert "label names count in their order" in line
 
 
-@pytest.mark.parametrize("variable", [{}, {"PET_LOG_DIR": "ranks"}])
+@pytest.mark.parametrize("variable", [pytest.param({}, marks=pytest.mark.slow), {"PET_LOG_DIR": "ranks"}])
 def test_the_launcher_leaves_nothing_in_the_temporary_folder(tiny_copy, tmp_path, variable):
     (tmp_path / "t").mkdir()
     params = Path("params.yaml")

@@ -96,7 +96,7 @@ def test_accumulation_walks_the_same_trajectory(micro, dropout):
     np.testing.assert_allclose(losses(parts), losses(whole), rtol=1e-4)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.2])
 def test_two_ranks_walk_the_trajectory_of_one(dropout, tmp_path):
     """Two real processes under torchrun with gloo."""
     script = tmp_path / "ranks.py"

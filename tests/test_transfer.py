@@ -88,7 +88,7 @@ def test_a_group_that_would_never_learn_is_refused():
     assert GradualUnfreezing.of(small_model(), 3, 10).every == 3
 
 
-@pytest.mark.parametrize("mode", ["gradual", "lora"])
+@pytest.mark.parametrize("mode", [pytest.param("gradual", marks=pytest.mark.slow), "lora"])
 def test_a_method_killed_and_started_anew_ends_with_the_bytes_of_an_undisturbed_run(mode, tmp_path, monkeypatch):
     def run(folder: Path | None) -> dict:
         model = small_model(0.2)

@@ -23,6 +23,8 @@ from stillhouse.training.predict import EVALUATION_ROWS, WHOLE_ROWS
 class LogitsOnly(nn.Module):
     """`input_ids`, `attention_mask` to logits as a plain tensor."""
 
+    remedy = "choose a student such as ngram_encoder, bert, distilbert or modernbert"
+
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
@@ -33,6 +35,8 @@ class LogitsOnly(nn.Module):
 
 class NextTokenLogits(nn.Module):
     """`input_ids` to logits of every position; attention is causal, so there is nothing to mask."""
+
+    remedy = "choose a student such as llama, gpt2, qwen3 or gemma2"
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -59,8 +63,9 @@ def write_onnx(model: nn.Module, inputs: list[str], path: Path, opset: int) -> N
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     # It says with a traceback that it left the opset as it was; whether it did is looked at below.
     logging.getLogger("onnxscript").setLevel(logging.CRITICAL)
-    # The exporter reports its steps on stdout and warns of its own internals.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), not_exportable(model), batched_experts(model):
+    logging.getLogger("torch.fx").setLevel(logging.CRITICAL)
+    # The exporter reports its steps on stdout, prints the graph of a model that it fails at, and warns of its own internals.
+    with warnings.catch_warnings(), quiet(), not_exportable(model), batched_experts(model):
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
@@ -82,15 +87,20 @@ def write_onnx(model: nn.Module, inputs: list[str], path: Path, opset: int) -> N
         )
     sizes = {size.dim_param for value in onnx.load(path).graph.input for size in value.type.tensor_type.shape.dim}
     if "" in sizes:
-        raise ArtifactError(f"{named(model)} cannot be written as ONNX: its graph takes one batch or length only; {REMEDY}")
-
-
-REMEDY = "choose a student such as llama, gpt2, qwen3 or gemma2"
+        raise ArtifactError(
+            f"{named(model)} cannot be written as ONNX: its graph takes one batch or length only; {model.remedy}"
+        )
 
 
 def named(model: nn.Module) -> str:
     inner = model.model
     return f"{inner.config.model_type} ({type(inner).__name__})"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 @contextlib.contextmanager
@@ -101,7 +111,7 @@ def not_exportable(model: nn.Module) -> Iterator[None]:
     except torch.onnx.OnnxExporterError as error:
         reason = next((line for line in str(error.__cause__ or error).splitlines() if line.strip()), "")
         raise ArtifactError(
-            f"{named(model)} cannot be written as ONNX ({type(error).__name__}: {reason[:160]}); {REMEDY}"
+            f"{named(model)} cannot be written as ONNX ({type(error).__name__}: {reason[:160]}); {model.remedy}"
         ) from None
 
 

@@ -13,7 +13,7 @@ from stillhouse.soft_labels.export import Clock, Teachers, audit, audit_failed, 
 from stillhouse.soft_labels.manifest import Binding, Layout
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.soft_labels.writer import SoftLabelsWriter
-from stillhouse.training.classifier import Task
+from stillhouse.training.classifier import Task, verify_model
 from stillhouse.training.distributed import Ranks
 
 FULL_DIFFERENCE = 0.02
@@ -34,8 +34,11 @@ def export_classifier(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Write log-probabilities of every row and view into `folder`; returns figures, and timing.
 
-    Raises ArtifactError, and DataError where the teacher says NaN or infinity.
+    Raises ArtifactError, ParamsError for a teacher whose answers depend on the rows beside them, and DataError where the
+    teacher says NaN or infinity.
     """
+    for model in teachers.models:
+        verify_model(model, task, ranks)
     rows = task.train
     layout = Layout(form="full", rows=len(rows), views=views.count, vocab=len(task.labels), part_rows=part_rows)
     writer = SoftLabelsWriter(folder, rows.ids, layout, binding)

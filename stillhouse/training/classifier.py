@@ -24,6 +24,7 @@ from stillhouse.models.build import build_model, count_parameters, load_model, s
 from stillhouse.models.config import ModelParams
 from stillhouse.models.head import replace_head
 from stillhouse.models.positions import require_positions
+from stillhouse.training.batch_invariance import require_batch_invariance
 from stillhouse.training.chance import nothing_learned
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
@@ -99,7 +100,8 @@ def adapt(model: PreTrainedModel, task: Task, seed: int) -> PreTrainedModel:
 
 
 def verify_model(model: PreTrainedModel, task: Task, ranks: Ranks) -> None:
-    """Rows of a classifier are read as transformers reads them: there is nothing to find out."""
+    """Raises ParamsError if what the model says of a row depends on the rows beside it."""
+    require_batch_invariance(model, task.facts, task.longest, ranks)
 
 
 def choose(task: Task, examples_per_class: int | None, seed: int) -> TokenTable:
@@ -175,8 +177,9 @@ def fit(
     """Train on `rows` (default: the labelled ones) with `loss` (default: cross-entropy with the true labels).
 
     `fingerprint`: of what `loss` knows beside the rows, such as soft labels, and `hold` beside the step. Raises ParamsError
-    where unequal classes are to be balanced in a training on other labels than the true ones.
+    where unequal classes are to be balanced in a training on other labels than the true ones, and what `verify_model` raises.
     """
+    verify_model(model, task, ranks)
     rows = task.labelled() if rows is None else rows
     if loss is not None or (rows.labels < 0).any():
         refuse_imbalance(params, "it goes by true labels, which this training has not, or not of all rows")

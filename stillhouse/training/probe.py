@@ -1,4 +1,5 @@
-"""What `training.verification` asks a model with: random texts, what it chooses among meanwhile, how far answers are apart.
+"""What `training.verification` and `training.batch_invariance` ask a model with: random texts, what it chooses among meanwhile,
+how far answers are apart.
 
 Shapes: T positions of a block, S tokens of a text, H hidden size, V vocabulary.
 """
@@ -13,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from stillhouse.data.blocks import BlockTable
 
@@ -27,14 +28,14 @@ class Refused(Exception):
 
 
 @contextmanager
-def refused_faults(before: str = "") -> Iterator[None]:
+def refused_faults(before: str = "", behind: str = f"; {KNOWN}") -> Iterator[None]:
     """What transformers says of arguments that a model is not made for becomes Refused."""
     try:
         yield
     except FAULTS as error:
         if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
             raise
-        raise Refused(f"{before}{type(error).__name__}: {' '.join(str(error).split())[:160]}; {KNOWN}") from None
+        raise Refused(f"{before}{type(error).__name__}: {' '.join(str(error).split())[:160]}{behind}") from None
 
 
 @contextmanager
@@ -45,6 +46,19 @@ def numpy_untouched() -> Iterator[None]:
         yield
     finally:
         np.random.set_state(state)
+
+
+@contextmanager
+def as_found(model: PreTrainedModel, device: torch.device) -> Iterator[None]:
+    """The model on `device` in evaluation mode; afterwards it and the random generators are as they were."""
+    came_from, was_training = next(model.parameters()).device, model.training
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), numpy_untouched():
+        torch.manual_seed(0)
+        try:
+            model.to(device).eval()
+            yield
+        finally:
+            model.to(came_from).train(was_training)
 
 
 @dataclass(frozen=True)

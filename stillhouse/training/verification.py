@@ -37,6 +37,7 @@ from stillhouse.training.probe import (
     Choices,
     Refused,
     Texts,
+    as_found,
     cross_entropies,
     distance,
     numpy_untouched,
@@ -101,22 +102,16 @@ class Verification:
     tolerance: float = TOLERANCE
 
     def run(self) -> Reading:
-        model = self.model
-        came_from, was_training = next(model.parameters()).device, model.training
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []), numpy_untouched():
-            torch.manual_seed(0)
+        model, reason = self.model, ""
+        with as_found(model, self.device), torch.no_grad():
             try:
-                model.to(self.device).eval()
-                reason = ""
                 for seed in range(DRAWS):
                     try:
-                        with torch.no_grad():
-                            return self.attempt(seed)
+                        return self.attempt(seed)
                     except Refused as refused:
                         reason = reason or str(refused)
             finally:
                 vars(model).pop("reading", None)
-                model.to(came_from).train(was_training)
         raise ParamsError(f"model {model.config.model_type} ({type(model).__name__}): {reason}")
 
     def attempt(self, seed: int) -> Reading:

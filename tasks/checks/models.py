@@ -100,14 +100,13 @@ def check_model(name: str, tree: dict[str, Any]) -> None:
     vocab_size = params.config.get("vocab_size", preprocess["tokenizer"].get("vocab_size", 1024))
     try:
         try_model(params, vocab_size, preprocess["block_tokens"] if is_language_model else None)
-        if is_language_model:
-            # A small model of it, unless the architecture is known to be taken.
-            from stillhouse.training.trial import try_reading
+        # A small model of it, unless the architecture is known to be taken.
+        from stillhouse.training.trial import try_reading, try_rows
 
-            try_reading(params)
-            if name == "student":
-                from stillhouse.evaluation.onnx_trial import try_onnx
+        (try_reading if is_language_model else try_rows)(params)
+        if name == "student":
+            from stillhouse.evaluation.onnx_trial import try_onnx
 
-                try_onnx(params, tree["export_model"]["opset"])
+            try_onnx(params, tree["export_model"]["opset"], tree["kind"])
     except ParamsError as error:
         raise ParamsError(f"'{name}.model': {error}") from None

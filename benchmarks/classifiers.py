@@ -1,0 +1,233 @@
+"""Which of transformers' classifiers are taken, and whether they say in padded batches what they say of each
+text alone.
+
+    python -m benchmarks.classifiers [--quick] [--write] [--only NAME ...]
+
+Every architecture that `AutoModelForSequenceClassification` knows, made small (`stillhouse.models.small`). What is taken is
+trained for a few steps on rows of unequal length and then held against plain transformers, in ways that share no code with
+`training.batch_invariance`: gradients of our loss on a padded batch beside those of each text alone; the logits of the saved
+model, loaded by transformers, for every row alone; and through onnxruntime. `right`, `refused` and `wrong` count types (of
+`types` that could be built) and `wrong` variants too; it has to be 0. `--write` writes docs/classifiers.md.
+"""
+
+import tempfile
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+from benchmarks.architectures import Case, Verdict, counts, options_of, table, tried
+from benchmarks.common import arguments, finish, say
+from stillhouse.core.errors import ArtifactError, ParamsError
+from stillhouse.core.params import build
+from stillhouse.core.stage import one_line_errors
+from stillhouse.data.batches import Collator
+from stillhouse.data.tokens import TokenTable, read_tokens, write_tokens
+from stillhouse.data.views import ViewParams
+from stillhouse.evaluation.onnx_trial import model_as_onnx
+from stillhouse.models.build import count_parameters, save_model
+from stillhouse.models.config import ModelParams
+from stillhouse.models.small import VOCABULARY
+from stillhouse.training import classifier
+from stillhouse.training.config import TrainingParams
+from stillhouse.training.distributed import Ranks, join
+from stillhouse.training.imbalance import cross_entropy
+from stillhouse.training.predict import predict
+from stillhouse.training.trial import CLASSIFIED, KNOWN_CLASSIFIERS
+
+PAGE = Path(__file__).parent.parent / "docs" / "classifiers.md"
+FIRST, LETTERS, LONGEST, SEED, STEPS, OPSET = 3, 16, 46, 7, 20, 18
+LABELS = ["a", "b", "c", "d"]
+MOST_PARAMETERS = 10_000_000
+LOGIT_TOLERANCE, GRADIENT_TOLERANCE = 1e-3, 5e-3
+TRAINING = {
+    "steps": STEPS, "batch_size": 16, "optimizer": {"name": "adamw", "learning_rate": 5e-3},
+    "schedule": {"name": "constant"}, "clip_norm": 1.0, "evaluate_every": STEPS, "log_every": STEPS,
+}  # fmt: skip
+VIEWS = ViewParams(count=1, min_share=1.0)
+
+ALL = [Case(name) for name in sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)] + [Case("ngram_encoder")]
+VARIANTS = [
+    Case(name, options, is_variant=True)
+    for name, options in (
+        ("t5", {"decoder_start_token_id": 0}),
+        ("deberta-v2", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
+        ("gpt_neox", {"attention_bias": False}),
+        ("big_bird", {"attention_type": "block_sparse", "block_size": 4, "num_random_blocks": 1}),
+        ("xlm", {"causal": True}),
+    )
+]
+QUICK = [Case(name) for name in ("bert", "gpt2", "fnet", "bart")]
+
+
+def rows_of_letters(folder: Path) -> classifier.Task:
+    """Rows of one letter to `LONGEST`, whose class is that of the letter in the middle."""
+    generator = np.random.default_rng(SEED)
+    tables: dict[str, TokenTable] = {}
+    for split, count in (("train", 160), ("validation", 48)):
+        rows = [list(map(int, FIRST + generator.integers(0, LETTERS, n))) for n in generator.integers(1, LONGEST + 1, count)]
+        labels = np.array([row[len(row) // 2] % len(LABELS) for row in rows], dtype=np.int32)
+        ids = [f"{number:016x}" for number in range(count)]
+        write_tokens(folder / f"{split}.arrow", ids, ids, rows, labels, VOCABULARY)
+        tables[split] = read_tokens(folder / f"{split}.arrow")
+    return classifier.Task(tables["train"], tables["validation"], LABELS, CLASSIFIED, "letters")
+
+
+def judge(case: Case, task: classifier.Task, folder: Path, ranks: Ranks) -> Verdict:
+    try:
+        params = ModelParams(architecture=case.architecture, config=options_of(case))
+        with torch.device("meta"):
+            size = count_parameters(classifier.build(params, task, SEED))
+        if size > MOST_PARAMETERS:
+            return Verdict(case, "not built", f"{size:,} parameters, although it should be small")
+        model = classifier.build(params, task, SEED)
+    except (ParamsError, ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:300]
+        return Verdict(case, "refused" if "not load again" in reason else "not built", reason)
+    start = time.perf_counter()
+    try:
+        classifier.verify_model(model, task, ranks)
+    except ParamsError as error:
+        reason = str(error).partition("): ")[2].partition("; choose another architecture")[0]
+        return Verdict(case, "refused", reason, 1000 * (time.perf_counter() - start))
+    milliseconds = 1000 * (time.perf_counter() - start)
+    faults = faults_in_gradients(model, task)
+    faults += faults_after_training(model, task, folder, ranks)
+    as_onnx, is_fault = as_onnx_says(model, task)
+    if is_fault or (as_onnx and case.architecture in KNOWN_CLASSIFIERS):
+        faults.append(as_onnx)
+    return Verdict(case, "wrong" if faults else "right", "; ".join(faults) or as_onnx, milliseconds)
+
+
+def ids_alone(table: TokenTable, row: int) -> torch.Tensor:
+    return torch.tensor([[*CLASSIFIED.prefix, *map(int, table.row(row)), *CLASSIFIED.suffix]])
+
+
+def faults_in_gradients(model: PreTrainedModel, task: classifier.Task) -> list[str]:
+    """Our loss on a padded batch and its gradients, beside the mean of those of each text alone."""
+    rows = np.arange(12)
+    model.eval()
+    model.zero_grad()
+    batch = Collator(task.train, CLASSIFIED, VIEWS, SEED)(rows, np.full(len(rows), -1))
+    params = build(TrainingParams, TRAINING, "classifiers")
+    ours = classifier.Classification(cross_entropy(task.train.labels, len(LABELS), params))(model, batch, 0.0)
+    ours.backward()
+    mine = gradients(model)
+    model.zero_grad()
+    for row in rows:
+        logits = model(input_ids=ids_alone(task.train, row)).logits
+        F.cross_entropy(logits, torch.tensor([int(task.train.labels[row])])).backward()
+    others = gradients(model)
+    model.zero_grad(set_to_none=True)
+    if mine.keys() != others.keys():
+        return [f"gradients of {len(mine)} weights, transformers of {len(others)}"]
+    ours_flat = torch.cat([mine[name].flatten() for name in mine])
+    theirs_flat = torch.cat([others[name].flatten() for name in mine])
+    # Whether the loss is a sum or a mean is not the question here.
+    gap = float((ours_flat / ours_flat.norm() - theirs_flat / theirs_flat.norm()).norm())
+    return [] if gap <= GRADIENT_TOLERANCE else [f"gradients differ by {gap:.1e}"]
+
+
+def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {
+        name: weight.grad.detach().clone()
+        for name, weight in model.named_parameters()
+        if weight.grad is not None and weight.grad.any()
+    }
+
+
+def faults_after_training(model: PreTrainedModel, task: classifier.Task, folder: Path, ranks: Ranks) -> list[str]:
+    params = build(TrainingParams, TRAINING, "classifiers")
+    classifier.fit(model, task, params, VIEWS, 0, SEED, ranks, "letters")
+    said = predict(model, task.validation, CLASSIFIED, ranks)
+    save_model(model, folder)
+    again = predict(classifier.load(folder), task.validation, CLASSIFIED, ranks)
+    plain = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        alone = torch.cat([plain(input_ids=ids_alone(task.validation, row)).logits for row in range(len(said))]).numpy()
+    scale, faults = float(np.abs(alone).max()), []
+    for name, logits in (("the trained model", said), ("the saved one", again)):
+        gap = float(np.abs(logits - alone).max()) / scale
+        if not gap <= LOGIT_TOLERANCE:
+            faults.append(f"{name} differs from transformers, row by row, by {gap:.1e} of the largest logit")
+    return faults
+
+
+@torch.no_grad()
+def as_onnx_says(model: PreTrainedModel, task: classifier.Task) -> tuple[str, bool]:
+    """Why it cannot be shipped as ONNX, "" if it can; whether the file that is written says something else than the model."""
+    try:
+        with model_as_onnx(model, OPSET, "text_classification") as session:
+            batch = Collator(task.validation, CLASSIFIED, VIEWS, SEED)(np.arange(12), np.full(12, -1))
+            given = {"input_ids": batch.input_ids.numpy(), "attention_mask": batch.attention_mask.numpy()}
+            logits = session.run(["logits"], given)[0]
+            alone = torch.cat([model(input_ids=ids_alone(task.validation, row)).logits for row in range(12)]).numpy()
+    except (ParamsError, ArtifactError) as error:
+        return f"not as a student: {str(error).partition('; choose a student')[0]}", False
+    gap = float(np.abs(logits - alone).max() / np.abs(alone).max())
+    return (f"as ONNX it differs by {gap:.1e} of the largest logit", True) if not gap <= LOGIT_TOLERANCE else ("", False)
+
+
+EXPLANATION = """
+Nothing goes by this list. Each classifier is asked with its own weights before it is trained or exported
+(`stillhouse/training/batch_invariance.py`): what it says of a text must not depend on the texts beside it. Architectures that
+read the padding are refused in one line: Fourier transforms, convolutions that see what is behind the text, summaries of the
+last position. *Not as a student* are those that torch cannot write as ONNX; they may be teachers. `python -m tasks.check` tries
+both with a small model before anything is trained.
+
+Tokenizers here put a token before the text and one behind it. BART and its relatives classify by the last end token and want
+one in every row.
+"""
+
+
+def page(verdicts: list[Verdict]) -> str:
+    found = Counter(verdict.state for verdict in verdicts if not verdict.case.is_variant)
+    return "\n".join(
+        [
+            "# Classifiers: what is taken, what is refused, and why",
+            "",
+            f"Written by `python -m benchmarks.classifiers --write` with transformers {transformers.__version__}: every",
+            "architecture that its `AutoModelForSequenceClassification` knows, small and with random weights, and our own. "
+            f"{found['right']} are taken, {found['refused']} refused; {found['not built']} could not be built.",
+            EXPLANATION,
+            *table([verdict for verdict in verdicts if not verdict.case.is_variant]),
+            "",
+            "## By option",
+            "",
+            *table([verdict for verdict in verdicts if verdict.case.is_variant]),
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--write", action="store_true", help="write the table to docs/classifiers.md")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these architectures alone")
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    cases = QUICK if options.quick else ALL + VARIANTS
+    if options.only:
+        cases = [case for case in ALL + VARIANTS if case.architecture in options.only]
+    with one_line_errors("classifiers"), warnings.catch_warnings(), join(1) as ranks, tempfile.TemporaryDirectory() as scratch:
+        warnings.simplefilter("ignore")
+        task = rows_of_letters(Path(scratch))
+        say(f"{len(cases)} cases, seed {SEED}, {STEPS} steps")
+        verdicts = list(tried(cases, lambda number, case: judge(case, task, Path(scratch) / f"model-{number}", ranks)))
+        if options.write:
+            PAGE.write_text(page(verdicts), encoding="utf-8")
+            say(f"written: {PAGE}")
+        finish(**counts(verdicts), known=len(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Whether a classifier says the same of a text in a padded batch as alone; or it is refused.
+
+    require_batch_invariance(model, task.facts, task.longest, ranks)      # once a model, before anything is paid for
+
+Batches are padded behind the text, with a mask. Some architectures read the padding all the same: Fourier transforms mix it in,
+convolutions see it at the end, others take the last position of the row for the end of the text. What such a model learns, and
+is measured at, depends on which rows happen to stand beside each other, and a package that gets one text answers otherwise. So
+the model itself is asked, with its own weights, about short random texts. Two passes of some four rows.
+
+Shapes: S tokens of a text, C classes.
+"""
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from stillhouse.core.errors import ParamsError
+from stillhouse.data.tokenizer import TokenizerFacts
+from stillhouse.training.distributed import Ranks
+from stillhouse.training.probe import Refused, as_found, distance, refused_faults, special_ids
+
+TOLERANCE = 1e-4
+"""Of the difference of a row's logits over their size. Rounding gives 1e-6 in small models and 1e-5 in large ones; a
+convolution that sees the padding, in a model of new weights, 1e-3."""
+NOISE = 10
+"""Times so much as the same text differs in a batch of two: kernels of a GPU may round far more than that."""
+MOST_NOISE = 1e-2
+DRAWS = 2
+"""Texts are drawn again if a model fails with the first ones: where experts are chosen, rounding may decide between two."""
+REMEDY = "choose another architecture, such as bert, distilbert, roberta, deberta-v2 or modernbert"
+
+
+def require_batch_invariance(model: PreTrainedModel, facts: TokenizerFacts, longest: int, ranks: Ranks) -> None:
+    """Raises ParamsError on every rank, in one line, unless each text gets the logits in a padded batch that it gets alone.
+
+    longest: tokens of the longest row that the model will see. That it was asked is noted in the model. Random numbers, mode
+    and device are left as they were.
+    """
+    if getattr(model, "batch_invariant_to", 0) >= longest:
+        return
+    ranks.on_main(lambda: ask(model, facts, longest, ranks.device))
+    model.batch_invariant_to = longest
+
+
+def ask(model: PreTrainedModel, facts: TokenizerFacts, longest: int, device: torch.device) -> None:
+    reason = ""
+    with as_found(model, device), torch.no_grad():
+        for seed in range(DRAWS):
+            try:
+                return attempt(model, facts, longest, seed, device)
+            except Refused as refused:
+                reason = reason or str(refused)
+    raise ParamsError(f"model {model.config.model_type} ({type(model).__name__}): {reason}; {REMEDY}")
+
+
+def attempt(model: PreTrainedModel, facts: TokenizerFacts, longest: int, seed: int, device: torch.device) -> None:
+    """Raises Refused."""
+    texts = draw(model, facts, longest, seed)
+    with refused_faults("its own forward pass of a text fails: ", behind=""):
+        alone = torch.cat([logits(model, text[None], None, device) for text in texts])
+        twice = logits(model, torch.stack((texts[0], texts[0])), None, device)
+    noise = float(distance(twice, alone[:1].expand_as(twice)).max())
+    if noise > MOST_NOISE:
+        raise Refused(f"it says something else of the same text each time, a difference of {noise:.1e}")
+    ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=facts.pad_id)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
+    with refused_faults("its forward pass of a padded batch fails: ", behind=""):
+        together = logits(model, ids, mask, device)
+    gap = distance(together, alone)
+    allowed, worst = max(TOLERANCE, NOISE * noise), int(gap.argmax())
+    if gap[worst] > allowed:
+        raise Refused(
+            f"a text of {len(texts[worst])} tokens gets other logits in a batch that is padded to {ids.shape[1]} than alone, a "
+            f"difference of {float(gap[worst]):.1e} (allowed {allowed:.0e}): its answers would depend on the texts beside it"
+        )
+
+
+def draw(model: PreTrainedModel, facts: TokenizerFacts, longest: int, seed: int) -> list[torch.Tensor]:
+    """Random texts, int64 (S,) each, with the tokenizer's tokens around them; the first has `longest` tokens."""
+    generator = np.random.default_rng(seed)
+    marks = special_ids(model.config) | {facts.pad_id, *facts.prefix, *facts.suffix}
+    ids = np.array([token for token in range(facts.vocab_size) if token not in marks] or range(facts.vocab_size))
+    most = max(1, longest - len(facts.prefix) - len(facts.suffix))
+    lengths = dict.fromkeys((most, max(1, most // 2), min(3, most), 1))
+    return [torch.tensor([*facts.prefix, *generator.choice(ids, length), *facts.suffix]) for length in lengths]
+
+
+def logits(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """float32 (rows, C)."""
+    given = {} if mask is None else {"attention_mask": mask.to(device)}
+    return model(input_ids=ids.to(device), **given).logits.float().cpu()

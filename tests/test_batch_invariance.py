@@ -1,0 +1,151 @@
+"""A classifier says the same of a text in a padded batch as alone, or it is refused before anything is trained."""
+
+import re
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stillhouse.core.errors import ParamsError
+from stillhouse.data.tokenizer import TokenizerFacts
+from stillhouse.evaluation import onnx_trial
+from stillhouse.evaluation.onnx_trial import try_onnx
+from stillhouse.models.build import build_model
+from stillhouse.models.config import ModelParams
+from stillhouse.models.small import VOCABULARY, small_options
+from stillhouse.training import classifier
+from stillhouse.training.batch_invariance import require_batch_invariance
+from stillhouse.training.distributed import join
+from stillhouse.training.trial import CLASSIFIED, small_model
+from tests.test_language_model import ALONE
+from tests.tiny_run import ROOT, shell
+
+LONGEST = 24
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with join(1):
+        yield
+
+
+def small(architecture: str, **options):
+    params = ModelParams(architecture=architecture, config={**small_options(architecture), **options})
+    return build_model(params, VOCABULARY, CLASSIFIED.pad_id, ["a", "b", "c"], seed=3)
+
+
+def ask(model, facts: TokenizerFacts = CLASSIFIED, longest: int = LONGEST) -> None:
+    require_batch_invariance(model, facts, longest, ALONE)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["bert", "distilbert", "roberta", "modernbert", "gpt2", "llama", "bart", "ngram_encoder"]
+)
+def test_what_reads_the_mask_is_taken(architecture):
+    options = {} if architecture == "ngram_encoder" else small_options(architecture)
+    model = build_model(ModelParams(architecture=architecture, config=options), VOCABULARY, 0, ["a", "b"], seed=3).train()
+    before, random = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
+    ask(model)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("architecture", ["fnet", "xlnet", "convbert", "nystromformer"])
+def test_what_reads_the_padding_is_refused(architecture):
+    said = rf"model {architecture} \(\w+\): a text of \d+ tokens gets other logits in a batch that is padded to 24 than alone"
+    with pytest.raises(ParamsError, match=said):
+        ask(small(architecture))
+
+
+def test_the_end_token_that_an_architecture_counts_on_must_be_in_every_row():
+    bart = small("bart", eos_token_id=2)
+    ask(bart, replace(CLASSIFIED, prefix=[], suffix=[2]))
+    with pytest.raises(ParamsError, match=r"model bart \(\w+\): its own forward pass of a text fails: "):
+        ask(small("bart", eos_token_id=2), replace(CLASSIFIED, prefix=[], suffix=[]))
+
+
+def test_a_model_that_draws_while_it_is_asked_is_refused():
+    bert = small("bert")
+    forward = type(bert).forward
+
+    def noisy(*given, **named):
+        answer = forward(bert, *given, **named)
+        answer.logits = answer.logits + torch.randn_like(answer.logits)
+        return answer
+
+    bert.forward = noisy
+    with pytest.raises(ParamsError, match="it says something else of the same text each time"):
+        ask(bert)
+
+
+def test_a_model_is_asked_once_for_rows_of_a_length(monkeypatch):
+    bert, asked = small("bert"), []
+    monkeypatch.setattr("stillhouse.training.batch_invariance.ask", lambda model, facts, longest, device: asked.append(longest))
+    for longest in (8, 8, 5, 12):
+        ask(bert, longest=longest)
+    assert asked == [8, 12]
+
+
+def test_training_and_export_of_soft_labels_ask_first(tmp_path):
+    from benchmarks.classifiers import TRAINING, VIEWS, rows_of_letters
+    from stillhouse.core.params import build
+    from stillhouse.soft_labels.export import Teachers
+    from stillhouse.soft_labels.export_classifier import export_classifier
+    from stillhouse.training.config import TrainingParams
+
+    task, fnet = rows_of_letters(tmp_path), small("fnet")
+    params = build(TrainingParams, TRAINING, "test")
+    with pytest.raises(ParamsError, match="model fnet"):
+        classifier.fit(fnet, task, params, VIEWS, 0, 0, ALONE, "letters")
+    with pytest.raises(ParamsError, match="model fnet"):
+        export_classifier(Teachers([fnet], [1.0]), task, VIEWS, 0, None, tmp_path / "store", 8, 8, ALONE)  # type: ignore
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("{architecture: fnet, config: {hidden_size: 64}}", r"'train_teacher\.model': model fnet .* gets other logits"),
+        ("{architecture: electra, config: {hidden_size: 64, num_attention_heads: 4}}", None),
+    ],
+)
+def test_the_check_refuses_what_a_small_model_shows(tmp_path, model, message):
+    recipe = (ROOT / "recipes" / "tiny.yaml").read_text()
+    begin = recipe.index("  model:\n", recipe.index("train_teacher:"))
+    (tmp_path / "params.yaml").write_text(f"{recipe[:begin]}  model: {model}\n{recipe[recipe.index('  training:', begin) :]}")
+    done = shell(sys.executable, "-m", "tasks.check", str(tmp_path / "params.yaml"), folder=ROOT, check=False)
+    assert done.returncode == (message is not None), done.stderr
+    assert len(done.stderr.strip().splitlines()) == (message is not None), done.stderr
+    assert re.search(message or "", done.stderr), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("gpt2", None),
+        ("longformer", r"longformer \(\w+\) cannot be written as ONNX \(.*choose a student such as ngram_encoder"),
+    ],
+)
+def test_a_student_must_go_into_an_onnx_file(architecture, message, capfd):
+    if message is None:
+        return try_onnx(ModelParams(architecture=architecture), 18, "text_classification")
+    with pytest.raises(ParamsError, match=message):
+        try_onnx(ModelParams(architecture=architecture), 18, "text_classification")
+    # Torch prints the whole graph of what it cannot write.
+    assert "aten" not in capfd.readouterr().err
+    return None
+
+
+def test_a_file_that_says_something_else_is_refused():
+    class Session:
+        def run(self, _, given):
+            return [np.zeros((2, 4), dtype=np.float32)]
+
+    model = small_model(ModelParams(architecture="gpt2"), "text_classification")
+    assert model is not None
+    with pytest.raises(ParamsError, match="gpt2 as ONNX says something else than the model"):
+        onnx_trial.require_same_answers(model.eval(), Session(), 5, "text_classification")  # type: ignore

@@ -45,7 +45,8 @@ class Verdict:
     """Of the verification."""
 
 
-def options_of(case: Case) -> dict:
+def options_of(case: Case, quiet: bool = True) -> dict:
+    """Small sizes and what the case says. `quiet`: no dropout and the like."""
     options = small_options(case.architecture)
     default = transformers.AutoConfig.for_model(case.architecture).to_dict()
     narrow = {key: value for key, value in WINDOWS.items() if isinstance(default.get(key), int) and default.get(key)}
@@ -54,8 +55,8 @@ def options_of(case: Case) -> dict:
         for part, inside in default.items()
         if part == "text_config" and isinstance(inside, dict)
     }
-    quiet = {key: 0.0 for key, value in default.items() if isinstance(value, float) and value and is_random(key)}
-    return merged(merged(options, narrow | quiet), case.options)
+    random = {key: 0.0 for key, value in default.items() if isinstance(value, float) and value and is_random(key)}
+    return merged(merged(options, narrow | (random if quiet else {})), case.options)
 
 
 def is_random(key: str) -> bool:

@@ -5,7 +5,8 @@ text alone.
 
 Every architecture that `AutoModelForSequenceClassification` knows, made small (`stillhouse.models.small`). What is taken is
 trained for a few steps on rows of unequal length and then held against plain transformers, in ways that share no code with
-`training.batch_invariance`: gradients of our loss on a padded batch beside those of each text alone; the logits of the saved
+`training.batch_invariance`: gradients of our loss on a padded batch beside those of each text alone, and with dropout those of
+three rows at once beside one at a time; the logits of the saved
 model, loaded by transformers, for every row alone; and through onnxruntime. `right`, `refused` and `wrong` count types (of
 `types` that could be built) and `wrong` variants too; it has to be 0. `--write` writes docs/classifiers.md.
 """
@@ -32,14 +33,16 @@ from stillhouse.core.stage import one_line_errors
 from stillhouse.data.batches import Collator
 from stillhouse.data.tokens import TokenTable, read_tokens, write_tokens
 from stillhouse.data.views import ViewParams
-from stillhouse.evaluation.onnx_trial import model_as_onnx
+from stillhouse.evaluation.onnx_trial import LENGTHS, model_as_onnx, require_same_answers
 from stillhouse.models.build import count_parameters, save_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.small import VOCABULARY
 from stillhouse.training import classifier
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks, join
+from stillhouse.training.dropout import key_dropout
 from stillhouse.training.imbalance import cross_entropy
+from stillhouse.training.own_draws import require_no_own_draws
 from stillhouse.training.predict import predict
 from stillhouse.training.trial import CLASSIFIED, KNOWN_CLASSIFIERS
 
@@ -99,7 +102,10 @@ def judge(case: Case, task: classifier.Task, folder: Path, ranks: Ranks) -> Verd
         reason = str(error).partition("): ")[2].partition("; choose another architecture")[0]
         return Verdict(case, "refused", reason, 1000 * (time.perf_counter() - start))
     milliseconds = 1000 * (time.perf_counter() - start)
-    faults = faults_in_gradients(model, task)
+    try:
+        faults = faults_in_micro_batches(case, task) + faults_in_gradients(model, task)
+    except ParamsError as error:
+        return Verdict(case, "refused", str(error).partition("): ")[2], milliseconds)
     faults += faults_after_training(model, task, folder, ranks)
     as_onnx, is_fault = as_onnx_says(model, task)
     if is_fault or (as_onnx and case.architecture in KNOWN_CLASSIFIERS):
@@ -144,6 +150,29 @@ def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     }
 
 
+def faults_in_micro_batches(case: Case, task: classifier.Task) -> list[str]:
+    """Gradients of three rows at once, with dropout as the architecture has it, beside those of one row at a time."""
+    params = ModelParams(architecture=case.architecture, config=options_of(case, quiet=False))
+    model = classifier.build(params, task, SEED).train()
+    keys = key_dropout(model, SEED)
+    collate = Collator(task.train, CLASSIFIED, VIEWS, SEED)
+    objective = classifier.Classification(
+        cross_entropy(task.train.labels, len(LABELS), build(TrainingParams, TRAINING, "classifiers"))
+    )
+    require_no_own_draws(model, objective, keys, collate(np.arange(2), np.full(2, -1)))
+    found = []
+    for parts in ([np.arange(3)], [np.array([row]) for row in range(3)]):
+        model.zero_grad()
+        for rows in parts:
+            batch = collate(rows, np.full(len(rows), -1))
+            keys.set(batch, 0)
+            objective(model, batch, 0.0).backward()
+        found.append(gradients(model))
+    together, alone = (torch.cat([part[name].flatten() for name in found[0]]) for part in found)
+    gap = float((together - alone).norm() / alone.norm())
+    return [] if gap <= GRADIENT_TOLERANCE else [f"with dropout, gradients of one row at a time differ by {gap:.1e}"]
+
+
 def faults_after_training(model: PreTrainedModel, task: classifier.Task, folder: Path, ranks: Ranks) -> list[str]:
     params = build(TrainingParams, TRAINING, "classifiers")
     classifier.fit(model, task, params, VIEWS, 0, SEED, ranks, "letters")
@@ -166,6 +195,8 @@ def as_onnx_says(model: PreTrainedModel, task: classifier.Task) -> tuple[str, bo
     """Why it cannot be shipped as ONNX, "" if it can; whether the file that is written says something else than the model."""
     try:
         with model_as_onnx(model, OPSET, "text_classification") as session:
+            for length in LENGTHS:
+                require_same_answers(model, session, length, "text_classification")
             batch = Collator(task.validation, CLASSIFIED, VIEWS, SEED)(np.arange(12), np.full(12, -1))
             given = {"input_ids": batch.input_ids.numpy(), "attention_mask": batch.attention_mask.numpy()}
             logits = session.run(["logits"], given)[0]

@@ -67,6 +67,12 @@ def test_the_end_token_that_an_architecture_counts_on_must_be_in_every_row():
         ask(small("bart", eos_token_id=2), replace(CLASSIFIED, prefix=[], suffix=[]))
 
 
+def test_lengths_that_an_architecture_does_not_train_on_are_refused():
+    said = r"model reformer .*: its training pass of a text of 24 tokens fails: ValueError: If training, sequence length"
+    with pytest.raises(ParamsError, match=said):
+        ask(small("reformer"))
+
+
 def test_a_model_that_draws_while_it_is_asked_is_refused():
     bert = small("bert")
     forward = type(bert).forward
@@ -79,6 +85,29 @@ def test_a_model_that_draws_while_it_is_asked_is_refused():
     bert.forward = noisy
     with pytest.raises(ParamsError, match="it says something else of the same text each time"):
         ask(bert)
+
+
+def test_a_model_that_a_short_text_changes_for_good_is_refused():
+    """BigBird turns to full attention at the first short batch, and stays so."""
+    sparse = {"attention_type": "block_sparse", "block_size": 4, "num_random_blocks": 1}
+    model = small("big_bird", **sparse)
+    model.weights_are_new = True
+    with pytest.raises(ParamsError, match="it says something else of a text once it has seen shorter ones"):
+        ask(model, longest=96)
+
+
+def test_new_weights_are_asked_larger_and_stay_as_they_are():
+    model = small("convbert")
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(0.125)
+    ask(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.weights_are_new = True
+    with pytest.raises(ParamsError, match="gets other logits"):
+        ask(model, longest=LONGEST + 1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_model_is_asked_once_for_rows_of_a_length(monkeypatch):

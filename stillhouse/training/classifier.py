@@ -85,6 +85,7 @@ def build(params: ModelParams, task: Task, seed: int) -> PreTrainedModel:
     if params.pretrained is not None:
         require_own_tokenizer(params.pretrained, task.facts)
     model = build_model(params, task.facts.vocab_size, task.facts.pad_id, task.labels, seed)
+    model.weights_are_new = params.pretrained is None
     require_positions(model, task.longest)
     return model
 

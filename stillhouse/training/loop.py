@@ -27,6 +27,7 @@ from stillhouse.training.flops import flops_per_token, peak_flops
 from stillhouse.training.guards import FiniteGuard, NonFinite, explain_nonfinite, memory_errors
 from stillhouse.training.layout import num_shares
 from stillhouse.training.optimizers import build_optimizer
+from stillhouse.training.own_draws import require_no_own_draws
 from stillhouse.training.parallel import Parallel
 from stillhouse.training.pipeline import Pipeline
 from stillhouse.training.resume import Keeper, identity
@@ -73,8 +74,8 @@ class Job:
 def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
     """Train `model` in place and leave the weights of its best evaluation in it; goes on where a killed start was.
 
-    Raises TopologyError if the batch does not divide, NonFiniteError for a loss or gradient that is NaN,
-    MemoryShortageError, and StorageError if a checkpoint cannot be written.
+    Raises TopologyError if the batch does not divide, ParamsError for a model with random draws of its own, NonFiniteError for
+    a loss or gradient that is NaN, MemoryShortageError, and StorageError if a checkpoint cannot be written.
     """
     training = Training(model, job, ranks)
     with Keeper(training.identity, job, ranks, training.state, training.look) as keeper:
@@ -96,6 +97,8 @@ class Training:
         self.plan = job.plan(self.batch_size, 1 if params.batch_size == "full" else params.bucket_batches)
         model.to(ranks.device).train()
         self.dropout_keys = key_dropout(model, job.seed)
+        rows, views = (part[:2] for part in self.plan(0))
+        require_no_own_draws(model, job.objective, self.dropout_keys, job.collate(rows, views).to(ranks.device))
         self.flops_per_token = flops_per_token(model)
         self.identity = identity(job, model, self.plan) if ranks.inflight else ""
         spread = Pipeline if params.parallel.pipeline > 1 else Parallel

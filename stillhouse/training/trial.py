@@ -66,6 +66,7 @@ def try_rows(params: ModelParams) -> None:
     """Raises ParamsError as the stage would that trains a classifier of this architecture and options, as a small one tells."""
     model = small_model(params, "text_classification")
     if model is not None:
+        model.weights_are_new = True
         require_batch_invariance(model, CLASSIFIED, BLOCK_TOKENS, ALONE)
 
 

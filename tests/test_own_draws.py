@@ -1,0 +1,57 @@
+"""A training's gradients hang on rows and seed alone: models that draw random numbers beside dropout are refused."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.classifiers import TRAINING, VIEWS, rows_of_letters
+from stillhouse.core.errors import ParamsError
+from stillhouse.core.params import build
+from stillhouse.models.build import build_model
+from stillhouse.models.config import ModelParams
+from stillhouse.models.small import VOCABULARY, small_options
+from stillhouse.training import classifier
+from stillhouse.training.config import TrainingParams
+from stillhouse.training.distributed import join
+from tests.test_language_model import ALONE
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with join(1):
+        yield
+
+
+def train(folder, architecture: str, change=lambda model: None, **options) -> None:
+    params = ModelParams(architecture=architecture, config=small_options(architecture) | options)
+    model = build_model(params, VOCABULARY, 0, ["a", "b", "c", "d"], seed=3)
+    change(model)
+    settings = build(TrainingParams, TRAINING | {"steps": 1, "evaluate_every": 1}, "test")
+    classifier.fit(model, rows_of_letters(folder), settings, VIEWS, 0, 0, ALONE, "letters")
+
+
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.3, "attention_dropout": 0.2, "activation_dropout": 0.1}])
+def test_dropout_alone_is_keyed_also_in_a_model_that_asks_whether_to_leave_out_a_layer(tmp_path, options):
+    train(tmp_path, "bart", **options)
+
+
+def test_layers_left_out_at_random_are_refused_with_the_option(tmp_path):
+    state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()  # type: ignore
+    said = r"model bart \(\w+\) draws random numbers of its own in training, .* set encoder_layerdrop to 0 in its config"
+    with pytest.raises(ParamsError, match=said):
+        train(tmp_path, "bart", encoder_layerdrop=0.2)
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert random.getstate() == state[1]
+    assert np.random.get_state()[1].tobytes() == state[2]  # type: ignore
+
+
+@pytest.mark.parametrize("draw", [lambda: torch.rand(()), np.random.rand, random.random], ids=["torch", "numpy", "python"])
+def test_noise_of_any_source_is_seen(tmp_path, draw):
+    def noisy(model):
+        embeddings = model.bert.embeddings
+        embeddings.register_forward_hook(lambda _, __, out: out * (1 + float(draw())) if embeddings.training else out)
+
+    with pytest.raises(ParamsError, match=r"model bert .* switch that off in its config, or choose another architecture"):
+        train(tmp_path, "bert", noisy)

@@ -42,7 +42,7 @@ from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks, join
 from stillhouse.training.dropout import key_dropout
 from stillhouse.training.imbalance import cross_entropy
-from stillhouse.training.own_draws import require_no_own_draws
+from stillhouse.training.own_draws import own_draws
 from stillhouse.training.predict import predict
 from stillhouse.training.trial import CLASSIFIED, KNOWN_CLASSIFIERS
 
@@ -159,7 +159,9 @@ def faults_in_micro_batches(case: Case, task: classifier.Task) -> list[str]:
     objective = classifier.Classification(
         cross_entropy(task.train.labels, len(LABELS), build(TrainingParams, TRAINING, "classifiers"))
     )
-    require_no_own_draws(model, objective, keys, collate(np.arange(2), np.full(2, -1)))
+    if said := own_draws(model, objective, keys, collate(np.arange(2), np.full(2, -1))):
+        # Trained whole or not at all.
+        raise ParamsError(said)
     found = []
     for parts in ([np.arange(3)], [np.array([row]) for row in range(3)]):
         model.zero_grad()

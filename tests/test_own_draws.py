@@ -1,4 +1,4 @@
-"""A training's gradients hang on rows and seed alone: models that draw random numbers beside dropout are refused."""
+"""A gradient hangs on rows and seed alone: a model that draws random numbers beside dropout has its batches in one part."""
 
 import random
 
@@ -24,11 +24,11 @@ def one_thread():
         yield
 
 
-def train(folder, architecture: str, change=lambda model: None, **options) -> None:
+def train(folder, architecture: str, change=lambda model: None, parts: int = 2, **options) -> None:
     params = ModelParams(architecture=architecture, config=small_options(architecture) | options)
     model = build_model(params, VOCABULARY, 0, ["a", "b", "c", "d"], seed=3)
     change(model)
-    settings = build(TrainingParams, TRAINING | {"steps": 1, "evaluate_every": 1}, "test")
+    settings = build(TrainingParams, TRAINING | {"steps": 1, "evaluate_every": 1, "micro_batch_size": 16 // parts}, "test")
     classifier.fit(model, rows_of_letters(folder), settings, VIEWS, 0, 0, ALONE, "letters")
 
 
@@ -55,3 +55,8 @@ def test_noise_of_any_source_is_seen(tmp_path, draw):
 
     with pytest.raises(ParamsError, match=r"model bert .* switch that off in its config, or choose another architecture"):
         train(tmp_path, "bert", noisy)
+
+
+def test_a_batch_in_one_part_is_trained_with_a_note(tmp_path, capsys):
+    train(tmp_path, "bart", parts=1, encoder_layerdrop=0.2)
+    assert "note: model bart (BartForSequenceClassification) draws random numbers of its own" in capsys.readouterr().err

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from stillhouse.core.errors import NonFiniteError, TopologyError
+from stillhouse.core.errors import NonFiniteError, ParamsError, TopologyError
 from stillhouse.core.progress import Progress
 from stillhouse.data.batches import AnyBatch, BatchPlan
 from stillhouse.training.config import TrainingParams
@@ -27,7 +27,7 @@ from stillhouse.training.flops import flops_per_token, peak_flops
 from stillhouse.training.guards import FiniteGuard, NonFinite, explain_nonfinite, memory_errors
 from stillhouse.training.layout import num_shares
 from stillhouse.training.optimizers import build_optimizer
-from stillhouse.training.own_draws import require_no_own_draws
+from stillhouse.training.own_draws import own_draws
 from stillhouse.training.parallel import Parallel
 from stillhouse.training.pipeline import Pipeline
 from stillhouse.training.resume import Keeper, identity
@@ -74,8 +74,9 @@ class Job:
 def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
     """Train `model` in place and leave the weights of its best evaluation in it; goes on where a killed start was.
 
-    Raises TopologyError if the batch does not divide, ParamsError for a model with random draws of its own, NonFiniteError for
-    a loss or gradient that is NaN, MemoryShortageError, and StorageError if a checkpoint cannot be written.
+    Raises TopologyError if the batch does not divide, ParamsError if the model's own random draws would make another batch of one
+    in several parts, NonFiniteError for a loss or gradient that is NaN, MemoryShortageError, and StorageError if a checkpoint
+    cannot be written.
     """
     training = Training(model, job, ranks)
     with Keeper(training.identity, job, ranks, training.state, training.look) as keeper:
@@ -97,8 +98,7 @@ class Training:
         self.plan = job.plan(self.batch_size, 1 if params.batch_size == "full" else params.bucket_batches)
         model.to(ranks.device).train()
         self.dropout_keys = key_dropout(model, job.seed)
-        rows, views = (part[:2] for part in self.plan(0))
-        require_no_own_draws(model, job.objective, self.dropout_keys, job.collate(rows, views).to(ranks.device))
+        self.require_one_gradient(model, num_parts)
         self.flops_per_token = flops_per_token(model)
         self.identity = identity(job, model, self.plan) if ranks.inflight else ""
         spread = Pipeline if params.parallel.pipeline > 1 else Parallel
@@ -114,6 +114,15 @@ class Training:
         """For messages: a phrase; rows and tokens of the micro-batch in work."""
         self.step_loss = torch.zeros((), device=ranks.device)
         """This rank's share of the loss of the step in work."""
+
+    def require_one_gradient(self, model: nn.Module, num_parts: int) -> None:
+        """Raises ParamsError if a batch in several parts has another gradient than in one. In one part, that is a note."""
+        rows, views = (part[:2] for part in self.plan(0))
+        batch = self.job.collate(rows, views).to(self.ranks.device)
+        if said := own_draws(model, self.job.objective, self.dropout_keys, batch):
+            if num_parts > 1 or self.ranks.world > 1:
+                raise ParamsError(said)
+            print(f"note: {said}", file=sys.stderr, flush=True)
 
     def run(self, keeper: Keeper) -> None:
         """From where the state is to the end."""

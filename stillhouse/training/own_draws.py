@@ -1,4 +1,4 @@
-"""Whether a model draws random numbers in training that are not dropout; it is refused if they matter.
+"""Whether a model draws random numbers in training that are not dropout, so that gradients depend on how a batch is split.
 
 Dropout is keyed by row (`training.dropout`), so that micro-batches of any size, on any number of ranks, have one gradient.
 Layers that are left out at random (LayerDrop; Fan et al. 2020, ICLR), noise on a router's scores and random patterns of
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from stillhouse.core.errors import ParamsError
 from stillhouse.data.batches import AnyBatch
 from stillhouse.training.dropout import DropoutKeys
 
@@ -24,10 +23,10 @@ NOISE = 10
 """Times so much as the loss differs between passes under one seed: some kernels of a GPU add in another order each time."""
 
 
-def require_no_own_draws(
+def own_draws(
     model: nn.Module, objective: Callable[[nn.Module, AnyBatch, float], torch.Tensor], keys: DropoutKeys, batch: AnyBatch
-) -> None:
-    """Raises ParamsError if the loss of `batch`, with one set of dropout masks, depends on random numbers beside them.
+) -> str:
+    """What is wrong if the loss of `batch`, with one set of dropout masks, depends on random numbers beside them; "" if not.
 
     The model is in training mode. Random numbers are left as they were; buffers that a pass writes are put back.
     """
@@ -45,18 +44,19 @@ def require_no_own_draws(
                 keys.set(batch, 0)
                 losses.append(float(objective(model, batch, 0.0)))
                 if drawn(device) == before:
-                    return
+                    return ""
         finally:
             np.random.set_state(streams[0])
             random.setstate(streams[1])
             for buffer, value in buffers:
                 buffer.copy_(value)
-    if max(losses) - min(losses) > NOISE * abs(losses[0] - losses[1]):
-        name = f"{getattr(config, 'model_type', '')} ({type(model).__name__})"
-        raise ParamsError(
-            f"model {name} draws random numbers of its own in training, beside dropout: the loss of one batch lies between "
-            f"{min(losses):.5f} and {max(losses):.5f}, and would depend on micro-batches and ranks; {remedy(config)}"
-        )
+    if max(losses) - min(losses) <= NOISE * abs(losses[0] - losses[1]):
+        return ""
+    name = f"{getattr(config, 'model_type', '')} ({type(model).__name__})"
+    return (
+        f"model {name} draws random numbers of its own in training, beside dropout: the loss of one batch lies between "
+        f"{min(losses):.5f} and {max(losses):.5f}, and depends on micro-batches and ranks; {remedy(config)}"
+    )
 
 
 def drawn(device: torch.device) -> tuple:

@@ -74,9 +74,9 @@ class Job:
 def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
     """Train `model` in place and leave the weights of its best evaluation in it; goes on where a killed start was.
 
-    Raises TopologyError if the batch does not divide, ParamsError if the model's own random draws would make another batch of one
-    in several parts, NonFiniteError for a loss or gradient that is NaN, MemoryShortageError, and StorageError if a checkpoint
-    cannot be written.
+    Raises TopologyError if the batch does not divide, ParamsError if the model's own random draws would make parts of a batch
+    another one than the whole, NonFiniteError for a loss or gradient that is NaN, MemoryShortageError, and StorageError if a
+    checkpoint cannot be written.
     """
     training = Training(model, job, ranks)
     with Keeper(training.identity, job, ranks, training.state, training.look) as keeper:

@@ -89,6 +89,8 @@ def pair(tmp_path_factory) -> dict[tuple[str, str], dict]:
     cases["refused", "tied"] = tied
     cases["tied", "fsdp"] = tied | {"params": LLAMA["fsdp"]}
     cases["tied", "tensor"] = tied | {"params": LLAMA["tensor"]}
+    attended = {"kind": "llama", "config": {"attention_dropout": 0.3}}
+    cases |= {("attention dropout", name): attended | {"params": LLAMA[name]} for name in ("ddp", "tensor")}
     cases |= {("lora", name): {"kind": "llama", "params": LLAMA[name], "lora": True} for name in LORA}
     return dict(zip(cases, spread(tmp_path_factory.mktemp("pair"), 2, list(cases.values())), strict=True))
 
@@ -109,6 +111,13 @@ def test_a_decoder_learns_the_same_however_two_ranks_share_it(name, pair):
 @pytest.mark.parametrize("name", LORA)
 def test_additions_of_low_rank_learn_the_same_however_two_ranks_share_them(name, pair):
     agree(pair["lora", name], run_case({"kind": "llama", "params": {}, "lora": True}, ALONE))
+
+
+@pytest.mark.parametrize("name", ["ddp", "tensor"])
+def test_dropped_attention_learns_the_same_however_two_ranks_share_it(name, pair):
+    """Also where a rank has some of the heads."""
+    alone = run_case({"kind": "llama", "params": {}, "config": {"attention_dropout": 0.3}}, ALONE)
+    agree(pair["attention dropout", name], alone)
 
 
 @pytest.mark.parametrize("name", ["fsdp", "tensor"])

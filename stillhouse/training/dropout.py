@@ -36,6 +36,8 @@ class DropoutKeys:
         """Of the modules that drop anything."""
         self.rows_MB = torch.zeros(0, 0, dtype=torch.int32)
         """A hash of each row, another one for each module."""
+        self.first_head = 0
+        """Of this rank, where ranks share the heads of attention."""
         self.tables_M = torch.zeros(0, dtype=torch.int32)
         """A hash for what has no rows, another one for each module."""
 
@@ -78,7 +80,10 @@ def dropped(values: torch.Tensor, p: float, keys: DropoutKeys, index: int, place
     hashed = hashes.view([-1 if i == axis else 1 for i in range(len(shape))])
     for i, size in enumerate(shape):
         if i != axis:
-            along = torch.arange(size, dtype=torch.int32, device=values.device) * _STRIDES[(len(shape) - 1 - i) % len(_STRIDES)]
+            # The weights of attention: rows, 1, heads, positions, positions.
+            first = keys.first_head if (axis, i, len(shape)) == (0, 2, 5) else 0
+            numbers = torch.arange(first, first + size, dtype=torch.int32, device=values.device)
+            along = numbers * _STRIDES[(len(shape) - 1 - i) % len(_STRIDES)]
             hashed = hashed ^ along.view([-1 if j == i else 1 for j in range(len(shape))])
     keep = kept(hashed.contiguous(), p).view_as(values)
     return values * keep.to(values.dtype) / (1 - p)

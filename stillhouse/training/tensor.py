@@ -19,6 +19,8 @@ STYLES = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
 def split_tensors(model: nn.Module, mesh: DeviceMesh) -> None:
     """Divide the model in place. Raises TopologyError if transformers has no plan for it, or sizes do not divide."""
     plan = divisible_plan(model, mesh.size())
+    # What attention drops of a head does not depend on which rank has it.
+    model.dropout_keys.first_head = mesh.get_local_rank() * (model.config.num_attention_heads // mesh.size())
     parallelize_module(model, mesh, {name: STYLES[style]() for name, style in plan.items()})
 
 

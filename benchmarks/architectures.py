@@ -66,7 +66,7 @@ def is_random(key: str) -> bool:
 def table(verdicts: list[Verdict]) -> list[str]:
     rows = ["| `architecture` | | how, or why not |", "|---|---|---|"]
     for verdict in verdicts:
-        why = verdict.why.partition("; docs/decoders.md")[0].replace("|", "\\|")
+        why = verdict.why.partition("; docs/decoders.md")[0].replace("|", "\\|").replace("](", "] (")
         rows.append(f"| {verdict.case.name} | {verdict.state} | {why} |")
     return rows
 

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from stillhouse.evaluation.speed import take_turns
+from stillhouse.evaluation.speed import steady_turns, take_turns, unsteadiness
 
 
 def test_models_take_turns_on_the_same_rows_and_the_first_turn_of_each_does_not_count():
@@ -17,7 +17,7 @@ def test_models_take_turns_on_the_same_rows_and_the_first_turn_of_each_does_not_
 
     measured = take_turns(models, turn, lambda spent: spent, seconds=3.0)
     assert seen[:2] == [("student", 0), ("teacher", 0)], "to warm up"
-    assert seen[2:6] == [("student", 0), ("teacher", 0), ("student", 1), ("teacher", 1)]
+    assert seen[2:8] == [(name, number) for number in (0, 0, 1) for name in ("student", "teacher")]
     assert {name: len(spent) for name, spent in measured.items()} == {"student": 4, "teacher": 4}
 
 
@@ -32,3 +32,28 @@ def test_a_disturbance_does_not_make_one_of_two_equal_models_slow():
     measured = take_turns(models, turn, lambda spent: spent, seconds=0.6)
     means = {name: sum(spent) / len(spent) for name, spent in measured.items()}
     assert means["one"] == pytest.approx(means["other"], rel=0.02)
+
+
+def test_a_machine_that_is_too_busy_leaves_speeds_out_unless_they_are_wanted(capsys):
+    models, passes = {"one": nn.Identity()}, iter(range(10**6))
+
+    def busy(number: int, model: nn.Module) -> float:
+        return (0.001, 0.04)[next(passes) % 2]
+
+    assert steady_turns(models, busy, lambda spent: spent, 0.5) == {}
+    said = capsys.readouterr().err
+    assert said.startswith("note: something else keeps this machine busy: the same text takes 40.0 times as long another time")
+    assert len(said.splitlines()) == 1
+    assert steady_turns(models, busy, lambda spent: spent, 0.5, at_any_rate=True)["one"]
+    assert "says little" in capsys.readouterr().err
+
+    # Busy at first alone.
+    passes = iter(range(10**6))
+    calm = steady_turns(models, lambda *_: 0.04 if (n := next(passes)) < 12 and n % 2 else 0.001, lambda spent: spent, 0.2)
+    assert calm["one"]
+    assert "note" not in capsys.readouterr().err
+
+
+def test_long_and_short_texts_are_not_taken_for_a_busy_machine():
+    assert unsteadiness([1.0, 1.1, 9.0, 8.0, 1.0, 1.05]) < 1.15
+    assert unsteadiness([1.0]) == 1.0

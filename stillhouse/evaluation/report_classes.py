@@ -114,7 +114,6 @@ def tiles(facts: Facts) -> list[tuple[str, str, str]]:
         remark = "not measured" if teacher["accuracy"] > scores["baseline"]["accuracy"] else "there was no gap"
     else:
         remark = "of the baseline’s gap to the teacher" if direction(student, "baseline") else "not different from 0"
-    latency = {model: facts.speed.get(f"source_{model}_latency_ms") for model in ("student", "teacher")}
     return [
         *shipped_tile(facts),
         ("Student", percent(student["accuracy"]), "of unseen texts right"),
@@ -122,8 +121,16 @@ def tiles(facts: Facts) -> list[tuple[str, str, str]]:
         ("Against the teacher", points(lead(scores, "teacher")), f"teacher: {percent(teacher['accuracy'])}"),
         ("Gap closed", "–" if closed is None else percent(closed, 0), remark),
         ("Size", size_of(student["bytes"]), f"teacher: {size_of(teacher['bytes'])}"),
-        ("One text takes", milliseconds(latency["student"]), f"teacher: {milliseconds(latency['teacher'])}"),
+        *speed_tile(facts),
     ]
+
+
+def speed_tile(facts: Facts) -> list[tuple[str, str, str]]:
+    """None if speeds were not measured."""
+    student, teacher = (facts.speed.get(f"source_{model}_latency_ms") for model in ("student", "teacher"))
+    if student is None or teacher is None:
+        return []
+    return [("One text takes", milliseconds(student), f"teacher: {milliseconds(teacher)}")]
 
 
 def shipped_tile(facts: Facts) -> list[tuple[str, str, str]]:

@@ -233,3 +233,64 @@ def test_an_option_that_the_default_lacks_is_taken_where_the_model_asks_for_it()
     assert model.deberta.encoder.rel_embeddings.num_embeddings == 8
     with pytest.raises(ParamsError, match=r"model\.config: deberta-v2 has no option 'position_bucket'"):
         classifier("deberta-v2", position_bucket=4)
+
+
+def test_a_head_over_the_same_classes_in_another_form_of_unicode_is_kept(tmp_path):
+    theirs, ours = ["cafe\u0301 ", "tee"], ["caf\u00e9", "tee"]
+    folder = saved(classifier(labels=theirs), tmp_path / "model")
+    assert torch.equal(head(again(folder, ours))[1].weight, head(load_model(folder))[1].weight)
+
+
+def test_a_head_that_its_config_is_not_about_is_refused(tmp_path):
+    folder = saved(classifier(labels=list("abcde")), tmp_path / "model")
+    changed(folder, id2label=dict(enumerate(LABELS)), label2id={name: number for number, name in enumerate(LABELS)})
+    with pytest.raises(ArtifactError, match=r"does not fit the config\.json beside it: 2 of the model's \d+ tensors"):
+        again(folder)
+
+
+def test_layers_that_the_config_does_not_have_are_not_dropped_in_silence(tmp_path):
+    decoder = build_language_model(small("llama"), VOCABULARY, 0, 1, 16, seed=3)
+    folder = changed(saved(decoder, tmp_path / "decoder"), num_hidden_layers=1)
+    with pytest.raises(
+        ArtifactError, match=r"holds 9 tensors of layers that the config\.json .*, the first model\.layers\.1\."
+    ):
+        build_language_model(ModelParams(pretrained=str(folder)), VOCABULARY, 0, 1, 16, seed=3)
+    folder = changed(saved(classifier(), tmp_path / "encoder"), num_hidden_layers=1)
+    with pytest.raises(ArtifactError, match=r"of layers that the config\.json .*, the first bert\.encoder\.layer\.1\."):
+        again(folder)
+
+
+@pytest.mark.parametrize("pad_id", [VOCABULARY, 32000, -1])
+def test_a_padding_id_outside_of_the_vocabulary_becomes_the_tokenizers(tmp_path, pad_id):
+    folder = saved(build_language_model(small("llama"), VOCABULARY, 0, 1, 16, seed=3), tmp_path / "model")
+    changed(folder, pad_token_id=pad_id)
+    model = build_language_model(ModelParams(pretrained=str(folder)), VOCABULARY, 3, 1, 16, seed=3)
+    assert model.config.pad_token_id == 3
+
+
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
+def test_attention_of_the_machine_that_a_folder_was_made_on_is_not_asked_for(tmp_path, key):
+    folder = changed(saved(classifier(), tmp_path / "model"), **{key: "flash_attention_2"})
+    assert again(folder)(IDS).logits.shape == (2, 3)
+    decoder = build_language_model(small("llama"), VOCABULARY, 0, 1, 16, seed=3)
+    folder = changed(saved(decoder, tmp_path / "decoder"), **{key: "flash_attention_2"})
+    assert build_language_model(ModelParams(pretrained=str(folder)), VOCABULARY, 0, 1, 16, seed=3)(IDS).logits.shape[:2] == (
+        2,
+        4,
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"hidden_act": "foo"}, {"id2label": ["a", "b", "c"]}], ids=["activation", "list of labels"]
+)
+def test_a_config_that_no_model_can_be_made_of_is_one_line(tmp_path, options):
+    folder = changed(saved(classifier(), tmp_path / "model"), **options)
+    with pytest.raises(ArtifactError, match=r"model/config\.json is "):
+        again(folder)
+
+
+def test_bart_classifies_by_the_tokenizers_end_token():
+    model = build_model(small("bart"), VOCABULARY, 0, LABELS, seed=3, end_id=9)
+    assert model.config.eos_token_id == 9
+    ids = torch.tensor([[5, 6, 7, 9], [6, 9, 0, 0]])
+    assert model(ids, attention_mask=(ids > 0).long()).logits.shape == (2, 3)

@@ -37,8 +37,12 @@ UNBUILDABLE = (
 """What transformers raises for options that do not fit each other."""
 
 
-def build_model(params: ModelParams, vocab_size: int, pad_id: int, labels: list[str], seed: int) -> PreTrainedModel:
+def build_model(
+    params: ModelParams, vocab_size: int, pad_id: int, labels: list[str], seed: int, end_id: int | None = None
+) -> PreTrainedModel:
     """A classifier over `labels`, weights drawn from `seed`, or body weights from `params.pretrained` and a new head.
+
+    end_id: the token behind every text, by which BART and its relatives classify; None if there is none.
 
     Raises ParamsError for an unknown architecture or configuration key.
     """
@@ -47,7 +51,7 @@ def build_model(params: ModelParams, vocab_size: int, pad_id: int, labels: list[
         folder = pretrained_folder(params)
         with made_for_the_task(params):
             return load_for_task(folder, vocab_size, pad_id, labels, seed)
-    known = {"vocab_size": vocab_size, "pad_token_id": pad_id}
+    known = {"vocab_size": vocab_size, "pad_token_id": pad_id} | ({} if end_id is None else {"eos_token_id": end_id})
     taken = [key for key in OF_THE_TASK if key in params.config]
     if taken:
         raise ParamsError(f"model.config: '{taken[0]}' follows from the task, which has {len(labels)} classes; leave it out")
@@ -73,7 +77,7 @@ def load_for_task(folder: Path, vocab_size: int, pad_id: int, labels: list[str],
         part.pad_token_id = pad_id
     if order is None:
         set_labels(config, labels)
-    model = load(AutoModelForSequenceClassification, folder, new_head=True, config=config)
+    model = load(AutoModelForSequenceClassification, folder, new_head=order is None, config=config)
     if theirs not in (None, pad_id) and counts_from_padding(model):
         raise ParamsError(
             f"model: {type(model).__name__} counts positions from its padding id, which is {theirs} in "
@@ -103,7 +107,7 @@ def build_language_model(
     if params.pretrained is not None:
         folder = pretrained_folder(params)
         with made_for_the_task(params):
-            model = load_language_model(folder)
+            model = load(AutoModelForCausalLM, folder, **with_valid_padding(folder, pad_id))
     else:
         bos_id = eos_id if bos_id is None else bos_id
         known = {"vocab_size": vocab_size, "pad_token_id": pad_id, "bos_token_id": bos_id, "eos_token_id": eos_id}
@@ -117,6 +121,18 @@ def build_language_model(
             "max_position_embeddings or lower block_tokens"
         )
     return model
+
+
+def with_valid_padding(folder: Path, pad_id: int) -> dict[str, PretrainedConfig]:
+    """The folder's config with the tokenizer's padding id where its own lies outside of the vocabulary; else nothing."""
+    config = read_config(folder)
+    text = config.get_text_config(decoder=True)
+    theirs = getattr(text, "pad_token_id", None)
+    if theirs is None or 0 <= theirs < text.vocab_size:
+        return {}
+    for part in {id(part): part for part in (config, text)}.values():
+        part.pad_token_id = pad_id
+    return {"config": config}
 
 
 def require_vocabulary(config: PretrainedConfig, vocab_size: int) -> None:
@@ -271,25 +287,45 @@ def read_config(folder: Path) -> PretrainedConfig:
     require_model(folder)
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except StrictDataclassError as error:
-        raise ArtifactError(f"{folder / 'config.json'} is not valid: {' '.join(str(error).split())[:200]}") from None
+    except (StrictDataclassError, *NO_MODEL) as error:
+        raise no_model(folder, error) from None
+
+
+NO_MODEL = (KeyError, AttributeError, AssertionError, ImportError, TypeError)
+"""What transformers raises for options of a config that mean nothing."""
+
+
+def no_model(folder: Path, error: Exception) -> ArtifactError:
+    kind = "" if isinstance(error, StrictDataclassError) else f"{type(error).__name__}: "
+    return ArtifactError(f"{folder / 'config.json'} is not valid: {kind}{' '.join(str(error).split())[:200]}")
 
 
 def load(auto_class: Any, folder: Path, new_head: bool = False, **overrides: Any) -> PreTrainedModel:
     """float32 in memory, whatever the folder holds, and so on disk when it is saved again."""
     require_model(folder)
+    config = overrides.pop("config", None) or read_config(folder)
+    if "flash" in str(config._attn_implementation):
+        # Of the machine that it was made on.
+        config._attn_implementation = None
     try:
         model, found = auto_class.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32,
-            output_loading_info=True, ignore_mismatched_sizes=True, **overrides,
+            output_loading_info=True, ignore_mismatched_sizes=True, config=config, **overrides,
         )  # fmt: skip
-    except StrictDataclassError as error:
-        raise ArtifactError(f"{folder / 'config.json'} is not valid: {' '.join(str(error).split())[:200]}") from None
+    except (StrictDataclassError, *NO_MODEL) as error:
+        raise no_model(folder, error) from None
     except (SafetensorError, json.JSONDecodeError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         place = ", ".join(str(path) for path in weight_files(folder)[:3])
         raise ArtifactError(f"{place} is damaged or cut off ({reason}); 'dvc checkout --force' restores it") from None
-    # transformers draws what it does not find, and says so in a log at most.
+    # transformers leaves out what the config has no place for, and draws what it does not find; both at most in a log.
+    own = model.state_dict().keys()
+    unused = sorted(name for name in found["unexpected_keys"] if re.sub(r"\.\d+\.", ".0.", name, count=1) in own)
+    if unused:
+        raise ArtifactError(
+            f"{weight_files(folder)[0]} holds {len(unused)} tensors of layers that the config.json beside it does not have, "
+            f"the first {unused[0]}; expected a folder as save_pretrained writes it"
+        )
     drawn = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
     lacking = sorted(drawn & body_weights(model) if new_head else drawn)
     if lacking:

@@ -84,7 +84,8 @@ def build(params: ModelParams, task: Task, seed: int) -> PreTrainedModel:
     another tokenizer."""
     if params.pretrained is not None:
         require_own_tokenizer(params.pretrained, task.facts)
-    model = build_model(params, task.facts.vocab_size, task.facts.pad_id, task.labels, seed)
+    end_id = task.facts.suffix[-1] if task.facts.suffix else None
+    model = build_model(params, task.facts.vocab_size, task.facts.pad_id, task.labels, seed, end_id)
     model.weights_are_new = params.pretrained is None
     require_positions(model, task.longest)
     return model

@@ -51,7 +51,8 @@ def small_model(params: ModelParams, kind: Kind) -> PreTrainedModel | None:
             if kind == "causal_lm":
                 model = build_language_model(small, VOCABULARY, 0, 1, BLOCK_TOKENS, seed=0)
             else:
-                model = build_model(small, VOCABULARY, 0, ["a", "b", "c", "d"], seed=0)
+                options |= {"eos_token_id": CLASSIFIED.suffix[-1]} if "eos_token_id" in options else {}
+                model = build_model(small, VOCABULARY, 0, ["a", "b", "c", "d"], seed=0, end_id=CLASSIFIED.suffix[-1])
         except Exception:
             # Whatever transformers says of sizes that do not fit is not about the model that was asked for.
             return None

@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 
 import openpyxl
@@ -17,6 +18,8 @@ import pytest
 from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import DataError
 from stillhouse.sources.files import FilesSource, pieces_of, read_files
+from stillhouse.sources.formats import Form
+from stillhouse.sources.peek import first_rows
 from tests.ingesting import GOOD, ingest, table_of
 
 
@@ -317,6 +320,17 @@ def test_what_is_not_sure_of_an_excel_file_is_refused(project):
     put(project, "no.xlsx", "text,label\nx,a\n")
     with pytest.raises(DataError, match=r"^data/raw/no\.xlsx cannot be read as an Excel workbook: "):
         rows_of({"train": "no.xlsx"})
+
+
+def test_a_workbook_that_names_a_wrong_size_of_its_sheet_is_read_whole(project):
+    rows = [[f"text {number}", "ab"[number % 2]] for number in range(200)]
+    for name, table in (("more.xlsx", [["text", "label"], *rows]), ("short.xlsx", [["text", "label", "note"], *rows])):
+        workbook(project.raw / "right.xlsx", Sheet1=table)
+        with zipfile.ZipFile(project.raw / "right.xlsx") as right, zipfile.ZipFile(project.raw / name, "w") as stale:
+            for part in right.namelist():
+                stale.writestr(part, re.sub(rb'<dimension ref="[^"]*"', b'<dimension ref="A1:B51"', right.read(part)))
+        assert sorted(rows_of({"train": name})) == sorted(rows)
+        assert first_rows(project.raw / name, Form(), 500)[["text", "label"]].to_numpy().tolist() == rows
 
 
 # ---- parquet and what pandas made of it ----

@@ -253,9 +253,13 @@ def read_sheet(path: Path, form: Form) -> tuple[list[str], list[list[str | None]
 
 
 def rows_of_sheet(sheet) -> list[list[str | None]]:
-    """Rows that are not blank."""
+    """Rows that are not blank, all of the same length."""
+    # Some programs write a wrong size of the sheet into the file, and rows beyond it would be left out.
+    sheet.reset_dimensions()
     rows = ([written(cell) for cell in row] for row in sheet.iter_rows(values_only=True))
-    return [row for row in rows if any(cell is not None and cell.strip() for cell in row)]
+    filled = [row for row in rows if any(cell is not None and cell.strip() for cell in row)]
+    width = max(map(len, filled), default=0)
+    return [row + [None] * (width - len(row)) for row in filled]
 
 
 def written(cell: Any) -> str | None:

@@ -333,6 +333,14 @@ def test_a_workbook_that_names_a_wrong_size_of_its_sheet_is_read_whole(project):
         assert first_rows(project.raw / name, Form(), 500)[["text", "label"]].to_numpy().tolist() == rows
 
 
+def test_characters_that_excel_spells_out_are_read_as_themselves(project):
+    rows = [["one_x000D_\ntwo", "a_x0041_"], ["_x0009_x_x0001_y", "max_x"], ["_xD83D__xDE00_ and _xD83D_", "a_x00_"]]
+    workbook(project.raw / "a.xlsx", Sheet1=[["te_x0078_t", "label"], *rows])
+    read = first_rows(project.raw / "a.xlsx", Form(), 9)
+    assert [*read.columns] == ["text", "label"]
+    assert read.to_numpy().tolist() == [["one\r\ntwo", "aA"], ["\tx\x01y", "max_x"], ["\U0001f600 and \ufffd", "a_x00_"]]
+
+
 # ---- parquet and what pandas made of it ----
 
 

@@ -266,7 +266,19 @@ def written(cell: Any) -> str | None:
     """A cell's value as text: whole numbers without a point, as Excel shows them; dates without a time that is midnight."""
     if cell is None:
         return None
+    if isinstance(cell, str):
+        return unescaped(cell)
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
     text = cell.isoformat(sep=" ") if hasattr(cell, "hour") and hasattr(cell, "year") else str(cell)
     return text.removesuffix(" 00:00:00")
+
+
+def unescaped(text: str) -> str:
+    """A cell's text without Excel's spelling of characters that XML cannot hold: `_x000D_` is a carriage return."""
+    if "_x" not in text:
+        return text
+    from openpyxl.utils.escape import unescape
+
+    # Two halves of an emoji become one, and a half alone, which no file can hold, becomes the replacement character.
+    return unescape(text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")

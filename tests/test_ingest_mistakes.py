@@ -5,6 +5,8 @@ import pytest
 
 from stillhouse.core.errors import DataError
 from stillhouse.sources.files import FilesSource, read_files
+from stillhouse.sources.formats import Form
+from stillhouse.sources.peek import columns_of, first_rows
 from tests.ingesting import ingest, table_of
 
 WORDS = ["good", "bad", "fine", "poor", "nice", "dull"]
@@ -57,6 +59,26 @@ def test_a_text_with_semicolons_is_no_sign_of_another_delimiter(project):
 
 def test_blanks_around_the_names_of_a_header_are_no_part_of_them(project):
     assert rows_of(project, "text, label\nx, a\ny, b\n") == [["x", "a"], ["y", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        ('text, label\n"hello 0, you", "a"\n"say ""hi"", you", "b"\n', [["hello 0, you", "a"], ['say "hi", you', "b"]]),
+        ('"label", "text"\n"a", "one, ""two"""\nb,  "three\nfour"\n', [['one, "two"', "a"], ["three\nfour", "b"]]),
+        ('text;label\nx; "a"\ny;b\n', [["x", "a"], ["y", "b"]]),
+        ('label,text\na, "one" is one\nb, "two"\n', [[' "one" is one', "a"], [' "two"', "b"]]),
+        ('label,text\na, 12 inch\nb,"so, ""two"""\n', [[" 12 inch", "a"], ['so, "two"', "b"]]),
+    ],
+    ids=["all quoted", "header and line break", "semicolons", "quotes that are no marks", "no blank and quote"],
+)
+def test_a_quote_behind_a_blank_opens_a_field_where_all_of_them_do(project, content, rows):
+    keys = {"delimiter": ";"} if ";" in content else {}
+    assert sorted(rows_of(project, content, **keys)) == sorted(rows)
+    form = Form(**keys)
+    columns = columns_of(project.raw / "a.csv", {}, form)
+    assert sorted(columns) == ["label", "text"]
+    assert sorted(first_rows(project.raw / "a.csv", form, 9)[["text", "label"]].to_numpy().tolist()) == sorted(rows)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])

@@ -12,7 +12,7 @@ class something that is the class of other rows. Such a file is refused, or, wit
 import csv
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -44,6 +44,8 @@ class Dialect:
     """None: standard, unless that joins rows of a file with tabs."""
     columns: tuple[str, ...] | None = None
     """Names of the columns of a file without a header."""
+    blanks: bool = False
+    """Whether blanks behind a delimiter are no part of the field: where quotes open fields behind them."""
 
 
 class RowError(DataError):
@@ -57,7 +59,7 @@ def read_delimited(path: Path, wanted: dict[str, str], dialect: Dialect, notes: 
     another delimiter or a missing header is why a column is not there.
     """
     try:
-        return read_rows(path, wanted, dialect, dialect.quotes or "standard")
+        return read_rows(path, wanted, with_blanks(path, dialect), dialect.quotes or "standard")
     except RowError as error:
         if dialect.quotes is not None or dialect.delimiter != "\t":
             raise
@@ -70,6 +72,28 @@ def read_delimited(path: Path, wanted: dict[str, str], dialect: Dialect, notes: 
             "'quotes: none' or 'quotes: standard' settles it"
         )
         return table
+
+
+def with_blanks(path: Path, dialect: Dialect, most: int | None = None) -> Dialect:
+    """The dialect in which a quote behind a blank opens a field, if the file (its first `most` lines) has such fields.
+
+    All of them have to be fields: where one quote does not fit, quotes behind blanks are characters of the texts.
+    """
+    if dialect.quotes == "none" or dialect.delimiter == "\t":
+        return dialect
+    # Only few files have the two characters at all, and no other one is cut into fields for this.
+    if not any(f'{dialect.delimiter} "' in each for each in islice(lines_of(path, dialect.encoding, newline=""), most)):
+        return dialect
+    skipping = replace(dialect, blanks=True)
+    try:
+        rows = islice(records(path, dialect, "standard"), most)
+        if not any(each.startswith(" ") and each.lstrip(" ").startswith('"') for fields, _, _ in rows for each in fields):
+            return dialect
+        for _ in islice(records(path, skipping, "standard"), most):
+            pass
+    except RowError:
+        return dialect
+    return skipping
 
 
 def reason_of(error: RowError) -> str:
@@ -131,7 +155,7 @@ def records(path: Path, dialect: Dialect, quotes: Quotes) -> Iterator[Record]:
             taken.append(line)
             yield line
 
-    reader = csv.reader(take(), delimiter=dialect.delimiter, strict=True)
+    reader = csv.reader(take(), delimiter=dialect.delimiter, skipinitialspace=dialect.blanks, strict=True)
     number, begin = 0 if dialect.columns is None else 1, 1
     while True:
         try:

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from stillhouse.core.errors import DataError
-from stillhouse.sources.delimited import header_of, records, refuse_header
+from stillhouse.sources.delimited import LOOK_LINES, header_of, records, refuse_header, with_blanks
 from stillhouse.sources.formats import Form, format_of, parse_json, parse_json_lines, ranges_of, read_sheet, refuse_bare_sheet
 from stillhouse.sources.streams import PACKINGS
 
@@ -25,7 +25,7 @@ def columns_of(path: Path, wanted: dict[str, str], form: Form) -> list[str] | No
     kind = format_of(path)
     small = path.stat().st_size < QUICK_BYTES
     if kind in ("csv", "tsv"):
-        dialect = form.dialect(kind)
+        dialect = with_blanks(path, form.dialect(kind), most=LOOK_LINES)
         header = header_of(path, records(path, dialect, dialect.quotes or "standard"), dialect)
         if not set(wanted.values()) <= set(header):
             refuse_header(path, header, wanted, dialect)
@@ -75,7 +75,7 @@ def first_rows(path: Path, form: Form, most: int) -> pd.DataFrame:
             found = parse_json_lines(path, form.encoding) if kind == "jsonl" else parse_json(path, form)
             return pd.DataFrame([*islice(found, most)], dtype=object)
     assert kind is not None
-    dialect = form.dialect(kind)
+    dialect = with_blanks(path, form.dialect(kind))
     rows = records(path, dialect, dialect.quotes or "standard")
     header = header_of(path, rows, dialect)
     fitting = (fields for fields, _, _ in rows if len(fields) == len(header))

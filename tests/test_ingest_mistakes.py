@@ -6,6 +6,7 @@ import pytest
 from stillhouse.core.errors import DataError
 from stillhouse.sources.files import FilesSource, read_files
 from stillhouse.sources.formats import Form
+from stillhouse.sources.labels import describe_numbers
 from stillhouse.sources.peek import columns_of, first_rows
 from tests.ingesting import ingest, table_of
 
@@ -275,6 +276,9 @@ def test_forms_of_a_letter_and_blanks_around_are_no_part_of_a_class(project):
         ("tea", "ｔｅａ"),
         ("\u212b", "å"),
         ("tea\u3164", "tea"),
+        ("Straße", "STRASSE"),
+        ("green\u2011tea", "green-tea"),
+        ("green\u2010tea", "Green-Tea"),
     ],
 )
 def test_classes_that_look_the_same_are_refused_with_both_spellings(project, one, other):
@@ -288,7 +292,7 @@ def test_classes_that_look_the_same_are_refused_with_both_spellings(project, one
         first, second = sorted([first, other])
     assert message == (
         f"data/raw/a.csv: the classes {first!r} ({rows[first]}) and {second!r} ({rows[second]}) differ only by case, blanks, "
-        "invisible characters or the form of a letter; write them alike, or name both in 'labels'"
+        "invisible characters or the form of a letter or hyphen; write them alike, or name both in 'labels'"
     )
     assert {label for _, label in rows_of(project, content, labels=[one, other])} == {first, second}
 
@@ -306,3 +310,26 @@ def test_words_of_a_cloze_test_may_look_the_same(project):
     pd.DataFrame({"text": [f"{text} {i}" for i, text in enumerate(texts)]}).to_csv(project.raw / "a.csv", index=False)
     table, _ = read_cloze(ClozeSource(kind="cloze", files=["a.csv"], words=5, skip=0))
     assert set(table["label"]) == {"a", "b", "ﬁn", "fin", "café"}
+
+
+@pytest.mark.parametrize("name", ["\u200b", " \ufeff\u200d ", "\u3164"])
+def test_a_class_name_of_invisible_characters_is_none(project, name):
+    content = f"text,label\nw,a\nx,b\ny,{name}\nz,a\n"
+    assert "data/raw/a.csv, row 3: the label is missing (NaN or blank, in 1 of 4 rows)" in refused(project, content)
+    rows = [["w", "a"], ["x", "b"], ["y", ""], ["z", "a"]]
+    assert sorted(rows_of(project, content, unlabelled=True)) == rows
+
+
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (["1", "1.0", "2"], "the classes '1' and '1.0' are one number, and a number in another spelling is another class"),
+        (["1,0", "1", "none"], "the classes '1' and '1,0' are one number, and a number in another spelling is another class"),
+        (["1", "2.5"], "the classes are decimal numbers (1, 2.5), and a number in another spelling is another class"),
+        (["1", "2", "-1", ""], None),
+        (["1.0", "2.0", "none"], None),
+        ([""], None),
+    ],
+)
+def test_numbers_in_two_spellings_are_told(names, note):
+    assert describe_numbers(pd.Series(names)) == note

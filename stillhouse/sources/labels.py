@@ -17,6 +17,8 @@ MOST_DECIMALS = 20
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 """Characters without ink that Unicode does not count among its format characters."""
+HYPHENS = str.maketrans("\u2010\u2011", "--")
+"""Hyphens that look like the one of the keyboard."""
 
 
 def tidy(label: str) -> str:
@@ -25,7 +27,7 @@ def tidy(label: str) -> str:
 
 
 def look(label: str) -> str:
-    """What is left of a name without case, white space, invisible characters and forms of the same letter."""
+    """What is left of a name without case, white space, invisible characters and forms of the same letter or hyphen."""
     shown = (
         character
         for character in unicodedata.normalize("NFKC", label)
@@ -33,7 +35,13 @@ def look(label: str) -> str:
         and character not in FILLERS
         and not "\ufe00" <= character <= "\ufe0f"
     )
-    return unicodedata.normalize("NFC", "".join(shown).lower())
+    return unicodedata.normalize("NFC", "".join(shown).casefold().translate(HYPHENS))
+
+
+def unseen(labels: pd.Series) -> pd.Series:
+    """bool (rows,): which labels are nothing but white space and invisible characters, and so none."""
+    written = labels.astype(str)
+    return written.isin([name for name in written.dropna().unique() if not look(name)])
 
 
 def refuse_alike(labels: pd.Series, where: str, meant: Sequence[str] | None) -> None:
@@ -45,7 +53,8 @@ def refuse_alike(labels: pd.Series, where: str, meant: Sequence[str] | None) -> 
         if other != name and not {name, other} <= set(meant or ()):
             raise DataError(
                 f"{where}: the classes {other!r} ({counts[other]:,} rows) and {name!r} ({counts[name]:,} rows) differ only by "
-                "case, blanks, invisible characters or the form of a letter; write them alike, or name both in 'labels'"
+                "case, blanks, invisible characters or the form of a letter or hyphen; write them alike, or name both in "
+                "'labels'"
             )
 
 
@@ -95,9 +104,15 @@ def is_whole(number: str) -> bool:
 
 
 def describe_numbers(labels: pd.Series) -> str | None:
-    """What to say of classes that are written as decimal numbers; None if not all of them are."""
+    """What to say of classes that are decimal numbers, or that are one number in two spellings; None of all others."""
     names = sorted(labels[labels != ""].unique())
-    if not names or not all(NUMBER.fullmatch(name) and not name.lstrip("+-").isdecimal() for name in names):
+    numbers: dict[float, str] = {}
+    for name in names:
+        if NUMBER.fullmatch(name):
+            other = numbers.setdefault(float(name.replace(",", ".")), name)
+            if other != name:
+                return f"the classes {other!r} and {name!r} are one number, and a number in another spelling is another class"
+    if len(numbers) < max(len(names), 1) or all(name.lstrip("+-").isdecimal() for name in names):
         return None
     some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     return f"the classes are decimal numbers ({some}), and a number in another spelling is another class"

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from stillhouse.core.artifacts import digest_bytes
 from stillhouse.core.errors import DataError
-from stillhouse.sources.labels import refuse_alike, tidy
+from stillhouse.sources.labels import refuse_alike, tidy, unseen
 
 COLUMNS = ["id", "text", "label", "split"]
 SPLITS = ("train", "validation", "test")
@@ -111,6 +111,8 @@ def settle(table: pd.DataFrame, where: str, optional: bool, hint: str) -> pd.Dat
     optional: whether labels may be missing; hint: what else to do where they may not. Raises DataError naming `where` and row.
     """
     if "label" in table:
+        if (none := unseen(table["label"])).any():
+            table = table.assign(label=table["label"].astype(object).mask(none, None))
         check_rows(table, where, optional=("label",) if optional else (), hint=hint)
         return table.assign(label=table["label"].astype(str).mask(blank(table["label"]), ""))
     if "document" not in table:

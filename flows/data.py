@@ -10,6 +10,7 @@ is known to be readable. Data of the same name are replaced as a whole, if DVC h
 import argparse
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def make_data(options: argparse.Namespace, root: Path) -> None:
         else:
             write(root, changes)
             show(changes)
-        places = " ".join(f"{RAW / top}.dvc" for top in stage.tops())
+        places = shlex.join(f"{RAW / top}.dvc" for top in stage.tops())
         print(f"\nnext: make distill    (and to keep it: git add params.yaml {places} && git commit)")
 
 

@@ -1,6 +1,7 @@
 """`make data`: own data into `data/raw`, tracked by DVC, and their block into params.yaml; nothing is lost unasked."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -116,6 +117,12 @@ def test_one_file_becomes_tracked_data_and_a_block_of_params_yaml(root, given, m
     assert said.endswith("\nnext: make distill    (and to keep it: git add params.yaml data/raw/train.csv.dvc && git commit)\n")
     assert shell("dvc", "status", "--json", "data/raw/train.csv.dvc", folder=root).stdout.strip() == "{}"
     assert shell("git", "status", "--short", folder=root).stdout.split() == ["M", "params.yaml", "??", "data/raw/train.csv.dvc"]
+
+
+def test_names_with_blanks_and_quotes_are_quoted_where_they_are_to_be_copied(root, given, make_data):
+    said = make_data(put(given, "my rows'.csv"), "--label", "category")
+    line = said.splitlines()[-1].partition("git add ")[2].partition(" && ")[0]
+    assert shlex.split(line) == ["params.yaml", "data/raw/my rows'.csv.dvc"]
 
 
 def test_the_second_time_nothing_changes(root, given, make_data):

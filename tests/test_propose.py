@@ -182,6 +182,16 @@ def test_a_file_without_a_header_gets_names(tmp_path, name):
     assert "no header: the columns got names" in found.facts
 
 
+def test_rows_that_the_header_does_not_fit_are_told_with_both_numbers(tmp_path):
+    put(tmp_path, "a.csv", "text,label\n" + "".join(f"{i},t{i} foo,{'ab'[i % 2]}\n" for i in range(60)))
+    with pytest.raises(DataError) as caught:
+        proposed(tmp_path, "a.csv")
+    assert str(caught.value) == (
+        f"{tmp_path}/a.csv, row 1 (line 2): 3 field(s), the header has 2; quote texts that hold ',', or name every column in "
+        "the header"
+    )
+
+
 def test_an_encoding_that_has_to_be_known_is_asked_for_with_readings(tmp_path):
     content = table().assign(text=lambda t: "Äpfel " + t["text"]).to_csv(index=False)
     put(tmp_path, "a.csv", content.encode("cp1252"))

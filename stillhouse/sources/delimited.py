@@ -115,17 +115,19 @@ def read_rows(path: Path, wanted: dict[str, str], dialect: Dialect, quotes: Quot
     joined = Joined(len(header), dialect.delimiter, keys or others)
     for number, (fields, line, lines) in enumerate(rows, start=1):
         if len(fields) != len(header):
-            given = "the header has" if dialect.columns is None else "'columns' has"
-            raise RowError(
-                f"{path}, row {number} (line {line}): {len(fields)} field(s), {given} {len(header)}; quote texts that hold "
-                f"{dialect.delimiter!r}"
-            )
+            raise RowError(misfit(path, number, line, len(fields), len(header), dialect))
         if dialect.quotes is None:
             joined.look(number, line, fields, lines)
         for name, place in places.items():
             values[name].append(fields[place])
     joined.refuse(path)
     return pd.DataFrame(values, dtype=str)
+
+
+def misfit(path: Path, number: int, line: int, size: int, width: int, dialect: Dialect) -> str:
+    """What to say of a row of `size` fields where there are `width` columns."""
+    given = "the header has" if dialect.columns is None else "'columns' has"
+    return f"{path}, row {number} (line {line}): {size} field(s), {given} {width}; quote texts that hold {dialect.delimiter!r}"
 
 
 def header_of(path: Path, rows: Iterator[Record], dialect: Dialect) -> list[str]:

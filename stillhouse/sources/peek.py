@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from stillhouse.core.errors import DataError
-from stillhouse.sources.delimited import LOOK_LINES, header_of, records, refuse_header, with_blanks
+from stillhouse.sources.delimited import LOOK_LINES, header_of, misfit, records, refuse_header, with_blanks
 from stillhouse.sources.formats import Form, format_of, parse_json, parse_json_lines, ranges_of, read_sheet, refuse_bare_sheet
 from stillhouse.sources.streams import PACKINGS
 
@@ -63,7 +63,10 @@ def most_rows(path: Path) -> int | None:
 
 
 def first_rows(path: Path, form: Form, most: int) -> pd.DataFrame:
-    """All columns of at most `most` rows of a table, as they stand in it. Raises DataError for what cannot be read."""
+    """All columns of at most `most` rows of a table, as they stand in it; rows that the header does not fit are left out.
+
+    Raises DataError for what cannot be read, and where the header fits no row.
+    """
     kind = format_of(path)
     match kind:
         case "parquet":
@@ -78,8 +81,18 @@ def first_rows(path: Path, form: Form, most: int) -> pd.DataFrame:
     dialect = with_blanks(path, form.dialect(kind))
     rows = records(path, dialect, dialect.quotes or "standard")
     header = header_of(path, rows, dialect)
-    fitting = (fields for fields, _, _ in rows if len(fields) == len(header))
-    return pd.DataFrame([*islice(fitting, most)], columns=header, dtype=object)
+    fitting: list[list[str]] = []
+    odd = None
+    for number, (fields, line, _) in enumerate(rows, start=1):
+        if len(fields) == len(header):
+            fitting.append(fields)
+        else:
+            odd = odd or misfit(path, number, line, len(fields), len(header), dialect)
+        if len(fitting) == most:
+            break
+    if odd and not fitting:
+        raise DataError(f"{odd}, or name every column in the header")
+    return pd.DataFrame(fitting, columns=header, dtype=object)
 
 
 def first_of_parquet(path: Path, most: int) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from stillhouse.core.stage import one_line_errors
 from stillhouse.sources.files import FilesSource, read_files
 from stillhouse.sources.folders import RAW, find
 from stillhouse.sources.formats import Form, format_of
+from stillhouse.sources.peek import columns_of
 from stillhouse.sources.tables import SPLITS
 from tasks.proposals.columns import Asked, Chosen, choose
 from tasks.proposals.layout import Layout, look_at
@@ -63,6 +64,8 @@ def propose(layout: Layout, raw: Path, asked: Asked, tree: dict[str, Any]) -> Pr
         first = next(file.path for file in find([layout.train], raw, labelled, []) if format_of(file.path) != "text")
         chosen = choose(first, asked)
         source |= options_of(chosen, asked)
+        if chosen.label is not None:
+            require_labels(layout, raw, chosen)
     elif asked.encoding:
         source["encoding"] = asked.encoding
     notes: list[str] = []
@@ -77,6 +80,20 @@ def propose(layout: Layout, raw: Path, asked: Asked, tree: dict[str, Any]) -> Pr
         )  # fmt: skip
     table = in_pieces(source, table, raw, notes)
     return Proposal(kind="causal_lm", source=source, facts=[*facts_of_documents(table, source), *notes])
+
+
+def require_labels(layout: Layout, raw: Path, chosen: Chosen) -> None:
+    """Raises DataError if a file to choose or to test by has the texts, but not the column of the classes."""
+    for split, name in layout.names().items():
+        for path in () if split == "train" else (file.path for file in find([name], raw, True, [])):
+            if format_of(path) == "text":
+                continue
+            columns = columns_of(path, {"text": chosen.text}, chosen.form)
+            if columns is not None and chosen.text in columns and chosen.label not in columns:
+                raise DataError(
+                    f"{path} has no column '{chosen.label}' with classes (columns: {', '.join(columns)}), and is no {split} "
+                    f"data without them; name the training data alone, FILE={raw / layout.train}"
+                )
 
 
 def read(source: dict[str, Any], raw: Path, labelled: bool, notes: list[str]) -> pd.DataFrame:

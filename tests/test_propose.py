@@ -192,6 +192,30 @@ def test_rows_that_the_header_does_not_fit_are_told_with_both_numbers(tmp_path):
     )
 
 
+def test_a_class_column_without_a_name_is_told(tmp_path):
+    table().rename(columns={"label": ""}).to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(DataError) as caught:
+        proposed(tmp_path, "a.csv")
+    assert str(caught.value) == (
+        f"{tmp_path}/a.csv: column 2 could hold the class, and the header has no name for it; write one there, such as 'label'"
+    )
+    # Numbers of rows, which pandas writes without a name, and columns that are empty are no classes.
+    table().rename(columns={"label": "farbe"}).assign(**{" ": ""}).to_csv(tmp_path / "b.csv")
+    assert proposed(tmp_path, "b.csv").source["label"] == "farbe"
+
+
+def test_test_rows_without_classes_are_told_with_what_to_name(tmp_path):
+    table().to_csv(put(tmp_path, "d/train.csv"), index=False)
+    table()[["text"]].assign(id=range(60)).to_csv(put(tmp_path, "d/test.csv"), index=False)
+    with pytest.raises(DataError) as caught:
+        proposed(tmp_path, "d")
+    assert str(caught.value) == (
+        f"{tmp_path}/d/test.csv has no column 'label' with classes (columns: text, id), and is no test data without them; name "
+        f"the training data alone, FILE={tmp_path}/d/train.csv"
+    )
+    assert proposed(tmp_path, "d/train.csv").source["train"] == "d/train.csv"
+
+
 def test_an_encoding_that_has_to_be_known_is_asked_for_with_readings(tmp_path):
     content = table().assign(text=lambda t: "Äpfel " + t["text"]).to_csv(index=False)
     put(tmp_path, "a.csv", content.encode("cp1252"))

@@ -147,7 +147,7 @@ def by_name(names: list[str], usual: tuple[str, ...]) -> str | None:
 
 def text_column(path: Path, table: pd.DataFrame, taken: set[str | None]) -> str:
     """The column with the text: by its name, or because its values are the longest by far. Raises DataError otherwise."""
-    names = [str(name) for name in table.columns if str(name) not in taken]
+    names = [str(name) for name in table.columns if str(name) not in {"", *taken}]
     if found := by_name(names, TEXTS):
         return found
     lengths = {}
@@ -164,20 +164,19 @@ def text_column(path: Path, table: pd.DataFrame, taken: set[str | None]) -> str:
 
 def label_column(path: Path, table: pd.DataFrame, text: str) -> str:
     """The column with the class: by its name, or because it is the only one with few values. Raises DataError otherwise."""
-    names = [str(name) for name in table.columns if str(name) != text]
+    names = [str(name) for name in table.columns if str(name) not in (text, "")]
     if found := by_name(names, LABELS):
         return found
-    values = {}
-    for name in names:
-        column = table[name]
-        if column.map(pd.api.types.is_list_like).any():
-            continue
-        written = column[~blank(column)].astype(str)
-        if len(written) and written.nunique() <= max(2, len(written) / 2) and written.str.len().max() <= LONGEST_LABEL:
-            values[name] = written.nunique()
+    values = {name: count for name in names if (count := class_count(table[name]))}
     several = [name for name in values if values[name] > 1]
     if len(several) == 1:
         return several[0]
+    bare = [place for place, name in enumerate(table.columns) if name == "" and (class_count(table.iloc[:, place]) or 0) > 1]
+    if bare and not several:
+        raise DataError(
+            f"{path}: column {bare[0] + 1} could hold the class, and the header has no name for it; write one there, "
+            "such as 'label'"
+        )
     listed = ", ".join(f"{name} ({values[name]:,} values)" for name in several or values)
     if listed:
         raise DataError(
@@ -188,3 +187,12 @@ def label_column(path: Path, table: pd.DataFrame, text: str) -> str:
         f"{path} has no column that can hold classes (columns: {', '.join(map(str, table.columns))}); name it, LABEL=..., or "
         "say KIND=causal_lm for a language model of the texts"
     )
+
+
+def class_count(column: pd.Series) -> int | None:
+    """How many values a column has that may hold classes; None of one that cannot."""
+    if column.map(pd.api.types.is_list_like).any():
+        return None
+    written = column[~blank(column)].astype(str)
+    few = len(written) and written.nunique() <= max(2, len(written) / 2) and written.str.len().max() <= LONGEST_LABEL
+    return written.nunique() if few else None

@@ -176,6 +176,17 @@ def test_a_quote_that_is_never_closed_is_named_where_it_opens(project):
     assert message == "data/raw/a.csv, row 2 (line 3): unexpected end of data; check its quotes"
 
 
+@pytest.mark.parametrize("header", ['"text"\t"label"', "text\tlabel"])
+@pytest.mark.parametrize("label", ['"{}"', "{}"], ids=["quoted", "numbers"])
+def test_a_stray_quote_in_a_tsv_file_of_quoted_fields_is_told_with_its_row(project, header, label):
+    rows = [('"one"', label.format(1)), ('"two "x" y"', label.format(2)), ('"three"', label.format(1))]
+    content = header + "\n" + "".join(f"{text}\t{number}\n" for text, number in rows)
+    assert refused(project, content, "a.tsv") == (
+        "data/raw/a.tsv, row 2 (line 3): '\t' expected after '\"'; check its quotes, or set 'quotes: none' if quotes are "
+        "characters of the texts"
+    )
+
+
 # ---- classes that are none ----
 
 

@@ -67,6 +67,9 @@ def read_delimited(path: Path, wanted: dict[str, str], dialect: Dialect, notes: 
             table = read_rows(path, wanted, dialect, "none")
         except RowError:
             raise error from None
+        if all_quoted(table):
+            more = "" if "'quotes: none'" in str(error) else ", or set 'quotes: none' if quotes are characters of the texts"
+            raise RowError(f"{error}{more}") from None
         notes.append(
             f"{path}: quotes are read as characters, because read as the marks of fields they do not fit ({reason_of(error)}); "
             "'quotes: none' or 'quotes: standard' settles it"
@@ -94,6 +97,16 @@ def with_blanks(path: Path, dialect: Dialect, most: int | None = None) -> Dialec
     except RowError:
         return dialect
     return skipping
+
+
+def all_quoted(table: pd.DataFrame) -> bool:
+    """Whether all fields of a table read with quotes as characters stand in quotes, but for numbers: then they are marks.
+
+    Of a table without rows, which lacks a column, the names are looked at.
+    """
+    fields = [*table.columns] if table.empty else [each for name in table for each in table[name].str.strip().unique()]
+    quoted = [len(each) > 1 and each[0] == each[-1] == '"' for each in fields if each and not each.isdecimal()]
+    return bool(quoted) and all(quoted)
 
 
 def reason_of(error: RowError) -> str:

@@ -77,14 +77,14 @@ def load_for_task(folder: Path, vocab_size: int, pad_id: int, labels: list[str],
         part.pad_token_id = pad_id
     if order is None:
         set_labels(config, labels)
-    model = load(AutoModelForSequenceClassification, folder, new_head=order is None, config=config)
+    model = load(AutoModelForSequenceClassification, folder, new_head=True, config=config)
     if theirs not in (None, pad_id) and counts_from_padding(model):
         raise ParamsError(
             f"model: {type(model).__name__} counts positions from its padding id, which is {theirs} in "
             f"{folder / 'config.json'} and {pad_id} in the tokenizer; "
             "set preprocess.tokenizer.pretrained to the model's own tokenizer"
         )
-    if order is not None:
+    if order is not None and not model.head_is_new:
         return reorder_head(model, order, labels)
     return replace_head(model, labels, seed) if same_classes else model
 
@@ -334,6 +334,7 @@ def load(auto_class: Any, folder: Path, new_head: bool = False, **overrides: Any
             f"{len(model.state_dict())} tensors are missing or of another shape, the first {lacking[0]}; expected a folder as "
             "save_pretrained writes it"
         )
+    model.head_is_new = bool(drawn)
     return model.eval()
 
 

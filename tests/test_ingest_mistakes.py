@@ -70,8 +70,9 @@ def test_blanks_around_the_names_of_a_header_are_no_part_of_them(project):
         ('text;label\nx; "a"\ny;b\n', [["x", "a"], ["y", "b"]]),
         ('label,text\na, "one" is one\nb, "two"\n', [[' "one" is one', "a"], [' "two"', "b"]]),
         ('label,text\na, 12 inch\nb,"so, ""two"""\n', [[" 12 inch", "a"], ['so, "two"', "b"]]),
+        ('label,text\na, 12 inch\nb," ""so"", ""two"""\n', [[" 12 inch", "a"], [' "so", "two"', "b"]]),
     ],
-    ids=["all quoted", "header and line break", "semicolons", "quotes that are no marks", "no blank and quote"],
+    ids=["all quoted", "header and line break", "semicolons", "no marks", "no blank and quote", "blank inside of quotes"],
 )
 def test_a_quote_behind_a_blank_opens_a_field_where_all_of_them_do(project, content, rows):
     keys = {"delimiter": ";"} if ";" in content else {}

@@ -90,13 +90,18 @@ def with_blanks(path: Path, dialect: Dialect, most: int | None = None) -> Dialec
     skipping = replace(dialect, blanks=True)
     try:
         rows = islice(records(path, dialect, "standard"), most)
-        if not any(each.startswith(" ") and each.lstrip(" ").startswith('"') for fields, _, _ in rows for each in fields):
+        if not any(behind_blank(each, lines, dialect.delimiter) for fields, _, lines in rows for each in fields):
             return dialect
         for _ in islice(records(path, skipping, "standard"), most):
             pass
     except RowError:
         return dialect
     return skipping
+
+
+def behind_blank(field: str, lines: list[str], delimiter: str) -> bool:
+    """Whether a field begins with blanks and a quote that stand so in its lines: inside of quotes they would be doubled."""
+    return field.startswith(" ") and field.lstrip(" ").startswith('"') and delimiter + field in "".join(lines)
 
 
 def all_quoted(table: pd.DataFrame) -> bool:

@@ -64,7 +64,7 @@ SERVER_SETTINGS = {
 NEXT = """next, in this folder:
   . .venv/bin/activate                               # once a shell
   prefect deployment run distill/full --watch        # a run of params.yaml as it lies here
-  dvc exp show                                       # what runs have come to
+  make runs                                          # what runs have come to
   make down"""
 
 

@@ -50,7 +50,8 @@ def own_draws(
             random.setstate(streams[1])
             for buffer, value in buffers:
                 buffer.copy_(value)
-    if max(losses) - min(losses) <= NOISE * abs(losses[0] - losses[1]):
+    # A loss that is no number says nothing here; the guard of the first step names it.
+    if not max(losses) - min(losses) > NOISE * abs(losses[0] - losses[1]):
         return ""
     name = f"{getattr(config, 'model_type', '')} ({type(model).__name__})"
     return (

@@ -8,11 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedModel
 
 from benchmarks.common import say
+from stillhouse.core.errors import ParamsError
+from stillhouse.models.build import count_parameters
+from stillhouse.models.config import ModelParams
 from stillhouse.models.small import merged, small_options
 
+MOST_PARAMETERS = 10_000_000
 WINDOWS = {
     "sliding_window": 8, "sliding_window_size": 8, "window_size": 8, "attention_window_size": 8, "local_window_size": 8,
     "attention_chunk_size": 16,
@@ -61,6 +68,28 @@ def options_of(case: Case, quiet: bool = True) -> dict:
 
 def is_random(key: str) -> bool:
     return any(part in key for part in ("dropout", "pdrop", "layerdrop", "jitter"))
+
+
+def made(case: Case, build: Callable[[ModelParams], PreTrainedModel]) -> PreTrainedModel | Verdict:
+    """The small model of a case, or why there is none."""
+    try:
+        params = ModelParams(architecture=case.architecture, config=options_of(case))
+        with torch.device("meta"):
+            size = count_parameters(build(params))
+        if size > MOST_PARAMETERS:
+            return Verdict(case, "not built", f"{size:,} parameters, although it should be small")
+        return build(params)
+    except (ParamsError, ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:300]
+        return Verdict(case, "refused" if "not load again" in reason else "not built", reason)
+
+
+def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {
+        name: weight.grad.detach().clone()
+        for name, weight in model.named_parameters()
+        if weight.grad is not None and weight.grad.any()
+    }
 
 
 def table(verdicts: list[Verdict]) -> list[str]:

@@ -20,12 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from benchmarks.architectures import Case, Verdict, counts, options_of, table, tried
+from benchmarks.architectures import Case, Verdict, counts, gradients, made, options_of, table, tried
 from benchmarks.common import arguments, finish, say
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.params import build
@@ -34,7 +33,7 @@ from stillhouse.data.batches import Collator
 from stillhouse.data.tokens import TokenTable, read_tokens, write_tokens
 from stillhouse.data.views import ViewParams
 from stillhouse.evaluation.onnx_trial import LENGTHS, model_as_onnx, require_same_answers
-from stillhouse.models.build import count_parameters, save_model
+from stillhouse.models.build import save_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.small import VOCABULARY
 from stillhouse.training import classifier
@@ -49,7 +48,6 @@ from stillhouse.training.trial import CLASSIFIED, KNOWN_CLASSIFIERS
 PAGE = Path(__file__).parent.parent / "docs" / "classifiers.md"
 FIRST, LETTERS, LONGEST, SEED, STEPS, OPSET = 3, 16, 46, 7, 20, 18
 LABELS = ["a", "b", "c", "d"]
-MOST_PARAMETERS = 10_000_000
 LOGIT_TOLERANCE, GRADIENT_TOLERANCE = 1e-3, 5e-3
 TRAINING = {
     "steps": STEPS, "batch_size": 16, "optimizer": {"name": "adamw", "learning_rate": 5e-3},
@@ -85,16 +83,9 @@ def rows_of_letters(folder: Path) -> classifier.Task:
 
 
 def judge(case: Case, task: classifier.Task, folder: Path, ranks: Ranks) -> Verdict:
-    try:
-        params = ModelParams(architecture=case.architecture, config=options_of(case))
-        with torch.device("meta"):
-            size = count_parameters(classifier.build(params, task, SEED))
-        if size > MOST_PARAMETERS:
-            return Verdict(case, "not built", f"{size:,} parameters, although it should be small")
-        model = classifier.build(params, task, SEED)
-    except (ParamsError, ValueError, TypeError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())[:300]
-        return Verdict(case, "refused" if "not load again" in reason else "not built", reason)
+    model = made(case, lambda params: classifier.build(params, task, SEED))
+    if isinstance(model, Verdict):
+        return model
     start = time.perf_counter()
     try:
         classifier.verify_model(model, task, ranks)
@@ -140,14 +131,6 @@ def faults_in_gradients(model: PreTrainedModel, task: classifier.Task) -> list[s
     # Whether the loss is a sum or a mean is not the question here.
     gap = float((ours_flat / ours_flat.norm() - theirs_flat / theirs_flat.norm()).norm())
     return [] if gap <= GRADIENT_TOLERANCE else [f"gradients differ by {gap:.1e}"]
-
-
-def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    return {
-        name: weight.grad.detach().clone()
-        for name, weight in model.named_parameters()
-        if weight.grad is not None and weight.grad.any()
-    }
 
 
 def faults_in_micro_batches(case: Case, task: classifier.Task) -> list[str]:

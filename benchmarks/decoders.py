@@ -19,12 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from benchmarks.architectures import Case, Verdict, counts, options_of, table, tried
+from benchmarks.architectures import Case, Verdict, counts, gradients, made, table, tried
 from benchmarks.common import arguments, finish, say
 from benchmarks.decoder_cases import ALL, QUICK, VARIANTS
 from stillhouse.core.errors import ParamsError
@@ -35,7 +34,7 @@ from stillhouse.data.blocks import BlockTable, read_blocks, write_blocks
 from stillhouse.data.packing import cut, pack
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.evaluation.ngram_model import sequences
-from stillhouse.models.build import build_language_model, count_parameters, require_same_when_loaded, save_model
+from stillhouse.models.build import build_language_model, require_same_when_loaded, save_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.small import VOCABULARY
 from stillhouse.training import language_model
@@ -46,7 +45,6 @@ from stillhouse.training.language_predict import next_token_scores
 PAGE = Path(__file__).parent.parent / "docs" / "decoders.md"
 PAD, END, FIRST, LETTERS, WIDTH, SEED = 0, 1, 3, 16, 48, 7
 STEPS = 30
-MOST_PARAMETERS = 10_000_000
 LOSS_TOLERANCE, GRADIENT_TOLERANCE, FUTURE_TOLERANCE, ENTROPY_SLACK = 5e-5, 2e-3, 1e-4, 0.03
 FACTS = TokenizerFacts(vocab_size=VOCABULARY, pad_id=PAD, prefix=[], suffix=[], digest="letters", eos_id=END)
 
@@ -74,16 +72,9 @@ def random_letters(folder: Path) -> tuple[language_model.Task, float]:
 
 
 def judge(case: Case, task: language_model.Task, bound: float, folder: Path, ranks: Ranks) -> Verdict:
-    try:
-        params = ModelParams(architecture=case.architecture, config=options_of(case))
-        with torch.device("meta"):
-            size = count_parameters(language_model.build(params, task, SEED))
-        if size > MOST_PARAMETERS:
-            return Verdict(case, "not built", f"{size:,} parameters, although it should be small")
-        model = language_model.build(params, task, SEED)
-    except (ParamsError, ValueError, TypeError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())[:300]
-        return Verdict(case, "refused" if "not load again" in reason else "not built", reason)
+    model = made(case, lambda params: language_model.build(params, task, SEED))
+    if isinstance(model, Verdict):
+        return model
     start = time.perf_counter()
     try:
         language_model.verify_model(model, task, ranks)
@@ -144,14 +135,6 @@ def faults_in_gradients(model: PreTrainedModel, task: language_model.Task) -> li
 def plain_logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
     # Without a cache, which some architectures have only on paper.
     return model(input_ids=tokens, use_cache=False).logits.float()
-
-
-def gradients(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    return {
-        name: weight.grad.detach().clone()
-        for name, weight in model.named_parameters()
-        if weight.grad is not None and weight.grad.any()
-    }
 
 
 def faults_after_training(

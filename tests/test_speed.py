@@ -3,7 +3,11 @@
 import pytest
 from torch import nn
 
-from stillhouse.evaluation.speed import steady_turns, take_turns, unsteadiness
+from benchmarks.classifiers import rows_of_letters
+from stillhouse.evaluation.speed import measure_speed, steady_turns, take_turns, unsteadiness
+from stillhouse.models.build import build_model
+from stillhouse.models.config import ModelParams
+from stillhouse.models.small import VOCABULARY, small_options
 
 
 def test_models_take_turns_on_the_same_rows_and_the_first_turn_of_each_does_not_count():
@@ -57,3 +61,13 @@ def test_a_machine_that_is_too_busy_leaves_speeds_out_unless_they_are_wanted(cap
 def test_long_and_short_texts_are_not_taken_for_a_busy_machine():
     assert unsteadiness([1.0, 1.1, 9.0, 8.0, 1.0, 1.05]) < 1.15
     assert unsteadiness([1.0]) == 1.0
+
+
+def test_speeds_of_a_classifier_are_measured(tmp_path):
+    task = rows_of_letters(tmp_path)
+    model = build_model(
+        ModelParams(architecture="bert", config=small_options("bert")), VOCABULARY, 0, ["a", "b"], seed=1
+    ).eval()
+    found = measure_speed({"one": model, "other": model}, task.validation, task.facts, 0.05, at_any_rate=True)
+    assert set(found) == {f"{name}_{figure}" for name in ("one", "other") for figure in ("latency_ms", "rows_per_second")}
+    assert min(found.values()) > 0

@@ -33,8 +33,8 @@ from stillhouse.data.batches import Collator
 from stillhouse.data.tokens import TokenTable, read_tokens, write_tokens
 from stillhouse.data.views import ViewParams
 from stillhouse.evaluation.onnx_trial import LENGTHS, model_as_onnx, require_same_answers
-from stillhouse.models.build import save_model
 from stillhouse.models.config import ModelParams
+from stillhouse.models.saved import save_model
 from stillhouse.models.small import VOCABULARY
 from stillhouse.training import classifier
 from stillhouse.training.config import TrainingParams

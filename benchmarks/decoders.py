@@ -34,8 +34,9 @@ from stillhouse.data.blocks import BlockTable, read_blocks, write_blocks
 from stillhouse.data.packing import cut, pack
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.evaluation.ngram_model import sequences
-from stillhouse.models.build import build_language_model, require_same_when_loaded, save_model
+from stillhouse.models.build import build_language_model
 from stillhouse.models.config import ModelParams
+from stillhouse.models.saved import require_same_when_loaded, save_model
 from stillhouse.models.small import VOCABULARY
 from stillhouse.training import language_model
 from stillhouse.training.config import TrainingParams

@@ -9,8 +9,8 @@ import torch
 from stillhouse.core.artifacts import MANIFEST, write_json
 from stillhouse.core.params import build
 from stillhouse.core.shipped import Shipped
-from stillhouse.models.build import save_model
 from stillhouse.models.config import ModelParams
+from stillhouse.models.saved import save_model
 from stillhouse.sources.tables import canonical, documents, write_table
 from stillhouse.training import classifier, language_model
 from stillhouse.training.distributed import Ranks

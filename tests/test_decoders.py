@@ -20,8 +20,9 @@ from stillhouse.core.errors import ParamsError
 from stillhouse.data.block_batches import BlockCollator
 from stillhouse.evaluation.ngram_model import sequences
 from stillhouse.evaluation.onnx_trial import try_onnx
-from stillhouse.models.build import build_language_model, require_same_when_loaded, save_model
+from stillhouse.models.build import build_language_model
 from stillhouse.models.config import ModelParams
+from stillhouse.models.saved import require_same_when_loaded, save_model
 from stillhouse.training import language_model, verification
 from stillhouse.training.distributed import join
 from stillhouse.training.language_predict import block_nats, next_token_scores

@@ -10,7 +10,7 @@ import torch
 from stillhouse.core.artifacts import digest_folder
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.data.block_batches import IGNORED, BlockCollator
-from stillhouse.models.build import save_model
+from stillhouse.models.saved import save_model
 from stillhouse.soft_labels import export_language as module
 from stillhouse.soft_labels.binding import language_binding
 from stillhouse.soft_labels.export import Teachers

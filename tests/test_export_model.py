@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 from stillhouse.data.tokens import read_tokens
 from stillhouse.evaluation.classifier_package import open_package
 from stillhouse.evaluation.onnx import export_onnx
-from stillhouse.models.build import build_model, load_model
+from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
+from stillhouse.models.saved import load_model
 from tests.test_train_student import one_error_line
 from tests.tiny_run import shell
 

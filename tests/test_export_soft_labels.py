@@ -13,7 +13,7 @@ from stillhouse.core.artifacts import digest_folder, read_json, write_json
 from stillhouse.core.errors import ArtifactError
 from stillhouse.data.batches import Collator
 from stillhouse.data.views import ViewParams
-from stillhouse.models.build import load_model
+from stillhouse.models.saved import load_model
 from stillhouse.soft_labels.store import Binding, SoftLabels
 from stillhouse.training.classifier import Task
 from tests.tiny_run import environment

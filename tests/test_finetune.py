@@ -11,9 +11,10 @@ import torch
 from stillhouse.core.errors import ParamsError
 from stillhouse.core.inflight import IN_FLIGHT
 from stillhouse.core.params import build, read_yaml
-from stillhouse.models.build import build_model, load_model
+from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.head import head, replace_head
+from stillhouse.models.saved import load_model
 from stillhouse.training.classifier import Task
 from stillhouse.training.transfer import few_examples, freeze_body
 from tasks.finetune import Finetune

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from stillhouse.core.artifacts import write_json
 from stillhouse.core.errors import ArtifactError, ParamsError
-from stillhouse.models.build import build_language_model, build_model, load_language_model, load_model, save_model
+from stillhouse.models.build import build_language_model, build_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.folders import require_model, weights_digest
 from stillhouse.models.head import head
+from stillhouse.models.saved import load_language_model, load_model, save_model
 from stillhouse.models.small import VOCABULARY, merged, small_options
 from stillhouse.soft_labels.more_teachers import load_another
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from stillhouse.core.errors import ParamsError
-from stillhouse.models.build import build_model, save_model
+from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.positions import num_positions
+from stillhouse.models.saved import save_model
 from stillhouse.training import classifier
 from stillhouse.training.classifier import Task
 from tests.test_training import FACTS, small_model, table

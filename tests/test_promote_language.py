@@ -19,8 +19,9 @@ from stillhouse.data.packing import cut
 from stillhouse.data.tokenizer import TokenizerParams, describe_tokenizer, load_tokenizer, save_trained, train_bpe
 from stillhouse.evaluation.gate import Params, decide, explain_worse, worst
 from stillhouse.evaluation.gate_language import BlockRules, test_documents
-from stillhouse.models.build import build_language_model, load_language_model, save_model
+from stillhouse.models.build import build_language_model
 from stillhouse.models.config import ModelParams
+from stillhouse.models.saved import load_language_model, save_model
 from tests.tiny_run import commit, shell
 
 PACKAGE = Path("data/export_model/package")

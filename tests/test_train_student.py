@@ -10,9 +10,10 @@ import torch
 
 from stillhouse.core.artifacts import digest_folder
 from stillhouse.core.errors import ParamsError
-from stillhouse.models.build import build_model, load_model
+from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.layers import copy_teacher_layers
+from stillhouse.models.saved import load_model
 from tests.tiny_run import environment
 
 

@@ -15,9 +15,9 @@ from stillhouse.core.artifacts import digest_file, read_json, write_json
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.params import build
 from stillhouse.data.tokenizer import describe_tokenizer
-from stillhouse.models.build import load_model, save_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.head import head, replace_head
+from stillhouse.models.saved import load_model, save_model
 from stillhouse.training import classifier, language_model
 from stillhouse.training.classifier import Task, fit
 from stillhouse.training.config import LoraParams

@@ -15,8 +15,9 @@ from stillhouse.evaluation.intervals import Ends, MeanOfClasses, Share
 from stillhouse.evaluation.linear import linear_predictions
 from stillhouse.evaluation.metrics import Bootstrap, agreement, calibration_curve, test_scores
 from stillhouse.evaluation.speed import measure_speed
-from stillhouse.models.build import count_parameters, load_model
+from stillhouse.models.build import count_parameters
 from stillhouse.models.folders import WEIGHTS
+from stillhouse.models.saved import load_model
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.training.chance import classes_by_chance
 from stillhouse.training.classifier import Task

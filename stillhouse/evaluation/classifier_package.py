@@ -21,8 +21,9 @@ from stillhouse.data.tokens import read_tokens
 from stillhouse.evaluation import package_check as check
 from stillhouse.evaluation.onnx import export_onnx, session_of
 from stillhouse.evaluation.package import CARD, MODEL, describe, execute, requirement, write_description
-from stillhouse.models.build import count_parameters, load_model, save_model
+from stillhouse.models.build import count_parameters
 from stillhouse.models.positions import num_positions
+from stillhouse.models.saved import load_model, save_model
 from stillhouse.training.classifier import Task
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.predict import predict

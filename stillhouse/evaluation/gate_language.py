@@ -34,7 +34,7 @@ from stillhouse.evaluation.language_scores import language_scores, positions
 from stillhouse.evaluation.onnx import session_of
 from stillhouse.evaluation.package import description_of
 from stillhouse.evaluation.speed import language_latency_ms
-from stillhouse.models.build import load_language_model
+from stillhouse.models.saved import load_language_model
 from stillhouse.sources.tables import read_table
 from stillhouse.training.distributed import Ranks, join
 from stillhouse.training.language_predict import block_nats

@@ -17,8 +17,9 @@ from stillhouse.evaluation.language_scores import BlockBootstrap, Positions, lan
 from stillhouse.evaluation.ngram_model import NgramModel
 from stillhouse.evaluation.speed import measure_language_speed
 from stillhouse.evaluation.tables import said_of_training
-from stillhouse.models.build import count_parameters, load_language_model
+from stillhouse.models.build import count_parameters
 from stillhouse.models.folders import WEIGHTS
+from stillhouse.models.saved import load_language_model
 from stillhouse.training.chance import tokens_by_chance
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.language_model import Task

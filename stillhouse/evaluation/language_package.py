@@ -25,7 +25,8 @@ from stillhouse.evaluation.ngram_model import sequences
 from stillhouse.evaluation.onnx import export_language_onnx, session_of
 from stillhouse.evaluation.package import CARD, MODEL, describe, execute, requirement, write_description
 from stillhouse.evaluation.package_check import hard_texts, require_any_shape, shortened, special_names
-from stillhouse.models.build import count_parameters, load_language_model, save_model
+from stillhouse.models.build import count_parameters
+from stillhouse.models.saved import load_language_model, save_model
 from stillhouse.sources.tables import read_table
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.language_predict import block_nats

@@ -1,10 +1,9 @@
-"""Models from a config, a local folder or a hub id; saved as safetensors and config, loadable by transformers.
+"""Models from a config, a local folder or a hub id; `models.saved` writes and loads them.
 
 `build_model` makes classifiers, `build_language_model` causal language models.
 """
 
 import inspect
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,19 +12,17 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from stillhouse.core.artifacts import digest_file
-from stillhouse.core.errors import ArtifactError, ParamsError, nearest
+from stillhouse.core.errors import ParamsError, nearest
 from stillhouse.core.hub import snapshot
 from stillhouse.models import ngram_encoder  # noqa: F401  registers the architecture
 from stillhouse.models.config import ModelParams
-from stillhouse.models.folders import PATTERNS, WEIGHTS, require_model, weight_files
+from stillhouse.models.folders import PATTERNS
 from stillhouse.models.head import order_of, reorder_head, replace_head, set_labels
-from stillhouse.models.layers import body_weights
 from stillhouse.models.positions import counts_from_padding, most_positions
+from stillhouse.models.saved import load, read_config
 
 TYPES = ("dtype", "torch_dtype")
 """Options about the type of the weights, which is float32: `training.precision` says what is computed in another."""
@@ -73,11 +70,10 @@ def load_for_task(folder: Path, vocab_size: int, pad_id: int, labels: list[str],
     text = config.get_text_config(decoder=True)
     theirs, same_classes = getattr(text, "pad_token_id", None), config.num_labels == len(labels)
     order = order_of(config, labels) if same_classes else None
-    for part in {id(part): part for part in (config, text)}.values():
-        part.pad_token_id = pad_id
+    set_padding(config, pad_id)
     if order is None:
         set_labels(config, labels)
-    model = load(AutoModelForSequenceClassification, folder, new_head=True, config=config)
+    model = load(AutoModelForSequenceClassification, folder, config, new_head=True)
     if theirs not in (None, pad_id) and counts_from_padding(model):
         raise ParamsError(
             f"model: {type(model).__name__} counts positions from its padding id, which is {theirs} in "
@@ -107,7 +103,7 @@ def build_language_model(
     if params.pretrained is not None:
         folder = pretrained_folder(params)
         with made_for_the_task(params):
-            model = load(AutoModelForCausalLM, folder, **with_valid_padding(folder, pad_id))
+            model = load(AutoModelForCausalLM, folder, with_valid_padding(read_config(folder), pad_id))
     else:
         bos_id = eos_id if bos_id is None else bos_id
         known = {"vocab_size": vocab_size, "pad_token_id": pad_id, "bos_token_id": bos_id, "eos_token_id": eos_id}
@@ -123,16 +119,19 @@ def build_language_model(
     return model
 
 
-def with_valid_padding(folder: Path, pad_id: int) -> dict[str, PretrainedConfig]:
-    """The folder's config with the tokenizer's padding id where its own lies outside of the vocabulary; else nothing."""
-    config = read_config(folder)
+def with_valid_padding(config: PretrainedConfig, pad_id: int) -> PretrainedConfig:
+    """The same config, with the tokenizer's padding id where its own lies outside of the vocabulary."""
     text = config.get_text_config(decoder=True)
     theirs = getattr(text, "pad_token_id", None)
-    if theirs is None or 0 <= theirs < text.vocab_size:
-        return {}
+    if theirs is not None and not 0 <= theirs < text.vocab_size:
+        set_padding(config, pad_id)
+    return config
+
+
+def set_padding(config: PretrainedConfig, pad_id: int) -> None:
+    text = config.get_text_config(decoder=True)
     for part in {id(part): part for part in (config, text)}.values():
         part.pad_token_id = pad_id
-    return {"config": config}
 
 
 def require_vocabulary(config: PretrainedConfig, vocab_size: int) -> None:
@@ -243,99 +242,6 @@ def from_config(auto_class: Any, config: PretrainedConfig, task: str) -> PreTrai
             "does not load again once it is saved; choose another architecture"
         )
     return model
-
-
-def save_model(model: PreTrainedModel, folder: Path) -> str:
-    """Write weights and config; returns the SHA-256 of the weights."""
-    # A bare tensor copy: fused or tied storage would otherwise be written once per name.
-    model.save_pretrained(folder, max_shard_size="100TB")
-    return digest_file(folder / WEIGHTS)
-
-
-def require_same_when_loaded(model: PreTrainedModel, folder: Path) -> None:
-    """Raises ParamsError unless transformers loads from `folder` the language model that was saved there.
-
-    Some architectures draw weights again that they have just read (Youtu empties the row of the padding token).
-    """
-    again = load_language_model(folder).state_dict()
-    known = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    differing = [name for name, value in known.items() if name in again and not same(value, again[name])]
-    if differing:
-        raise ParamsError(
-            f"model {model.config.model_type} ({type(model).__name__}): transformers loads other weights than it has saved "
-            f"({len(differing)} of {len(known)} tensors, the first {differing[0]}), so what is shipped would be another model "
-            "than the one that was trained; choose another architecture"
-        )
-
-
-def same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all())
-
-
-def load_model(folder: Path) -> PreTrainedModel:
-    """The classifier in `folder`, in evaluation mode. Raises ArtifactError if it is missing or damaged; never unpickles."""
-    return load(AutoModelForSequenceClassification, folder)
-
-
-def load_language_model(folder: Path) -> PreTrainedModel:
-    """The causal language model in `folder`, in evaluation mode. Raises ArtifactError; never unpickles."""
-    return load(AutoModelForCausalLM, folder)
-
-
-def read_config(folder: Path) -> PretrainedConfig:
-    """The config of a model in a folder. Raises ArtifactError if there is none, or it is not valid."""
-    require_model(folder)
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (StrictDataclassError, *NO_MODEL) as error:
-        raise no_model(folder, error) from None
-
-
-NO_MODEL = (KeyError, AttributeError, AssertionError, ImportError, TypeError)
-"""What transformers raises for options of a config that mean nothing."""
-
-
-def no_model(folder: Path, error: Exception) -> ArtifactError:
-    kind = "" if isinstance(error, StrictDataclassError) else f"{type(error).__name__}: "
-    return ArtifactError(f"{folder / 'config.json'} is not valid: {kind}{' '.join(str(error).split())[:200]}")
-
-
-def load(auto_class: Any, folder: Path, new_head: bool = False, **overrides: Any) -> PreTrainedModel:
-    """float32 in memory, whatever the folder holds, and so on disk when it is saved again."""
-    require_model(folder)
-    config = overrides.pop("config", None) or read_config(folder)
-    if "flash" in str(config._attn_implementation):
-        # Of the machine that it was made on.
-        config._attn_implementation = None
-    try:
-        model, found = auto_class.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32,
-            output_loading_info=True, ignore_mismatched_sizes=True, config=config, **overrides,
-        )  # fmt: skip
-    except (StrictDataclassError, *NO_MODEL) as error:
-        raise no_model(folder, error) from None
-    except (SafetensorError, json.JSONDecodeError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        place = ", ".join(str(path) for path in weight_files(folder)[:3])
-        raise ArtifactError(f"{place} is damaged or cut off ({reason}); 'dvc checkout --force' restores it") from None
-    # transformers leaves out what the config has no place for, and draws what it does not find; both at most in a log.
-    own = model.state_dict().keys()
-    unused = sorted(name for name in found["unexpected_keys"] if re.sub(r"\.\d+\.", ".0.", name, count=1) in own)
-    if unused:
-        raise ArtifactError(
-            f"{weight_files(folder)[0]} holds {len(unused)} tensors of layers that the config.json beside it does not have, "
-            f"the first {unused[0]}; expected a folder as save_pretrained writes it"
-        )
-    drawn = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
-    lacking = sorted(drawn & body_weights(model) if new_head else drawn)
-    if lacking:
-        raise ArtifactError(
-            f"{weight_files(folder)[0]} does not fit the config.json beside it: {len(lacking)} of the model's "
-            f"{len(model.state_dict())} tensors are missing or of another shape, the first {lacking[0]}; expected a folder as "
-            "save_pretrained writes it"
-        )
-    model.head_is_new = bool(drawn)
-    return model.eval()
 
 
 def count_parameters(model: PreTrainedModel) -> int:

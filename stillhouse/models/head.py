@@ -1,12 +1,11 @@
 """The head of a classifier: which module it is, a new one for other classes, and one whose classes stand in another order."""
 
-import unicodedata
-
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from stillhouse.core.errors import ArtifactError
+from stillhouse.sources.labels import tidy
 
 
 def head(model: PreTrainedModel) -> tuple[str, nn.Linear]:
@@ -60,7 +59,7 @@ def classes_of(config: PretrainedConfig) -> list[str]:
 def order_of(config: PretrainedConfig, labels: list[str]) -> list[int] | None:
     """Which output of the folder's head is each of `labels`; None unless it is about the same classes, one text one class."""
     # As the pipeline writes its own labels.
-    known = [unicodedata.normalize("NFC", name).strip() for name in classes_of(config)]
+    known = [tidy(name) for name in classes_of(config)]
     several = config.problem_type not in (None, "single_label_classification")
     if several or sorted(known) != sorted(labels) or len(set(known)) < len(known):
         return None

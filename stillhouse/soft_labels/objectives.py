@@ -18,7 +18,7 @@ from stillhouse.losses.classification import Distillation, Loss
 from stillhouse.losses.dense import Divergence
 from stillhouse.losses.schedule import Scheduled
 from stillhouse.losses.targets import SparseTargets, Targets, TeacherHead
-from stillhouse.models.build import load_language_model, load_model
+from stillhouse.models.saved import load_language_model, load_model
 from stillhouse.soft_labels.alignment import check_alignment
 from stillhouse.soft_labels.binding import classifier_binding, language_binding, taught_by
 from stillhouse.soft_labels.store import SoftLabels

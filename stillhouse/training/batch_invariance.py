@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from stillhouse.core.errors import ParamsError
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.training.distributed import Ranks
-from stillhouse.training.probe import Refused, as_found, distance, refused_faults, special_ids
+from stillhouse.training.probe import Refused, as_found, buffers_untouched, distance, refused_faults, special_ids
 
 TOLERANCE = 1e-4
 """Of the difference of a row's logits over their size. Rounding gives 1e-6 in small models and 1e-5 in large ones; a
@@ -31,7 +31,9 @@ convolution that sees the padding, in a model of new weights, 1e-3."""
 NOISE = 10
 """Times so much as the same text differs in a batch of two: kernels of a GPU may round far more than that."""
 MOST_NOISE = 1e-2
+"""A model whose answers differ more than that each time is refused."""
 SIZE = 8
+"""Times so large as they were drawn are new weights asked."""
 DRAWS = 2
 """Texts are drawn again if a model fails with the first ones: where experts are chosen, rounding may decide between two."""
 REMEDY = "choose another architecture, such as bert, distilbert, roberta, deberta-v2 or modernbert"
@@ -108,16 +110,14 @@ def attempt(model: PreTrainedModel, facts: TokenizerFacts, longest: int, seed: i
 
 def require_training_pass(model: PreTrainedModel, texts: list[torch.Tensor], device: torch.device) -> None:
     """Raises Refused if the model scores texts of some length and does not train on them (Reformer)."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     model.train()
     try:
-        for text in texts:
-            with refused_faults(f"its training pass of a text of {len(text)} tokens fails: ", behind=""):
-                logits(model, text[None], None, device)
+        with buffers_untouched(model):
+            for text in texts:
+                with refused_faults(f"its training pass of a text of {len(text)} tokens fails: ", behind=""):
+                    logits(model, text[None], None, device)
     finally:
         model.eval()
-        for buffer, value in buffers:
-            buffer.copy_(value)
 
 
 def draw(model: PreTrainedModel, facts: TokenizerFacts, longest: int, seed: int) -> list[torch.Tensor]:

@@ -20,10 +20,11 @@ from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.tokens import TokenTable, read_tokens
 from stillhouse.data.views import ViewParams
 from stillhouse.losses.classification import Loss
-from stillhouse.models.build import build_model, count_parameters, load_model, save_model
+from stillhouse.models.build import build_model, count_parameters
 from stillhouse.models.config import ModelParams
 from stillhouse.models.head import replace_head
 from stillhouse.models.positions import require_positions
+from stillhouse.models.saved import load_model, save_model
 from stillhouse.training.batch_invariance import require_batch_invariance
 from stillhouse.training.chance import nothing_learned
 from stillhouse.training.config import TrainingParams

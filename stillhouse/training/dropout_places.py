@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from stillhouse.models.build import UNBUILDABLE
+from stillhouse.training.probe import buffers_untouched
 
 PASSES = ((3, 8), (5, 11))
 """Rows and tokens of the two passes: whole multiples of the one are none of the other."""
@@ -83,9 +84,9 @@ def find_places(model: nn.Module) -> dict[nn.Module, list[Place]]:
     if not isinstance(model, PreTrainedModel):
         return {}
     device = next(model.parameters()).device
-    was_training, buffers = model.training, [(buffer, buffer.clone()) for buffer in model.buffers()]
-    watches = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad(), warnings.catch_warnings():
+    was_training, watches = model.training, []
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with forked, torch.no_grad(), buffers_untouched(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.train()
         try:
@@ -97,8 +98,6 @@ def find_places(model: nn.Module) -> dict[nn.Module, list[Place]]:
                 watches.append(watch.found)
         finally:
             model.train(was_training)
-            for buffer, before in buffers:
-                buffer.copy_(before)
     first, second = watches
     return {
         module: [place_of(one, other) for one, other in zip(shapes, second[module], strict=False)]

@@ -30,14 +30,9 @@ from stillhouse.losses.dense import Divergence
 from stillhouse.losses.fused import fused_loss
 from stillhouse.losses.schedule import Scheduled, at
 from stillhouse.losses.targets import Targets
-from stillhouse.models.build import (
-    build_language_model,
-    count_parameters,
-    load_language_model,
-    require_same_when_loaded,
-    save_model,
-)
+from stillhouse.models.build import build_language_model, count_parameters
 from stillhouse.models.config import ModelParams
+from stillhouse.models.saved import load_language_model, require_same_when_loaded, save_model
 from stillhouse.training.chance import no_language_learned, tokens_by_chance
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks

@@ -16,6 +16,7 @@ from torch import nn
 
 from stillhouse.data.batches import AnyBatch
 from stillhouse.training.dropout import DropoutKeys
+from stillhouse.training.probe import buffers_untouched, numpy_untouched
 
 TRIES = 24
 """Passes under other seeds: what happens with probability 0.1 in two layers goes unseen once in 150 times."""
@@ -31,10 +32,9 @@ def own_draws(
     The model is in training mode. Random numbers are left as they were; buffers that a pass writes are put back.
     """
     device, config = next(model.parameters()).device, getattr(model, "config", None)
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    streams = np.random.get_state(), random.getstate()
-    losses: list[float] = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+    stream, losses = random.getstate(), list[float]()
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with forked, numpy_untouched(), buffers_untouched(model), torch.no_grad():
         try:
             for seed in (0, *range(TRIES)):
                 torch.manual_seed(seed)
@@ -46,10 +46,7 @@ def own_draws(
                 if drawn(device) == before:
                     return ""
         finally:
-            np.random.set_state(streams[0])
-            random.setstate(streams[1])
-            for buffer, value in buffers:
-                buffer.copy_(value)
+            random.setstate(stream)
     # A loss that is no number says nothing here; the guard of the first step names it.
     if not max(losses) - min(losses) > NOISE * abs(losses[0] - losses[1]):
         return ""

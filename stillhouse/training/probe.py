@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers import PretrainedConfig, PreTrainedModel
@@ -46,6 +47,17 @@ def numpy_untouched() -> Iterator[None]:
         yield
     finally:
         np.random.set_state(state)
+
+
+@contextmanager
+def buffers_untouched(model: nn.Module) -> Iterator[None]:
+    """Buffers that a pass in training writes are afterwards as they were."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel
 from stillhouse.core.params import Kind
 from stillhouse.data.blocks import BlockTable
 from stillhouse.data.tokenizer import TokenizerFacts
-from stillhouse.models.build import build_language_model, build_model, require_same_when_loaded, save_model
+from stillhouse.models.build import build_language_model, build_model
 from stillhouse.models.config import ModelParams
+from stillhouse.models.saved import require_same_when_loaded, save_model
 from stillhouse.models.small import VOCABULARY, merged, small_options
 from stillhouse.training.batch_invariance import require_batch_invariance
 from stillhouse.training.distributed import Ranks

@@ -5,7 +5,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from stillhouse.core.errors import ArtifactError
-from stillhouse.sources.labels import tidy
+from stillhouse.core.labels import tidy
 
 
 def head(model: PreTrainedModel) -> tuple[str, nn.Linear]:

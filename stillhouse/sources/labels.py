@@ -21,11 +21,6 @@ HYPHENS = str.maketrans("\u2010\u2011", "--")
 """Hyphens that look like the one of the keyboard."""
 
 
-def tidy(label: str) -> str:
-    """Unicode NFC, no white space around."""
-    return unicodedata.normalize("NFC", label).strip()
-
-
 def look(label: str) -> str:
     """What is left of a name without case, white space, invisible characters and forms of the same letter or hyphen."""
     shown = (

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from stillhouse.core.artifacts import digest_bytes
 from stillhouse.core.errors import DataError
-from stillhouse.sources.labels import refuse_alike, tidy, unseen
+from stillhouse.core.labels import tidy
+from stillhouse.sources.labels import refuse_alike, unseen
 
 COLUMNS = ["id", "text", "label", "split"]
 SPLITS = ("train", "validation", "test")

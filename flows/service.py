@@ -165,23 +165,24 @@ class Service:
             "[rpcinterface:supervisor]\n"
             "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
             f"[supervisorctl]\nserverurl=unix://{self.socket}",
-            self.program("server", f"server start --host 127.0.0.1 --port {port}", autostart=True),
+            self.program("server", f"server start --host 127.0.0.1 --port {port}", autostart=True, priority=1),
         ]  # fmt: skip
         for pool, kind in POOLS.items():
             sections.append(self.program(pool, " ".join(worker_words(pool, kind)), autostart=False))
         sections.append(self.program(reports.PROGRAM, "", autostart=True, module="flows.reports"))
         self.configuration.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
-    def program(self, name: str, words: str, autostart: bool, module: str = "prefect") -> str:
+    def program(self, name: str, words: str, autostart: bool, module: str = "prefect", priority: int = 2) -> str:
         """A section of supervisord's configuration: restarted whenever it ends, stopped politely.
 
+        The lowest priority is stopped last: a worker that finds its server gone asks for it again and again, for ten seconds.
         All paths are relative to the checkout, in which supervisord starts: a percent sign, a hash, a semicolon, a quote or a
         blank in one would mean something to it.
         """
         command = f"/bin/sh -c 'exec \"${PYTHON}\" -m {module} {words}'"
         return (
             f"[program:{name}]\ncommand={command}\nautostart={str(autostart).lower()}\nautorestart=true\n"
-            f"startsecs=2\nstartretries=10\nstopsignal=TERM\nstopwaitsecs=20\nkillasgroup=true\n"
+            f"priority={priority}\nstartsecs=2\nstartretries=10\nstopsignal=TERM\nstopwaitsecs=20\nkillasgroup=true\n"
             f"redirect_stderr=true\nstdout_logfile={HOME}/{name}.log\nstdout_logfile_maxbytes=5MB"
         )
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,22 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return Project(folder)
+
+
+@pytest.fixture
+def check_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Path], tuple[int, str]]:
+    """`tasks.check` of a file in this process, which has transformers already: exit code, and what stderr said."""
+    from tasks.check import main
+
+    def run(path: Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["check", str(path)])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0), capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,7 @@ def test_a_run_of_a_user_whom_git_does_not_know_is_saved(nobody):
     assert author_of(nobody.root, "saved") == f"{ours} {ours}"
 
 
+@pytest.mark.slow
 def test_the_users_own_name_stands_on_an_experiment(nobody):
     shell("git", "config", "--global", "author.name", "Ann", folder=nobody.root)
     shell("git", "config", "--global", "author.email", "ann@example.org", folder=nobody.root)
@@ -193,7 +194,7 @@ def as_worktree_of_a_bare_repository(project: Project) -> Path:
     return tree
 
 
-@pytest.mark.parametrize("place", [slow(as_submodule), slow(with_git_elsewhere), as_worktree_of_a_bare_repository])
+@pytest.mark.parametrize("place", [slow(as_submodule), slow(with_git_elsewhere), slow(as_worktree_of_a_bare_repository)])
 def test_a_run_works_wherever_git_keeps_its_own_folder(nobody, place):
     root = place(nobody)
     assert repository_root(root) == main_checkout(root) == root

@@ -38,6 +38,9 @@ def test_the_readme_works_word_for_word(tiny_copy):
         # Whatever fails, the service does not outlive the test.
         shell("python", "-m", "flows.service", "down", folder=tiny_copy)
     assert (tiny_copy / "data/raw/train.csv.dvc").is_file()
+    # A worker that outlives its server asks for it for ten seconds before it ends.
+    stopped = re.findall(r"stopped: (\w+) ", (tiny_copy / ".prefect/supervisord.log").read_text())
+    assert stopped[-1] == "server", stopped
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)

@@ -71,6 +71,7 @@ def test_a_killed_rank_costs_an_interval_and_no_byte(pair, tmp_path):
     assert json.loads(launch.out.read_text())["result"] == pair["result"]
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_goes_on_with_the_same_batches(pair, tmp_path, monkeypatch, capsys):
     """Two ranks stop at a signal and one goes on; then the other way round. Losses are equal within rounding."""
     launch = Launch(tmp_path, 2, {"state": str(tmp_path / "two"), "slow": 0.1})

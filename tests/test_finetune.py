@@ -111,7 +111,11 @@ def test_layerwise_goes_with_a_layer_decay():
     ("changes", "message"),
     [
         ({"mode": "gradual", "unfreeze_every": 4}, "the lowest of the 4 layer groups of NgramEncoderForSequence"),
-        ({"start": "data/train_teacher"}, "optimizer 'muon' is for the matrices in layers; NgramEncoderForSequence"),
+        pytest.param(
+            {"start": "data/train_teacher"},
+            "optimizer 'muon' is for the matrices in layers; NgramEncoderForSequence",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_one_of_the_models_cannot_do_is_said_before_any_is_trained(changes, message, tiny_copy):

@@ -166,7 +166,11 @@ def test_the_scale_stays_between_floor_and_ceiling():
 # While the scale falls, and when it has grown again.
 @pytest.mark.parametrize(
     ("step", "changes"),
-    [(3, {}), pytest.param(17, {"ema_decay": 0.9, "micro_batch_size": 4, "clip_norm": None}, marks=pytest.mark.slow), (21, {})],
+    [
+        (3, {}),
+        pytest.param(17, {"ema_decay": 0.9, "micro_batch_size": 4, "clip_norm": None}, marks=pytest.mark.slow),
+        pytest.param(21, {}, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_ends_with_the_bytes_of_an_undisturbed_one(step, changes, tmp_path, monkeypatch, watched):
     monkeypatch.setattr(LossScaler, "initial", HIGH)
@@ -188,7 +192,7 @@ def test_an_interrupted_run_ends_with_the_bytes_of_an_undisturbed_one(step, chan
     assert len(set(scales)) > 3
 
 
-@pytest.mark.parametrize("where", ["weights", "gradient"])
+@pytest.mark.parametrize("where", [pytest.param("weights", marks=pytest.mark.slow), "gradient"])
 def test_a_bad_step_is_first_blamed_on_the_scale(where, tmp_path, monkeypatch):
     """Also where the loss itself was no number, the point of the curve after it is of the other steps."""
     poison(9, monkeypatch, where)
@@ -250,11 +254,11 @@ def defer(deferred: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     ("optimizer", "waits"),
     [
         ({"name": "adamw"}, False),
-        ({"name": "sgd"}, False),
-        ({"name": "adagrad"}, False),
-        ({"name": "sgd", "momentum": 0.9}, True),
+        pytest.param({"name": "sgd"}, False, marks=pytest.mark.slow),
+        pytest.param({"name": "adagrad"}, False, marks=pytest.mark.slow),
+        pytest.param({"name": "sgd", "momentum": 0.9}, True, marks=pytest.mark.slow),
         ({"name": "muon", "momentum": 0.9}, True),
-        ({"name": "nadam"}, True),
+        pytest.param({"name": "nadam"}, True, marks=pytest.mark.slow),
     ],
 )
 def test_a_flag_on_the_device_leaves_the_same_steps_out(optimizer, waits, monkeypatch):
@@ -340,6 +344,7 @@ def pair(tmp_path_factory) -> dict[str, list[dict]]:
 
 
 @pytest.mark.parametrize("name", WAYS)
+@pytest.mark.slow
 def test_two_ranks_learn_as_one(name, pair):
     agree(pair[name][0], run_case({"kind": WAYS[name][0], "params": {"precision": "fp16"}}, ALONE), 2e-3)
     assert pair[name][0]["left_out"] == [0, 0]

@@ -26,11 +26,9 @@ NOTE = (
 
 @pytest.mark.parametrize(
     "words",
-    [
-        ["tasks.launch", "train_baseline"],
-        *(pytest.param([name], marks=pytest.mark.slow) for name in ("tasks.evaluate", "tasks.train_baseline")),
-    ],
+    [["tasks.launch", "train_baseline"], ["tasks.evaluate"], ["tasks.train_baseline"]],
 )
+@pytest.mark.slow
 def test_a_stage_that_no_launcher_started_is_alone_whatever_a_job_system_sets(words, tiny_copy):
     """It would wait for three others, for minutes."""
     command = [sys.executable, "-m", *words]
@@ -86,6 +84,7 @@ def test_ranks_of_a_host_whose_name_does_not_resolve_meet_at_once(ranks, nameles
     assert "Unable to resolve hostname" not in done.stderr
 
 
+@pytest.mark.slow
 def test_ranks_that_are_told_where_to_meet_are_not_sent_to_this_host(tiny_copy):
     done = launch("train_baseline", PET_NNODES="1", PET_LOCAL_ADDR="localhost")
     assert done.returncode == 0, done.stderr

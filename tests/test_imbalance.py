@@ -169,6 +169,7 @@ def test_accumulation_walks_the_same_trajectory_with_everything_on():
     assert not np.allclose(losses(plain), losses(whole), rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_two_ranks_walk_the_trajectory_of_one_with_everything_on(tmp_path):
     """Two real processes under torchrun with gloo: the weights are counted over both."""
     script = tmp_path / "ranks.py"

@@ -79,6 +79,7 @@ def test_a_killed_stage_goes_on_and_ends_with_the_same_bytes(tiny_copy):
     assert digests() == wanted
 
 
+@pytest.mark.slow
 def test_models_that_are_done_are_not_trained_again(tiny_copy):
     """`finetune` trains three."""
     wanted = digests("finetune")
@@ -142,6 +143,7 @@ def test_the_state_goes_when_dvc_has_recorded_the_result(tiny_copy):
     assert kept.is_dir()
 
 
+@pytest.mark.slow
 def test_a_worktree_goes_on_where_another_was_killed(tiny_copy, tmp_path):
     other = tmp_path / "worktree"
     shell("git", "add", "--force", "dvc.lock", folder=tiny_copy)

@@ -163,6 +163,7 @@ def notified(probed: Probed, receiver: Receiver) -> Iterator[Probed]:
     remove_notification(probed.url)
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_told_with_name_state_message_and_link(notified, receiver):
     run = notified.run("distill/full", "brave-fox", what="fail")
     notified.execute(run)

@@ -212,6 +212,7 @@ def test_damaged_packages_are_one_line(tiny_lm_copy, rival, monkeypatch):
         decide(load(Params), None, None)
 
 
+@pytest.mark.slow
 def test_a_language_model_is_promoted_and_no_version_of_another_kind_stands_in_its_way_unsaid(tiny_lm_copy):
     """With DVC and git: the first version, the same package again, and a classifier as the promoted version."""
     folder = tiny_lm_copy

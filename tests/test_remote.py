@@ -53,6 +53,7 @@ def test_a_stage_ordered_from_another_host_leaves_the_same_as_one_that_ran_here(
     assert shell("git", "worktree", "list", folder=hosts.there).stdout.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_an_ordered_stage_works_with_data_that_were_written_anew_here(hosts):
     own = hosts.here / "data" / "raw" / "own.txt"
     own.unlink()

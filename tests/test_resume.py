@@ -157,7 +157,8 @@ EVERY = (
 # After an evaluation, before one, and for two optimisers at the borders too.
 @pytest.mark.parametrize(
     ("name", "step"),
-    [(name, step) for name in EVERY for step in (6, 9)]
+    [(name, 6) for name in EVERY]
+    + [pytest.param(name, 9, marks=pytest.mark.slow) for name in EVERY]
     + [(name, step) for name in ("adamw", "muon") for step in (1, 5, STEPS - 1)],
 )
 def test_every_optimiser_goes_on_exactly(name, step, tmp_path, monkeypatch):

@@ -31,6 +31,7 @@ def one_error_line(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 def test_student_refuses_labels_of_another_teacher(tiny_copy):
     before = digest_folder(Path("data/train_student"))
     manifest = Path("data/train_teacher/manifest.json")
@@ -45,6 +46,7 @@ def test_student_refuses_labels_of_another_teacher(tiny_copy):
     assert not Path("data/.train_student.partial").exists()
 
 
+@pytest.mark.slow
 def test_student_refuses_labels_of_other_views(tiny_copy):
     params = Path("params.yaml")
     params.write_text(params.read_text().replace("min_share: 0.5", "min_share: 0.6"))
@@ -59,7 +61,8 @@ def test_student_refuses_labels_of_another_class_order(tiny_copy):
     assert "label names count in their order" in line
 
 
-@pytest.mark.parametrize("variable", [pytest.param({}, marks=pytest.mark.slow), {"PET_LOG_DIR": "ranks"}])
+@pytest.mark.parametrize("variable", [{}, {"PET_LOG_DIR": "ranks"}])
+@pytest.mark.slow
 def test_the_launcher_leaves_nothing_in_the_temporary_folder(tiny_copy, tmp_path, variable):
     (tmp_path / "t").mkdir()
     params = Path("params.yaml")
@@ -83,7 +86,7 @@ def test_a_bad_parameter_is_one_line_before_torch_starts(tiny_copy):
     assert "unknown parameter 'train_student.distillation.temprature'; did you mean 'temperature'?" in line
 
 
-@pytest.mark.parametrize("stage", ["export_soft_labels", "finetune"])
+@pytest.mark.parametrize("stage", ["export_soft_labels", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_a_truncated_model_file_is_one_line(tiny_copy, stage):
     weights = Path("data/train_teacher/model/model.safetensors")
     weights.write_bytes(weights.read_bytes()[:5000])

@@ -117,7 +117,7 @@ def method_losses(mode: str, which: Ranks) -> np.ndarray:
     return losses(history)
 
 
-@pytest.mark.parametrize("mode", ["gradual", "lora"])
+@pytest.mark.parametrize("mode", [pytest.param("gradual", marks=pytest.mark.slow), "lora"])
 def test_two_ranks_walk_the_trajectory_of_one(mode, tmp_path):
     """Two real processes under torchrun with gloo: frozen weights, and those that thaw, are the same on both."""
     script = tmp_path / "ranks.py"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from flows.workspace import snapshot
 
@@ -59,28 +59,40 @@ def run_recipe(name: str, folder: Path) -> Path:
     return folder
 
 
-def run_once(name: str, factory: pytest.TempPathFactory) -> Path:
+def run_once(name: str, request: pytest.FixtureRequest, factory: pytest.TempPathFactory) -> Path:
     """The clone of `run_recipe`, one for all worker processes of the session."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return run_recipe(name, factory.mktemp(name) / "clone")
     # The folders of the workers lie beside each other in the session's.
-    folder = factory.getbasetemp().parent / name
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            run_recipe(name, folder.parent / f"{name}.part").rename(folder)
-    return folder
+    base = factory.getbasetemp().parent
+    try:
+        return run_unless_there(name, base, timeout=0)
+    except Timeout:
+        # Another worker is at it: rather than wait, make what that one would wait for.
+        for other in {"tiny", "tiny_lm"} - {name}:
+            if any(other in getattr(item, "fixturenames", ()) for item in request.session.items):
+                run_unless_there(other, base)
+    return run_unless_there(name, base)
+
+
+def run_unless_there(name: str, base: Path, timeout: float = -1) -> Path:
+    """The clone of a recipe in `base`, once no other process is making it. Raises Timeout if one is for that many seconds."""
+    with FileLock(f"{base / name}.lock", timeout=timeout):
+        if not (base / name).exists():
+            run_recipe(name, base / f"{name}.part").rename(base / name)
+    return base / name
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which the tiny recipe has run from scratch. Shared: look, do not touch."""
-    return run_once("tiny", tmp_path_factory)
+    return run_once("tiny", request, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def tiny_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with the tiny causal language model."""
-    return run_once("tiny_lm", tmp_path_factory)
+    return run_once("tiny_lm", request, tmp_path_factory)
 
 
 @pytest.fixture

@@ -79,8 +79,8 @@ down: venv
 worker: venv
 	@$(ACTIVATE) && python -m flows.service worker --server "$(SERVER)" --pool "$(POOL)"
 
-# Two processes, and one thread in each: most tests wait for servers and workers, and threads beyond the cores cost tenfold.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadfile
+# Three processes, and one thread in each: many tests wait for servers and workers, and threads beyond the cores cost tenfold.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses 3 --dist loadfile
 
 test: venv
 	@$(ACTIVATE) && $(PYTEST)

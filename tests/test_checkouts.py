@@ -131,6 +131,7 @@ def as_user(*words: str) -> tuple[str, ...]:
     return (*given, *words)
 
 
+@pytest.mark.slow
 def test_a_user_number_without_a_name_runs_and_saves(nobody, monkeypatch):
     """As containers are started: `docker run --user 54321`."""
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
@@ -252,7 +253,7 @@ def nested(root: Path, commits: bool = True) -> Path:
     return inside
 
 
-@pytest.mark.parametrize("how", ["cloned", slow("without a commit"), slow("added")])
+@pytest.mark.parametrize("how", [slow("cloned"), slow("without a commit"), slow("added")])
 def test_a_repository_inside_is_refused_before_the_run_and_what_git_ignores_is_not(nobody, how):
     nested(nobody.root, commits=how != "without a commit")
     if how == "added":
@@ -297,7 +298,7 @@ def test_a_snapshot_of_a_checkout_with_nothing_inside_is_made(nobody):
 
 @pytest.mark.parametrize(
     ("kind", "where"),
-    [("symlink", "inside"), slow("hardlink", "outside"), slow("symlink", "outside"), slow("hardlink", "inside"),
+    [slow("symlink", "inside"), slow("hardlink", "outside"), slow("symlink", "outside"), slow("hardlink", "inside"),
      slow("hardlink,symlink", "outside"), slow("copy", "inside")],
 )  # fmt: skip
 def test_a_run_works_with_a_cache_of_links(nobody, kind, where):

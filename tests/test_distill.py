@@ -59,6 +59,7 @@ def test_targets_are_neither_promoted_nor_the_run_of_a_night(live):
     assert not list(live.folder.glob(".git/stillhouse/nights/*"))
 
 
+@pytest.mark.slow
 def test_a_cached_run_executes_nothing_and_is_an_experiment(live):
     lock = (live.folder / "dvc.lock").read_bytes()
     shown = live.watch()

@@ -151,7 +151,8 @@ def test_a_host_that_is_lost_leaves_the_others_going_on(pair, tmp_path):
     np.testing.assert_allclose(found["losses"], pair["losses"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("stop", marks=pytest.mark.slow), "sleep"])
+@pytest.mark.parametrize("kind", ["stop", "sleep"])
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_named_with_the_call_that_waits(kind, tmp_path):
     fault = {"kind": kind, "rank": 1, "step": 7}
     launch = Launch(tmp_path, 2, {"fault": fault}, STILLHOUSE_HANG_SECONDS="2")

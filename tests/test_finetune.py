@@ -54,6 +54,7 @@ def test_the_student_starts_from_the_distilled_weights(tiny):
     assert inputs["start"] == json.loads((tiny / "data/train_student/manifest.json").read_text())["weights"]
 
 
+@pytest.mark.slow
 def test_the_stage_writes_merged_models_from_a_start_and_refuses_another_tokenizer(tiny_copy):
     params = Path("params.yaml")
     tree = read_yaml(params)

@@ -351,6 +351,7 @@ def test_two_ranks_learn_as_one(name, pair):
 
 
 @pytest.mark.parametrize("name", WAYS)
+@pytest.mark.slow
 def test_two_ranks_leave_the_same_steps_out(name, pair):
     """Where ranks have parts of the gradient, one of them may see nothing infinite."""
     found = pair[name][1]

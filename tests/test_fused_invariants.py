@@ -82,6 +82,7 @@ def loss_and_gradients(rank: int, world: int) -> dict[str, torch.Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_loss_and_gradients_of_one(tmp_path):
     """Two real processes under torchrun with gloo."""
     script = tmp_path / "ranks.py"

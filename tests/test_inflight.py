@@ -126,6 +126,7 @@ def test_inputs_that_dvc_does_not_know_of_yet_start_afresh(tiny_copy):
     assert "goes on" not in said
 
 
+@pytest.mark.slow
 def test_the_state_goes_when_dvc_has_recorded_the_result(tiny_copy):
     """A later start finds it in the cache. Who forces a stage that is recorded gets it run."""
     forced = ("dvc", "repro", "--force", "--single-item", STAGE)
@@ -166,6 +167,7 @@ def test_who_finds_the_same_stage_at_work_waits_and_takes_its_result(tiny_copy):
     end_at(waiting, "")
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_told_to_end_keeps_its_last_step(tiny_copy):
     """As the guard of a flow does it: SIGTERM to the launcher, and seconds to obey."""
     params = Path("params.yaml")

@@ -47,7 +47,6 @@ def check_outputs(folder: Path) -> None:
     assert not re.search(r"(new|target) (task|domain)|fine-tun|From scratch", page.partition("<details>")[0], re.IGNORECASE)
 
 
-@pytest.mark.slow
 def test_one_task_is_distilled_evaluated_shipped_and_shown(tiny_copy):
     said = without_new_task(tiny_copy)
     assert "nothing to fine-tune" in said

@@ -62,7 +62,7 @@ RUNS = {
 }
 
 
-OFTEN = ("lower case, wrapped", "word pieces that pad to 128", "few tokens")
+OFTEN = ("lower case, wrapped", "word pieces that pad to 128")
 """The others are tried by `make test-all`, and all of them by `benchmarks.package_truth`."""
 
 

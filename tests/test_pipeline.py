@@ -93,6 +93,7 @@ def test_a_failed_stage_keeps_the_last_good_outputs_in_reach(tiny_copy):
     assert (tiny_copy / "dvc.lock").read_bytes() == lock_before
 
 
+@pytest.mark.slow
 def test_own_data_by_editing_params_alone(tiny_copy, tmp_path):
     """`make data`, an edit of params.yaml, `dvc repro` as far as preprocess."""
     rows = [f'"text number {i} {word}, said twice ""{word}""",{word}' for word in ("red", "green") for i in range(60)]
@@ -142,6 +143,6 @@ def test_an_unknown_recipe_names_the_nearest(tiny_copy):
 
 
 @pytest.mark.parametrize("recipe", sorted(p.stem for p in (Path(__file__).parent.parent / "recipes").glob("*.yaml")))
-def test_every_recipe_is_valid(recipe):
-    root = Path(__file__).parent.parent
-    assert shell("python", "-m", "tasks.check", f"recipes/{recipe}.yaml", folder=root).returncode == 0
+def test_every_recipe_is_valid(recipe, check_here, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    assert check_here(Path("recipes") / f"{recipe}.yaml") == (0, "")

@@ -194,6 +194,7 @@ def test_a_run_is_an_experiment_and_the_checkout_stays_as_it_was(tiny_copy):
     assert shell("dvc", "status", "--json", folder=tiny_copy).stdout.strip() == "{}"
 
 
+@pytest.mark.slow
 def test_a_run_with_targets_is_not_saved_and_falsifies_nothing(tiny_copy):
     """`dvc exp save` after a partial run would bind old outputs to new inputs; a full repro must run what is stale."""
     done = distill("--target", "ingest", "--override", "ingest.source.max_rows=280", folder=tiny_copy)

@@ -117,6 +117,7 @@ def test_an_equal_model_passes_and_gets_no_second_version(clone):
     assert tags(clone) == ["student@v0.0.1"]
 
 
+@pytest.mark.slow
 def test_a_better_model_takes_the_place_and_a_worse_one_is_refused_with_its_figures(clone):
     command(clone, "short")
     assert "promoted: student@v0.0.2" in command(clone, "HEAD").stdout

@@ -88,6 +88,7 @@ def test_the_table_frees_nothing_and_its_sizes_are_right(project):
     assert items["needed"].bytes + cache.bytes == total
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_kept_for_its_time_and_then_removed(project):
     old, young = project.run("old", 2, days=3.1), project.run("young", 3, days=2.9)
     # To look at a workspace does not make it younger.
@@ -111,6 +112,7 @@ def test_a_failed_run_is_kept_for_its_time_and_then_removed(project):
     assert project.objects() == {"1"}
 
 
+@pytest.mark.slow
 def test_a_workspace_of_a_saved_run_goes_at_once_and_not_one_that_went_on(project):
     """The run was killed after `dvc exp save`; of the other one, only an earlier state is saved."""
     saved, other = project.run("saved", 2), project.run("other", 3)
@@ -182,6 +184,7 @@ def test_nothing_is_freed_while_a_run_begins(project):
     assert folder.is_dir()
 
 
+@pytest.mark.slow
 def test_an_interrupted_prune_is_ended_by_the_next(project):
     folder = project.run("failed", 2, days=9)
     code = (

@@ -101,6 +101,7 @@ def test_a_cache_that_others_may_share_is_left_alone(project, tmp_path):
     assert digest_folder(tmp_path / "cache") == before
 
 
+@pytest.mark.slow
 def test_a_broken_workspace_keeps_the_cache_until_it_is_removed(project):
     """Nobody can say which data it needs."""
     folder, other = project.run("broken", 2, days=1), project.run("damaged", 3, days=1)

@@ -21,9 +21,9 @@ def test_what_rank_0_cannot_begin_is_one_line(tiny_copy):
 @pytest.mark.parametrize(
     ("work", "wanted"),
     [
-        ("lambda: 7", ["rank 0 has 7", "rank 1 has 7"]),
+        pytest.param("lambda: 7", ["rank 0 has 7", "rank 1 has 7"], marks=pytest.mark.slow),
         ("refuse", ["rank 0 refused (ArtifactError: no place)", "rank 1 refused (ArtifactError: no place)"]),
-        ("lambda: 1 // 0", ["[rank0]: ZeroDivisionError"]),
+        pytest.param("lambda: 1 // 0", ["[rank0]: ZeroDivisionError"], marks=pytest.mark.slow),
     ],
 )
 def test_every_rank_knows_what_became_of_rank_0s_work(work, wanted, tmp_path):

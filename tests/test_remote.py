@@ -158,6 +158,7 @@ def test_an_entry_is_written_under_the_lock_of_dvc(hosts):
     assert sorted(stages) == sorted(["baseline", *(f"other_{i}" for i in range(20))])
 
 
+@pytest.mark.slow
 def test_a_receipt_whose_parameters_are_not_those_of_the_workspace_is_refused(fed):
     with fed.run() as folder:
         fed.repro(folder, "ingest")

@@ -149,12 +149,14 @@ def test_a_failed_stage_keeps_its_worktree_and_pushes_nothing(fed, monkeypatch):
     assert not fulfil(order, fed.there, scratch=fed.scratch).cached
 
 
+@pytest.mark.slow
 def test_an_execution_that_leaves_the_stage_stale_gives_no_receipt(fed):
     order = place_order(fed.here, "train")
     with pytest.raises(StoreError, match="train is not up to date"):
         fulfil(order, fed.there, lambda folder: False, scratch=fed.scratch)
 
 
+@pytest.mark.slow
 def test_a_run_of_which_the_cache_has_lost_a_file_is_not_published(fed):
     with fed.run() as folder:
         fed.repro(folder, "ingest")

@@ -72,6 +72,7 @@ def test_the_launcher_leaves_nothing_in_the_temporary_folder(tiny_copy, tmp_path
     assert Path("ranks").exists() == bool(variable)
 
 
+@pytest.mark.slow
 def test_a_global_batch_that_does_not_divide_is_one_line(tiny_copy):
     params = Path("params.yaml")
     params.write_text(params.read_text().replace("threads: 2", "threads: 3"))

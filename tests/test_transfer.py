@@ -88,7 +88,7 @@ def test_a_group_that_would_never_learn_is_refused():
     assert GradualUnfreezing.of(small_model(), 3, 10).every == 3
 
 
-@pytest.mark.parametrize("mode", [pytest.param("gradual", marks=pytest.mark.slow), "lora"])
+@pytest.mark.parametrize("mode", ["gradual", "lora"])
 def test_a_method_killed_and_started_anew_ends_with_the_bytes_of_an_undisturbed_run(mode, tmp_path, monkeypatch):
     def run(folder: Path | None) -> dict:
         model = small_model(0.2)
@@ -118,6 +118,7 @@ def method_losses(mode: str, which: Ranks) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", [pytest.param("gradual", marks=pytest.mark.slow), "lora"])
+@pytest.mark.slow
 def test_two_ranks_walk_the_trajectory_of_one(mode, tmp_path):
     """Two real processes under torchrun with gloo: frozen weights, and those that thaw, are the same on both."""
     script = tmp_path / "ranks.py"

@@ -80,7 +80,7 @@ worker: venv
 	@$(ACTIVATE) && python -m flows.service worker --server "$(SERVER)" --pool "$(POOL)"
 
 # Three processes, and one thread in each: many tests wait for servers and workers, and threads beyond the cores cost tenfold.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses 3 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: venv
 	@$(ACTIVATE) && $(PYTEST)

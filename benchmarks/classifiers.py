@@ -32,18 +32,18 @@ from stillhouse.core.stage import one_line_errors
 from stillhouse.data.batches import Collator
 from stillhouse.data.tokens import TokenTable, read_tokens, write_tokens
 from stillhouse.data.views import ViewParams
+from stillhouse.evaluation.classifier_trial import CLASSIFIED, KNOWN
 from stillhouse.evaluation.onnx_trial import LENGTHS, model_as_onnx, require_same_answers
 from stillhouse.models.config import ModelParams
 from stillhouse.models.saved import save_model
 from stillhouse.models.small import VOCABULARY
 from stillhouse.training import classifier
-from stillhouse.training.config import TrainingParams
+from stillhouse.training.classes_config import ClassesTraining
 from stillhouse.training.distributed import Ranks, join
 from stillhouse.training.dropout import key_dropout
 from stillhouse.training.imbalance import cross_entropy
 from stillhouse.training.own_draws import own_draws
 from stillhouse.training.predict import predict
-from stillhouse.training.trial import CLASSIFIED, KNOWN_CLASSIFIERS
 
 PAGE = Path(__file__).parent.parent / "docs" / "classifiers.md"
 FIRST, LETTERS, LONGEST, SEED, STEPS, OPSET = 3, 16, 46, 7, 20, 18
@@ -99,7 +99,7 @@ def judge(case: Case, task: classifier.Task, folder: Path, ranks: Ranks) -> Verd
         return Verdict(case, "refused", str(error).partition("): ")[2], milliseconds)
     faults += faults_after_training(model, task, folder, ranks)
     as_onnx, is_fault = as_onnx_says(model, task)
-    if is_fault or (as_onnx and case.architecture in KNOWN_CLASSIFIERS):
+    if is_fault or (as_onnx and case.architecture in KNOWN):
         faults.append(as_onnx)
     return Verdict(case, "wrong" if faults else "right", "; ".join(faults) or as_onnx, milliseconds)
 
@@ -114,7 +114,7 @@ def faults_in_gradients(model: PreTrainedModel, task: classifier.Task) -> list[s
     model.eval()
     model.zero_grad()
     batch = Collator(task.train, CLASSIFIED, VIEWS, SEED)(rows, np.full(len(rows), -1))
-    params = build(TrainingParams, TRAINING, "classifiers")
+    params = build(ClassesTraining, TRAINING, "classifiers")
     ours = classifier.Classification(cross_entropy(task.train.labels, len(LABELS), params))(model, batch, 0.0)
     ours.backward()
     mine = gradients(model)
@@ -140,7 +140,7 @@ def faults_in_micro_batches(case: Case, task: classifier.Task) -> list[str]:
     keys = key_dropout(model, SEED)
     collate = Collator(task.train, CLASSIFIED, VIEWS, SEED)
     objective = classifier.Classification(
-        cross_entropy(task.train.labels, len(LABELS), build(TrainingParams, TRAINING, "classifiers"))
+        cross_entropy(task.train.labels, len(LABELS), build(ClassesTraining, TRAINING, "classifiers"))
     )
     if said := own_draws(model, objective, keys, collate(np.arange(2), np.full(2, -1))):
         # Trained whole or not at all.
@@ -159,7 +159,7 @@ def faults_in_micro_batches(case: Case, task: classifier.Task) -> list[str]:
 
 
 def faults_after_training(model: PreTrainedModel, task: classifier.Task, folder: Path, ranks: Ranks) -> list[str]:
-    params = build(TrainingParams, TRAINING, "classifiers")
+    params = build(ClassesTraining, TRAINING, "classifiers")
     classifier.fit(model, task, params, VIEWS, 0, SEED, ranks, "letters")
     said = predict(model, task.validation, CLASSIFIED, ranks)
     save_model(model, folder)

@@ -44,7 +44,7 @@ def measure(folder: Path, params: dict, seeds: list[int], samples: int) -> tuple
     from stillhouse.data.views import ViewParams
     from stillhouse.models.config import ModelParams
     from stillhouse.training import classifier
-    from stillhouse.training.config import ImbalanceParams, TrainingParams
+    from stillhouse.training.classes_config import ClassesTraining, ImbalanceParams
     from stillhouse.training.distributed import join
     from stillhouse.training.predict import predict
     from stillhouse.training.scores import per_class_f1
@@ -53,7 +53,7 @@ def measure(folder: Path, params: dict, seeds: list[int], samples: int) -> tuple
     task = classifier.Task.read(folder / DATA / "preprocess" / "source")
     test = read_tokens(folder / DATA / "preprocess" / "source" / "test.arrow")
     model_params = build(ModelParams, params["student"]["model"], "recipes/intents.yaml")
-    training = build(TrainingParams, params["student"]["training"], "recipes/intents.yaml")
+    training = build(ClassesTraining, params["student"]["training"], "recipes/intents.yaml")
     views = build(ViewParams, params["views"], "recipes/intents.yaml")
     sizes = np.bincount(task.train.labels, minlength=len(task.labels))
     rare = np.argsort(sizes, kind="stable")[:RARE]
@@ -69,7 +69,7 @@ def measure(folder: Path, params: dict, seeds: list[int], samples: int) -> tuple
         for name, changes in METHODS.items():
             chosen = replace(training, imbalance=build(ImbalanceParams, changes, name))
 
-            def train(name: str = name, chosen: TrainingParams = chosen, seed: int = 0) -> np.ndarray:
+            def train(name: str = name, chosen: ClassesTraining = chosen, seed: int = 0) -> np.ndarray:
                 model = classifier.build(model_params, task, seed)
                 history = classifier.fit(model, task, chosen, views, None, seed, ranks, f"{name} {seed}")
                 say(f"{name}, seed {seed}: best at step {history.best_step} of {history.steps}, {history.seconds:.0f} s")

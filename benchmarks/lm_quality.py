@@ -115,7 +115,7 @@ def measure(bench: Bench, seeds: list[int], curve: list[tuple[str, int]]) -> dic
     from stillhouse.soft_labels.binding import language_binding
     from stillhouse.soft_labels.export import Teachers
     from stillhouse.soft_labels.export_language import export_language
-    from stillhouse.soft_labels.objectives import online_targets, stored_targets
+    from stillhouse.soft_labels.language_objective import online_targets, stored_targets
     from stillhouse.soft_labels.sampler import Sampler
     from stillhouse.training import language_model
     from stillhouse.training.config import TrainingParams

@@ -17,8 +17,8 @@ from stillhouse.data.tokens import TokenTable
 from stillhouse.data.views import ViewParams
 from stillhouse.losses.classification import Loss
 from stillhouse.models.build import build_model, count_parameters
+from stillhouse.training.classes_config import ClassesStudent, ClassesTraining
 from stillhouse.training.classifier import Task, fit
-from stillhouse.training.config import StudentParams, TrainingParams
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.loop import History
 
@@ -30,7 +30,7 @@ class Params:
     seed: int
     threads: int
     views: ViewParams
-    student: StudentParams
+    student: ClassesStudent
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Setting:
     """Model, task and training, ready to run."""
 
     params: Params
-    training: TrainingParams
+    training: ClassesTraining
     task: Task
     rows: TokenTable
 
@@ -73,7 +73,7 @@ class Setting:
         return build_model(model, self.task.facts.vocab_size, self.task.facts.pad_id, self.task.labels, self.params.seed)
 
     def fit(self, model: PreTrainedModel, ranks: Ranks, loss: Loss | None = None, **changes: Any) -> History:
-        """Our loop; `loss` is cross-entropy unless given, `changes` are to its `TrainingParams`."""
+        """Our loop; `loss` is cross-entropy unless given, `changes` are to its `ClassesTraining`."""
         return fit(
             model,
             replace(self.task, validation=self.task.validation.select(np.arange(1))),
@@ -88,7 +88,7 @@ class Setting:
         )
 
 
-def shortened(training: TrainingParams, steps: int, **changes: Any) -> TrainingParams:
+def shortened(training: ClassesTraining, steps: int, **changes: Any) -> ClassesTraining:
     """The same training with `steps` steps, without what would disturb a measurement, and with other `changes`."""
     plain = {"label_smoothing": 0.0, "micro_batch_size": None, "early_stopping": None}
     # A warm-up longer than the training is refused.

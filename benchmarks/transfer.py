@@ -87,15 +87,17 @@ class Bench:
         from stillhouse.data.views import ViewParams
         from stillhouse.models.config import ModelParams
         from stillhouse.training import classifier
-        from stillhouse.training.config import LoraParams, TrainingParams
+        from stillhouse.training.classes_config import ClassesTraining
+        from stillhouse.training.config import LoraParams
         from stillhouse.training.methods import prepare
+        from stillhouse.training.transfer import few_examples
 
         task = classifier.Task.read(self.folder / DATA / "preprocess" / "new")
-        rows = classifier.choose(task, examples, seed)
+        rows = few_examples(task.labelled(), examples, seed)
         tree = self.params["finetune"]["training"]
         tree = tree | {"steps": self.steps, "evaluate_every": max(1, self.steps // 6), "metric": "accuracy"}
         tree = tree | {"optimizer": tree["optimizer"] | {"learning_rate": way.rate} | way.optimizer}
-        training = build(TrainingParams, tree, self.where)
+        training = build(ClassesTraining, tree, self.where)
         if way.mode is None:
             model = classifier.build(build(ModelParams, self.params["student"]["model"], self.where), task, seed)
         else:

@@ -22,6 +22,7 @@ from flows.workspace import repository_root
 from stillhouse.core.errors import DataError
 from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
+from stillhouse.kinds.registry import KINDS
 
 PLAIN = ("train", "training", "data", "dataset", "all", "texts", "text", "corpus", "input", "full", "labelled", "labeled")
 """Names of files that say nothing of what they are about: their folder's name does."""
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("--label", help="column with the class (default: guessed)")
     parser.add_argument("--document", help="column that the rows of one document share, for language models")
     parser.add_argument("--encoding", help="of texts that are not UTF-8, for example cp1252")
-    parser.add_argument("--kind", choices=["text_classification", "causal_lm"], help="default: by what lies there")
+    parser.add_argument("--kind", choices=list(KINDS), help="default: by what lies there")
     parser.add_argument("--title", help="title of the report (default: from the name of the file)")
     parser.add_argument("--yes", action="store_true", help="overwrite edits of params.yaml that are not committed")
     parser.add_argument("--keep-params", action="store_true", help="add the data, and leave params.yaml as it is")

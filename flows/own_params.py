@@ -17,9 +17,9 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from flows.commands import CommandError, command
 from flows.workspace import shared_folder
 from stillhouse.core.errors import ParamsError
-from stillhouse.core.params import PARAMS_FILE, kind_of, read_yaml
+from stillhouse.core.params import PARAMS_FILE, read_yaml
+from stillhouse.kinds.registry import KINDS, kind_of
 
-RECIPES = {"causal_lm": "lm", "text_classification": "intents"}
 """Kind of model to the recipe whose values are taken where params.yaml is for the other kind."""
 MEMORY = "own_params.json"
 
@@ -57,7 +57,7 @@ def reads(root: Path, names: list[str]) -> bool:
 def values_of(kind: str, source: dict[str, Any], max_tokens: int | None, title: str) -> dict[str, Any]:
     """Dotted keys that own data need to be other than the recipe has them."""
     values = {"ingest": {"source": source, "new": None}, "report.title": title}
-    if kind == "text_classification":
+    if KINDS[kind].of_classes:
         values["preprocess.withheld_labels"] = 0.0
         if max_tokens is not None:
             values["preprocess.max_tokens"] = max_tokens
@@ -72,7 +72,7 @@ def plan(root: Path, kind: str, values: dict[str, Any]) -> Plan:
     committed = committed_params(root)
     recipe, base = None, before
     if kind_of(present) != kind:
-        recipe = RECIPES[kind]
+        recipe = KINDS[kind].own_recipe
         base = (root / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
     tree = round_trip().load(base)
     for key, value in values.items():

@@ -15,8 +15,9 @@ from flows.runs import markdown
 from flows.summary import TITLES, whole_summary
 from flows.workspace import CommandError, command
 from stillhouse.core.artifacts import read_json
-from stillhouse.core.params import PARAMS_FILE, kind_of, read_yaml
+from stillhouse.core.params import PARAMS_FILE, read_yaml
 from stillhouse.core.scores import METRICS, tasks_of
+from stillhouse.kinds.registry import kind_of
 
 # Of each kind of model those that it has; `forgotten` is what fine-tuning lost of the old task, in nats per token.
 SHOWN = (

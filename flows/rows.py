@@ -15,10 +15,12 @@ from flows.history import DEFAULT, Change, History, nearest_recipe, outputs_in
 from flows.in_use import is_held, lock_of
 from flows.leftovers import SUFFIX, TRASH
 from flows.workspace import RUNS, command
+from stillhouse.comparison.kinds import comparison_of
 from stillhouse.core.artifacts import TIMING
 from stillhouse.core.errors import ParamsError
-from stillhouse.core.params import kind_of, read_yaml
-from stillhouse.core.scores import METRICS, shipped_task, summary_of
+from stillhouse.core.params import read_yaml
+from stillhouse.core.scores import METRICS, shipped_task
+from stillhouse.kinds.registry import kind_of
 
 VERSIONS = "refs/tags/student@v*"
 """What `flows.promote` sets, on a run's commit; `student@v1.0.0!` takes that version back."""
@@ -85,11 +87,11 @@ class Table:
         # Old commits may hold figures of another form.
         with suppress(KeyError, TypeError, AttributeError):
             if metrics:
-                scores = summary_of(metrics)
+                scores = comparison_of(kind_of(params)).summary_of(metrics)
                 latency = timing.get(f"{shipped_task(metrics)}_student_latency_ms")
         report = Path("reports") / f"{name}.html"
         return Row(
-            name=name, kind=kind_of(dict(params)), scores=scores, latency_ms=latency,
+            name=name, kind=kind_of(params), scores=scores, latency_ms=latency,
             seconds=sum(time["seconds"] for time in times if time) if scores else None,
             versions=self.versions.get(facts["commit"], []),
             report=str(report) if (self.root / report).is_file() else None, **facts,

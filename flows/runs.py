@@ -20,15 +20,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from flows.history import DEFAULT, in_words, value
 from flows.rows import Row, rows_of
 from flows.workspace import repository_root
+from stillhouse.comparison.figures import EMPTY, interval, known
+from stillhouse.comparison.kinds import comparison_of
 from stillhouse.core.options import Options
 from stillhouse.core.stage import one_line_errors
+from stillhouse.kinds.protocol import Kind
+from stillhouse.kinds.registry import KINDS
 
 PAGE = Path("reports") / "runs.html"
-TITLES = {"text_classification": "Classifiers", "causal_lm": "Language models"}
 LEAST_CHANGED = 26
 CHANGED_SHARE = 0.38
 """Such a part of the terminal the column 'changed' must have; others are left out before it has less."""
-EMPTY = "-"
 
 
 # ---- what stands in a cell ----
@@ -44,25 +46,12 @@ def changed(row: Row) -> list[str]:
     return parts or [EMPTY]
 
 
-def is_language(row: Row) -> bool:
-    return row.kind == "causal_lm"
-
-
 def score(row: Row) -> str:
-    name = "bits_per_byte" if is_language(row) else "accuracy"
-    return written(row.scores.get(name), ".4f")
-
-
-def interval(row: Row) -> str:
-    name = "bits_per_byte" if is_language(row) else "accuracy"
-    low, high = row.scores.get(f"{name}_low"), row.scores.get(f"{name}_high")
-    return EMPTY if low is None or high is None else f"{low:.3f}-{high:.3f}"
+    return known(row.scores.get(comparison_of(row.kind).SCORE), ".4f")
 
 
 def gain(row: Row) -> str:
-    if is_language(row):
-        return written(row.gain, "+.4f")
-    return written(None if row.gain is None else 100 * row.gain, "+.1f")
+    return EMPTY if row.gain is None else comparison_of(row.kind).gain(row.gain)
 
 
 def size(row: Row) -> str:
@@ -85,21 +74,18 @@ def when(row: Row) -> str:
     return f"{local:%H:%M}" if local.date() == datetime.now(UTC).astimezone().date() else f"{local:%Y-%m-%d}"
 
 
-def written(number: float | None, form: str) -> str:
-    return EMPTY if number is None else f"{number:{form}}"
-
-
-def columns(language: bool) -> dict[str, Callable[[Row], str]]:
+def columns(kind: str) -> dict[str, Callable[[Row], str]]:
     """Heading to the cell's text, without what was changed; figures are of the shipped model."""
+    comparison = comparison_of(kind)
     return {
         "run": lambda row: row.name,
         "when": when,
         "state": lambda row: row.state,
-        "bits/byte" if language else "accuracy": score,
-        "95 %": interval,
-        "gain" if language else "gain, points": gain,
+        comparison.SCORE_HEADING: score,
+        "95 %": lambda row: interval(row.scores, comparison.SCORE),
+        comparison.GAIN_HEADING: gain,
         "size": size,
-        "ms": lambda row: written(row.latency_ms, ".2f"),
+        "ms": lambda row: known(row.latency_ms, ".2f"),
         "time": duration,
         "promoted": lambda row: ", ".join(row.versions) or EMPTY,
     }
@@ -107,7 +93,7 @@ def columns(language: bool) -> dict[str, Callable[[Row], str]]:
 
 LEFT = ("run", "when", "state", "promoted", "changed")
 # What goes first where a terminal is narrow.
-DISPENSABLE = ("ms", "time", "size", "when", "95 %", "state", "promoted", "gain, points", "gain")
+DISPENSABLE = ("ms", "time", "size", "when", "95 %", "state", "promoted")
 
 
 # ---- the terminal ----
@@ -116,22 +102,20 @@ DISPENSABLE = ("ms", "time", "size", "when", "95 %", "state", "promoted", "gain,
 def table_lines(rows: list[Row], width: int) -> list[str]:
     """A table for each kind of model that there is, at most `width` characters wide."""
     lines = []
-    for kind, title in TITLES.items():
-        mine = [row for row in rows if row.kind == kind]
-        if mine:
-            lines += ["", title, *one_table(mine, width)]
+    for kind, mine in by_kind(rows):
+        lines += ["", kind.title, *one_table(mine, width)]
     return lines[1:]
 
 
 def one_table(rows: list[Row], width: int) -> list[str]:
-    shown = {name: [cell(row) for row in rows] for name, cell in columns(is_language(rows[0])).items()}
+    shown = {name: [cell(row) for row in rows] for name, cell in columns(rows[0].kind).items()}
     # A column in which nothing stands tells nothing.
     shown = {name: cells for name, cells in shown.items() if name == "run" or any(text != EMPTY for text in cells)}
     widths = {name: max(map(len, [name, *cells])) for name, cells in shown.items()}
     widths["run"] = min(widths["run"], max(12, width // 4))
     # Never wider than what is to be said.
     least = max(LEAST_CHANGED, min(round(width * CHANGED_SHARE), max(len(part) for row in rows for part in changed(row))))
-    for name in DISPENSABLE:
+    for name in (*DISPENSABLE, comparison_of(rows[0].kind).GAIN_HEADING):
         if width - sum(widths.values()) - 2 * len(widths) < least:
             widths.pop(name, None)
     room = max(LEAST_CHANGED, width - sum(widths.values()) - 2 * len(widths))
@@ -192,13 +176,10 @@ def as_json(row: Row) -> dict[str, Any]:
 def markdown(rows: list[Row], link: Callable[[str], str | None]) -> str:
     """The table for Prefect; `link` gives the address of a report."""
     lines = []
-    for kind, title in TITLES.items():
-        mine = [row for row in rows if row.kind == kind]
-        if not mine:
-            continue
-        shown = columns(kind == "causal_lm")
+    for kind, mine in by_kind(rows):
+        shown = columns(kind.name)
         # Prefect breaks no line of a table: what may be long stands last.
-        lines += [f"## {title}", "", f"| {' | '.join([*shown, 'changed'])} |", "|---" * (len(shown) + 1) + "|"]
+        lines += [f"## {kind.title}", "", f"| {' | '.join([*shown, 'changed'])} |", "|---" * (len(shown) + 1) + "|"]
         for row in mine:
             address = link(row.report) if row.report else None
             name = f"[{row.name}]({address})" if address else row.name
@@ -214,7 +195,7 @@ def write_page(rows: list[Row], root: Path) -> Path:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    groups = [(title, columns(kind == "causal_lm"), mine) for kind, title in TITLES.items() if (mine := of_kind(rows, kind))]
+    groups = [(kind.title, columns(kind.name), mine) for kind, mine in by_kind(rows)]
     page = environment.get_template("runs.html.jinja").render(groups=groups, left=LEFT, name=root.name, value=value)
     path = root / PAGE
     path.parent.mkdir(exist_ok=True)
@@ -224,8 +205,9 @@ def write_page(rows: list[Row], root: Path) -> Path:
     return path
 
 
-def of_kind(rows: list[Row], kind: str) -> list[Row]:
-    return [row for row in rows if row.kind == kind]
+def by_kind(rows: list[Row]) -> list[tuple[Kind, list[Row]]]:
+    """The kinds of which there are runs, and their rows."""
+    return [(kind, mine) for kind in KINDS.values() if (mine := [row for row in rows if row.kind == kind.name])]
 
 
 def main() -> None:

@@ -12,12 +12,14 @@ of the source task, and `nearest_classes`; of causal language models `blocks_*.p
 
 from pathlib import Path
 
+from stillhouse.comparison.kinds import comparison_of
 from stillhouse.core.artifacts import DATA, read_json, write_json
 from stillhouse.core.options import no_options
-from stillhouse.core.params import Kind, Threads, block
-from stillhouse.core.scores import METRICS, SUMMARY, summary_of
+from stillhouse.core.params import KindName, Threads, block
+from stillhouse.core.scores import METRICS, SUMMARY
 from stillhouse.core.shipped import RIVALS, Shipped
 from stillhouse.core.stage import run_stage
+from stillhouse.evaluation.kinds import evaluation_of
 
 MODELS = {
     "source": {
@@ -54,7 +56,7 @@ class Evaluate:
 
 @block
 class Params:
-    kind: Kind
+    kind: KindName
     threads: Threads
     evaluate: Evaluate
 
@@ -64,24 +66,21 @@ def run(params: Params, out: Path) -> dict:
     from stillhouse.training.distributed import join
 
     settings, shipped = params.evaluate, Shipped.read()
-    shared = {
-        "bootstrap_samples": settings.bootstrap_samples,
-        "calibration_bins": settings.calibration_bins,
-        "examples": settings.examples,
-        "speed_seconds": settings.speed_seconds,
-        "shipped": shipped,
-    }
     models: dict = {task: MODELS[task] for task in reversed(shipped.tasks)}
     with join(params.threads) as ranks:
-        if params.kind == "causal_lm":
-            from stillhouse.evaluation.language import evaluate_language
-
-            speeds = evaluate_language(models, RIVALS, out, ranks, **shared, ngram_baseline=settings.linear_baseline)
-        else:
-            from stillhouse.evaluation.classification import evaluate_classifiers
-
-            speeds = evaluate_classifiers(models, RIVALS, out, ranks, **shared, linear_baseline=settings.linear_baseline)
-    write_json(out / SUMMARY, summary_of(read_json(out / METRICS.name)))
+        speeds = evaluation_of(params.kind).evaluate(
+            models,
+            RIVALS,
+            out,
+            ranks,
+            bootstrap_samples=settings.bootstrap_samples,
+            calibration_bins=settings.calibration_bins,
+            examples=settings.examples,
+            linear_baseline=settings.linear_baseline,
+            speed_seconds=settings.speed_seconds,
+            shipped=shipped,
+        )
+    write_json(out / SUMMARY, comparison_of(params.kind).summary_of(read_json(out / METRICS.name)))
     return speeds
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from stillhouse.core.artifacts import write_json
 from stillhouse.core.options import no_options
-from stillhouse.core.params import Kind, Threads, block
+from stillhouse.core.params import KindName, Threads, block
 from stillhouse.core.shipped import Shipped
 from stillhouse.core.stage import run_stage
+from stillhouse.evaluation.kinds import packaging_of
 
 
 @block
@@ -34,52 +35,23 @@ class ExportModel:
 
 @block
 class Params:
-    kind: Kind
+    kind: KindName
     threads: Threads
     export_model: ExportModel
 
 
 def run(params: Params, out: Path) -> None:
-    package, shipped = out / "package", Shipped.read()
+    from stillhouse.training.distributed import join
+
+    # onnx and onnxruntime are imported by what this loads alone: no other stage pays for them.
+    package, settings, packaging = out / "package", params.export_model, packaging_of(params.kind)
     package.mkdir()
-    if params.kind == "causal_lm":
-        run_language_model(params, out, package, shipped)
-    else:
-        run_classifier(params, out, package, shipped)
-
-
-def run_language_model(params: Params, out: Path, package: Path, shipped: Shipped) -> None:
-    from stillhouse.evaluation.language_package import write_language_package
-    from stillhouse.training.distributed import join
-
-    settings = params.export_model
     with join(params.threads) as ranks:
-        metrics = write_language_package(
-            shipped, package, ranks, opset=settings.opset, tolerance=settings.tolerance, threads=params.threads
+        metrics = packaging.write_package(
+            Shipped.read(), package, ranks, opset=settings.opset, tolerance=settings.tolerance, threads=params.threads
         )
     write_json(out / "metrics.json", metrics)
-    print(
-        f"{metrics['rows_compared']:,} raw test documents: {metrics['nats_per_token']:.4f} nats per token by the card's code, "
-        f"as by the pipeline; on {metrics['positions_compared']:,} positions ONNX and torch differ by at most "
-        f"{metrics['largest_difference']:.1e}"
-    )
-
-
-def run_classifier(params: Params, out: Path, package: Path, shipped: Shipped) -> None:
-    # onnx and onnxruntime are imported here alone: no other stage pays for them.
-    from stillhouse.evaluation.classifier_package import write_classifier_package
-    from stillhouse.training.distributed import join
-
-    settings = params.export_model
-    with join(params.threads) as ranks:
-        metrics = write_classifier_package(
-            shipped, package, ranks, opset=settings.opset, tolerance=settings.tolerance, threads=params.threads
-        )
-    write_json(out / "metrics.json", metrics)
-    print(
-        f"{metrics['rows_compared']:,} raw test texts and {metrics['texts_tried']} odd ones: the package and the pipeline "
-        f"differ by at most {metrics['largest_difference']:.1e}"
-    )
+    print(packaging.summary(metrics))
 
 
 def main() -> None:

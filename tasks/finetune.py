@@ -13,15 +13,15 @@ arXiv:2106.09685; what is written is the merged model. `scratch` has nothing to 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from stillhouse.core.artifacts import DATA, MANIFEST, read_json, write_json
 from stillhouse.core.options import no_options
-from stillhouse.core.params import Kind, Seed, Threads, block
+from stillhouse.core.params import KindName, Seed, Threads, block
 from stillhouse.core.shipped import LEFT_OUT, NO_NEW_TASK, has_new_task, leave_out
 from stillhouse.data.views import ViewParams
-from stillhouse.training.config import LoraParams, StudentParams, TrainingParams
 from stillhouse.training.rates import say_rate
+from stillhouse.training.stage_config import Finetune, StudentParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,62 +31,13 @@ if TYPE_CHECKING:
 
 
 @block
-class Finetune:
-    mode: Literal["full", "frozen", "layerwise", "gradual", "lora"]
-    """What is trained: `full` everything at one rate, `frozen` the head alone, `layerwise` lower layers at lower rates,
-    `gradual` one more group of layers every so many steps, `lora` a new head and low-rank additions to the body."""
-    examples_per_class: int | None
-    """Classification: training rows of each class that are used, chosen by a keyed hash; null means all."""
-    training: TrainingParams
-    """Steps, batches, optimiser and schedule of all the models that are fine-tuned."""
-    start: str | None = None
-    """Model that is fine-tuned as `student`: a folder or hub id (`owner/model@commit`) of a transformers model with the
-    pipeline's tokenizer; with null, the distilled student."""
-    unfreeze_every: int | None = None
-    """Steps until the next group of layers is trained too, in mode `gradual`."""
-    lora: LoraParams | None = None
-    """Low-rank additions, in mode `lora`."""
-
-    def __post_init__(self) -> None:
-        if self.examples_per_class is not None and self.examples_per_class < 1:
-            raise ValueError(f"examples_per_class must be at least 1 or null, is {self.examples_per_class}")
-        if (self.mode == "layerwise") != (self.training.optimizer.layer_decay < 1):
-            raise ValueError(
-                f"mode 'layerwise' goes with training.optimizer.layer_decay below 1; given '{self.mode}' and "
-                f"{self.training.optimizer.layer_decay}"
-            )
-        if (self.mode == "gradual") != (self.unfreeze_every is not None):
-            raise ValueError(f"mode 'gradual' goes with unfreeze_every; given '{self.mode}' and {self.unfreeze_every}")
-        if self.unfreeze_every is not None and self.unfreeze_every < 1:
-            raise ValueError(f"unfreeze_every must be at least 1, is {self.unfreeze_every}")
-        if (self.mode == "lora") != (self.lora is not None):
-            raise ValueError(f"mode 'lora' goes with a block lora, and no other mode does; given '{self.mode}' and {self.lora}")
-        if self.mode == "lora" and self.training.parallel.tensor > 1:
-            raise ValueError(
-                f"mode 'lora' does not go with training.parallel.tensor {self.training.parallel.tensor}: transformers' plans "
-                "do not know the additions; set it to 1, and take sharding: fsdp or a pipeline for a model that is too large"
-            )
-
-
-@block
 class Params:
-    kind: Kind
+    kind: KindName
     seed: Seed
     threads: Threads
     views: ViewParams
     student: StudentParams
     finetune: Finetune
-
-    def __post_init__(self) -> None:
-        if self.kind == "causal_lm" and self.finetune.examples_per_class is not None:
-            raise ValueError("'finetune.examples_per_class' counts classes, which kind causal_lm does not have; use null")
-        if self.kind == "causal_lm" and self.finetune.mode in ("frozen", "gradual"):
-            raise ValueError(
-                f"'finetune.mode' is {self.finetune.mode}, which is about a new head, and kind causal_lm keeps its own; use "
-                "full, layerwise or lora"
-            )
-        if self.kind == "causal_lm" and self.finetune.training.imbalance.is_on:
-            raise ValueError("'finetune.training.imbalance' is about classes, which kind causal_lm has not; leave it out")
 
 
 MODELS = {"student": "train_student", "scratch": None, "teacher": "train_teacher"}
@@ -108,7 +59,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     import torch
 
     from stillhouse.training.kinds import trainer_of
-    from stillhouse.training.methods import prepare, require_spread
+    from stillhouse.training.methods import Method, require_spread
     from stillhouse.training.start import start_from
 
     if not has_new_task():
@@ -118,7 +69,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     start = settings.start or params.student.model.pretrained
     say_rate(ranks.is_main, "finetune", start, settings.training.optimizer, settings.mode)
     task = trainer.Task.read(DATA / "preprocess" / "new")
-    rows = trainer.choose(task, settings.examples_per_class, params.seed)
+    rows = trainer.choose(task, settings, params.seed)
     # Whoever compares against these models has to learn from the same rows.
     ranks.on_main(lambda: write_json(out / "rows.json", rows.ids.to_pylist()))
     starts: list[Start] = []
@@ -133,15 +84,8 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
             inputs["start"] = read_json(DATA / origin / MANIFEST)["weights"]
         # Before additions are put into it, and before the first of the three is trained.
         trainer.verify_model(model, task, ranks)
-        method = prepare(
-            model,
-            settings.mode if origin else "full",
-            new_head=params.kind == "text_classification",
-            unfreeze_every=settings.unfreeze_every,
-            lora=settings.lora,
-            steps=settings.training.steps,
-            seed=params.seed,
-        )
+        # One with random weights has nothing to keep: it is trained in full.
+        method = trainer.method_of(model, settings, params.seed) if origin else Method()
         require_spread(model, settings.training)
         starts.append(Start(name, model, method, inputs))
     # All are made before the first is trained: what one of them cannot do is not said when the others are paid for.

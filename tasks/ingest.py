@@ -8,51 +8,25 @@ empty; no rows without a target task) and `manifest.json` (rows, classes, balanc
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
-from pydantic import Field
 
 from stillhouse.core.artifacts import MANIFEST, write_json
-from stillhouse.core.params import Kind, block
+from stillhouse.core.params import KindName, block
 from stillhouse.core.stage import run_stage
+from stillhouse.kinds.registry import KINDS
 from stillhouse.sources.cloze import ClozeSource, read_cloze
+from stillhouse.sources.config import Ingest
 from stillhouse.sources.files import FilesSource, read_files
 from stillhouse.sources.hub import HubSource, read_hub
 from stillhouse.sources.sample import SampleSource, read_sample
 from stillhouse.sources.tables import COLUMNS, describe, write_table
 
-Source = Annotated[SampleSource | FilesSource | HubSource | ClozeSource, Field(discriminator="kind")]
-
-
-@block
-class Ingest:
-    source: Source
-    """The task that teacher and student learn."""
-    new: Source | None
-    """The task that the student is fine-tuned on; null where it is shipped as it is, for the source task."""
-
-    @property
-    def tasks(self) -> dict[str, Source]:
-        """Name to source of every task that there is."""
-        return {"source": self.source} | ({} if self.new is None else {"new": self.new})
-
 
 @block
 class Params:
-    kind: Kind
+    kind: KindName
     ingest: Ingest
-
-    def __post_init__(self) -> None:
-        for name, source in self.ingest.tasks.items():
-            if self.kind == "causal_lm" and source.kind == "cloze":
-                raise ValueError(
-                    f"'ingest.{name}' is a cloze test, which has classes; kind causal_lm reads documents (kind: files)"
-                )
-            if self.kind == "causal_lm" and source.labels is not None:
-                raise ValueError(f"'ingest.{name}.labels' chooses classes, which documents (kind causal_lm) do not have")
-            if self.kind != "causal_lm" and getattr(source, "document", None) is not None:
-                raise ValueError(f"'ingest.{name}.document' joins rows to documents, which kind {self.kind} does not read")
 
 
 def read(
@@ -72,7 +46,7 @@ def read(
 
 def run(params: Params, out: Path) -> None:
     manifest = {}
-    labelled = params.kind != "causal_lm"
+    labelled = KINDS[params.kind].of_classes
     for name, source in params.ingest.tasks.items():
         notes: list[str] = []
         table, origin = read(source, labelled, notes)

@@ -12,18 +12,18 @@ import inspect
 import textwrap
 import types
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from stillhouse.core.options import Options
-from stillhouse.core.params import FLOW_BLOCKS, SHARED_BLOCKS, STAGES
+from stillhouse.core.params import FLOW_BLOCKS, SHARED_BLOCKS, STAGES, KindName, of_kind
 from stillhouse.evaluation.gate import Params as GateParams
+from stillhouse.kinds.protocol import Kind
+from stillhouse.kinds.registry import KINDS
 
 PAGE = Path("docs") / "parameters.md"
-KINDS = {"Classification: ": "`text_classification`", "Causal language models: ": "`causal_lm`"}
-"""How the description of a parameter begins that only one kind of model has, and how the page says so."""
 NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
 
 HEAD = """# Parameters
@@ -48,34 +48,57 @@ class Row:
 
 @dataclass
 class Section:
-    """One block: its keys, and where it stands."""
+    """A block: its keys, and where it stands. Kinds may each have a variant of it, with more or other keys."""
 
-    block: type
     title: str
-    rows: list[Row]
+    variants: dict[type, list[str]] = field(default_factory=dict)
+    """Class to the kinds that have it."""
     places: list[str] = field(default_factory=list)
     """Dotted keys in `params.yaml`; a block may serve in several places."""
+
+    @property
+    def kinds(self) -> list[str]:
+        return [kind for kind in KINDS if any(kind in kinds for kinds in self.variants.values())]
 
 
 def page() -> str:
     """The whole page. Blocks that several stages share are told once, and linked to."""
     sections: dict[type, Section] = {}
-    values: list[Row] = []
-    for name, declared in top_level():
-        blocks = blocks_in(declared)
-        if blocks:
+    values: dict[str, Row] = {}
+    for kind in KINDS.values():
+        for name, declared in top_level(kind):
+            blocks = blocks_in(declared)
             for block in blocks:
-                add(sections, block, name)
-        else:
-            values.append(Row(f"`{name}`", type_words(declared, {}), "", "", SHARED_MEANINGS[name]))
-    lines = [HEAD, "## Shared by all stages", "", *table(values)]
-    anchors = {block: anchor(section.title) for block, section in sections.items()}
-    for section in sections.values():
-        lines += ["", f"## {section.title}", "", *described(section.block)]
+                add(sections, block, name, kind.name)
+            if not blocks:
+                values[name] = Row(f"`{name}`", type_words(declared, {}), "", "", SHARED_MEANINGS[name])
+    lines = [HEAD, "## Shared by all stages", "", *table(list(values.values()))]
+    order = [name for name, _ in top_level(next(iter(KINDS.values())))]
+    inside = sorted(sections.values(), key=lambda section: order.index(section.places[0].partition(".")[0]))
+    anchors = {block: anchor(section.title) for section in inside for block in section.variants}
+    for section in inside:
+        lines += ["", f"## {section.title}", "", *described(next(iter(section.variants)))]
+        if len(section.kinds) < len(KINDS):
+            lines += [f"Of kind {', '.join(f'`{kind}`' for kind in section.kinds)} alone.", ""]
         if section.places[1:]:
             lines += ["Stands in " + ", ".join(f"`{place}`" for place in section.places) + ".", ""]
-        lines += table([row_of(section.block, entry, anchors) for entry in fields(section.block)])  # type: ignore[arg-type]
+        rows = rows_of(section, anchors)
+        lines += table(rows) if rows else ["It has no keys: `{}`."]
     return "\n".join(lines) + "\n"
+
+
+def rows_of(section: Section, anchors: dict[type, str]) -> list[Row]:
+    """The keys of all variants; one that kinds have otherwise stands once for each."""
+    found: dict[Row, list[str]] = {}
+    for block, kinds in section.variants.items():
+        for entry in fields(block):  # type: ignore[arg-type]
+            found.setdefault(row_of(block, entry, anchors), []).extend(kinds)
+    rows = []
+    for row, kinds in found.items():
+        ordered = [kind for kind in KINDS if kind in kinds]
+        rows.append(replace(row, kinds="" if ordered == section.kinds else ", ".join(f"`{kind}`" for kind in ordered)))
+    keys = list(dict.fromkeys(row.key for row in rows))
+    return sorted(rows, key=lambda row: keys.index(row.key))
 
 
 SHARED_MEANINGS = {
@@ -86,27 +109,32 @@ SHARED_MEANINGS = {
 """The parameters that are no blocks have no field of their own to be described under."""
 
 
-def top_level() -> Iterator[tuple[str, Any]]:
-    """Name and declared type of every block, in the order of `params.yaml`."""
+def top_level(kind: Kind) -> Iterator[tuple[str, Any]]:
+    """Name and declared type of every block of a kind, in the order of `params.yaml`."""
     declared: dict[str, Any] = {}
-    for stage in STAGES:
-        declared |= get_type_hints(importlib.import_module(f"tasks.{stage}").Params, include_extras=True)
-    declared |= get_type_hints(GateParams, include_extras=True)
+    for params in (*(importlib.import_module(f"tasks.{stage}").Params for stage in STAGES), GateParams):
+        declared |= get_type_hints(of_kind(params, kind), include_extras=True)
     for name in (*SHARED_BLOCKS, *STAGES, *FLOW_BLOCKS):
         yield name, declared[name]
 
 
-def add(sections: dict[type, Section], block: type, place: str) -> None:
+def family(block: type) -> type:
+    """The block that a kind's variant was made from, or the block itself."""
+    return [base for base in block.__mro__ if is_dataclass(base)][-1]
+
+
+def add(sections: dict[type, Section], block: type, place: str, kind: str) -> None:
     """Take in a block that stands at `place`, and the blocks inside it."""
-    if block in sections:
-        if place not in sections[block].places:
-            sections[block].places.append(place)
-    else:
-        sections[block] = Section(block, title_of(block, place), [], [place])
+    section = sections.setdefault(family(block), Section(title_of(block, place)))
+    kinds = section.variants.setdefault(block, [])
+    if kind not in kinds:
+        kinds.append(kind)
+    if place not in section.places:
+        section.places.append(place)
     hints = get_type_hints(block, include_extras=True)
     for entry in fields(block):  # type: ignore[arg-type]
         for inner in blocks_in(hints[entry.name]):
-            add(sections, inner, f"{place}.{entry.name}")
+            add(sections, inner, f"{place}.{entry.name}", kind)
 
 
 def title_of(block: type, place: str) -> str:
@@ -129,19 +157,17 @@ def blocks_in(declared: Any) -> list[type]:
 
 def row_of(block: type, entry: Field, anchors: dict[type, str]) -> Row:
     declared = get_type_hints(block, include_extras=True)[entry.name]
-    meaning = meanings(block).get(entry.name, "")
-    kinds = ""
-    for opening, kind in KINDS.items():
-        if meaning.startswith(opening):
-            meaning, kinds = meaning.removeprefix(opening), kind
+    meaning = next((found[entry.name] for base in block.__mro__ if entry.name in (found := meanings(base))), "")
     # The name of an option stays as it is written.
     if meaning.partition(" ")[0].isalpha():
         meaning = meaning[:1].upper() + meaning[1:]
-    return Row(f"`{entry.name}`", type_words(declared, anchors), default_words(entry), kinds, meaning)
+    return Row(f"`{entry.name}`", type_words(declared, anchors), default_words(entry), "", meaning)
 
 
 def meanings(block: type) -> dict[str, str]:
     """Field to the string that stands under it."""
+    if not is_dataclass(block):
+        return {}
     tree = ast.parse(textwrap.dedent(inspect.getsource(block)))
     body = tree.body[0].body  # type: ignore[attr-defined]
     found = {}
@@ -163,6 +189,8 @@ def type_words(declared: Any, anchors: dict[type, str]) -> str:
     if isinstance(declared, type) and is_dataclass(declared):
         return f"[block]({anchors[declared]})" if declared in anchors else "block"
     origin, members = get_origin(declared), get_args(declared)
+    if declared == KindName:
+        return ", ".join(f"`{kind}`" for kind in KINDS)
     if origin is Annotated:
         return type_words(members[0], anchors)
     if origin is Literal:

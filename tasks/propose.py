@@ -19,6 +19,7 @@ from stillhouse.core.errors import DataError
 from stillhouse.core.options import Options
 from stillhouse.core.params import PARAMS_FILE, read_yaml
 from stillhouse.core.stage import one_line_errors
+from stillhouse.kinds.registry import KINDS, with_classes
 from stillhouse.sources.files import FilesSource, read_files
 from stillhouse.sources.folders import RAW, find
 from stillhouse.sources.formats import Form, format_of
@@ -75,11 +76,11 @@ def propose(layout: Layout, raw: Path, asked: Asked, tree: dict[str, Any]) -> Pr
         if share:
             source["unlabelled"] = True
         return Proposal(
-            kind="text_classification", source=source, max_tokens=more_tokens(table, tree, notes),
+            kind=with_classes(True).name, source=source, max_tokens=more_tokens(table, tree, notes),
             facts=[*facts_of_table(table, chosen, source), *notes],
         )  # fmt: skip
     table = in_pieces(source, table, raw, notes)
-    return Proposal(kind="causal_lm", source=source, facts=[*facts_of_documents(table, source), *notes])
+    return Proposal(kind=with_classes(False).name, source=source, facts=[*facts_of_documents(table, source), *notes])
 
 
 def require_labels(layout: Layout, raw: Path, chosen: Chosen) -> None:
@@ -200,13 +201,13 @@ def main() -> None:
     parser.add_argument("--label", help="column with the class (default: guessed)")
     parser.add_argument("--document", help="column that rows of one document share (causal_lm)")
     parser.add_argument("--encoding", help="of texts that are not UTF-8")
-    parser.add_argument("--kind", choices=["text_classification", "causal_lm"], help="default: by what lies there")
+    parser.add_argument("--kind", choices=list(KINDS), help="default: by what lies there")
     options = parser.parse_args()
     with one_line_errors("data"):
         layout = look_at(options.name, options.raw)
         given = {"validation": options.validation, "test": options.test}
         layout = Layout(**{**asdict(layout), **{split: name for split, name in given.items() if name}})
-        labelled = None if options.kind is None else options.kind == "text_classification"
+        labelled = None if options.kind is None else KINDS[options.kind].of_classes
         if labelled is None and options.label:
             labelled = True
         asked = Asked(options.text, options.label, options.document, labelled, options.encoding)

@@ -5,34 +5,23 @@ The figure that a distilled student has to beat. In: `data/preprocess`. Out: as 
     python -m tasks.launch train_baseline
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillhouse.core.artifacts import DATA
 from stillhouse.core.options import no_options
-from stillhouse.core.params import Kind, Seed, Threads, block
+from stillhouse.core.params import KindName, Seed, Threads, block
 from stillhouse.data.views import ViewParams
-from stillhouse.training.config import StudentParams
 from stillhouse.training.rates import say_rate
+from stillhouse.training.stage_config import StudentParams, TrainBaseline
 
 if TYPE_CHECKING:
     from stillhouse.training.distributed import Ranks
 
 
 @block
-class TrainBaseline:
-    label_smoothing: float
-    """Label smoothing of the baseline alone: soft labels are smooth by themselves, true labels may need it."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1), is {self.label_smoothing}")
-
-
-@block
 class Params:
-    kind: Kind
+    kind: KindName
     seed: Seed
     threads: Threads
     views: ViewParams
@@ -47,7 +36,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     say_rate(ranks.is_main, "student", params.student.model.pretrained, params.student.training.optimizer)
     task = trainer.Task.read(DATA / "preprocess" / "source")
     model = trainer.build(params.student.model, task, params.seed)
-    training = replace(params.student.training, label_smoothing=params.train_baseline.label_smoothing)
+    training = trainer.without_teacher(params.student.training, params.train_baseline)
     history = trainer.fit(model, task, training, params.views, params.views.count, params.seed, ranks, "baseline")
     ranks.on_main(lambda: trainer.save_training(model, history, out, task.inputs(), task))
     return history.timing()

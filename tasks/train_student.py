@@ -9,15 +9,15 @@ before, is the reference that stored labels are measured against.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, read_json
 from stillhouse.core.options import no_options
-from stillhouse.core.params import Kind, Seed, Threads, block
+from stillhouse.core.params import KindName, Seed, Threads, block
 from stillhouse.data.views import ViewParams
-from stillhouse.losses.schedule import Scheduled, extremes
-from stillhouse.training.config import StudentParams
+from stillhouse.soft_labels.config import TrainStudent
 from stillhouse.training.rates import say_rate
+from stillhouse.training.stage_config import StudentParams
 
 if TYPE_CHECKING:
     from stillhouse.training.distributed import Ranks
@@ -27,64 +27,18 @@ TEACHER = DATA / "train_teacher"
 
 
 @block
-class DistillationParams:
-    temperature: Scheduled
-    """Temperature of teacher and student in the loss, which is multiplied by its square: a number, or `{start: 4, end: 1}`."""
-    weight: Scheduled
-    """Weight of the teacher's term; the cross-entropy of the true label has the rest. A number, or `{start: 1.0, end: 0.5}`."""
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
-    """Divergence between teacher and student. Sampled soft labels support forward_kl alone: the others need the teacher
-    wherever the student has mass."""
-    beta: float = 0.5
-    """The teacher's share of the mixture in jsd."""
-    teacher: Literal["store", "online"] = "store"
-    """Where the teacher's distribution comes from: `store` reads soft labels, `online` runs the teacher in every step."""
-
-    def __post_init__(self) -> None:
-        coldest, hottest = extremes(self.temperature)
-        if not 0.01 <= coldest <= hottest <= 100:
-            raise ValueError(f"temperature must lie in [0.01, 100], is {self.temperature}")
-        low, high = extremes(self.weight)
-        if low < 0 or high > 1:
-            raise ValueError(f"weight must lie in [0, 1], is {self.weight}")
-        if not 0 < self.beta < 1:
-            raise ValueError(f"beta must lie in (0, 1), is {self.beta}")
-
-
-@block
-class TrainStudent:
-    distillation: DistillationParams
-    """The loss against the teacher."""
-    teacher_layers: list[int] | None = None
-    """Layers of the teacher that the student starts from, with its embeddings and head; with null, random weights."""
-
-
-@block
 class Params:
-    kind: Kind
+    kind: KindName
     seed: Seed
     threads: Threads
     views: ViewParams
     student: StudentParams
     train_student: TrainStudent
 
-    def __post_init__(self) -> None:
-        settings = self.train_student.distillation
-        if self.kind == "causal_lm" and settings.teacher == "store" and not isinstance(settings.temperature, float | int):
-            raise ValueError(
-                "'train_student.distillation.temperature' changes over the training, but sampled soft labels are drawn at one; "
-                "use a number, or teacher: online"
-            )
-        if self.student.training.imbalance.is_on:
-            raise ValueError(
-                "'student.training.imbalance' goes by true labels, and the student learns from the teacher's: set "
-                "'train_teacher.training.imbalance', whose soft labels carry it on, or that of 'finetune.training'"
-            )
-
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     from stillhouse.models.layers import copy_teacher_layers
-    from stillhouse.soft_labels.objectives import classifier_objective, language_objective
+    from stillhouse.soft_labels.kinds import objective_of
     from stillhouse.training.kinds import trainer_of
 
     settings, trainer = params.train_student, trainer_of(params.kind)
@@ -94,14 +48,13 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     if settings.teacher_layers is not None:
         copy_teacher_layers(trainer.load(TEACHER / "model"), model, settings.teacher_layers)
     weights = read_json(TEACHER / MANIFEST)["weights"]
-    objective_of = language_objective if params.kind == "causal_lm" else classifier_objective
-    objective = objective_of(
+    objective = objective_of(params.kind).student_objective(
         settings.distillation,
         task,
         model,
         views=params.views,
         seed=params.seed,
-        label_smoothing=params.student.training.label_smoothing,
+        training=params.student.training,
         labels=SOFT_LABELS,
         teacher=TEACHER / "model",
         teacher_weights=weights,

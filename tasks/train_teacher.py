@@ -12,35 +12,22 @@ from typing import TYPE_CHECKING
 
 from stillhouse.core.artifacts import DATA
 from stillhouse.core.options import no_options
-from stillhouse.core.params import Kind, Seed, Threads, block
+from stillhouse.core.params import KindName, Seed, Threads, block
 from stillhouse.data.views import ViewParams
-from stillhouse.models.config import ModelParams
-from stillhouse.training.config import TrainingParams
 from stillhouse.training.rates import say_rate
+from stillhouse.training.stage_config import TrainTeacher
 
 if TYPE_CHECKING:
     from stillhouse.training.distributed import Ranks
 
 
 @block
-class TrainTeacher:
-    model: ModelParams
-    """Architecture, or pretrained weights."""
-    training: TrainingParams
-    """Steps, batches, optimiser and schedule."""
-
-
-@block
 class Params:
-    kind: Kind
+    kind: KindName
     seed: Seed
     threads: Threads
     views: ViewParams
     train_teacher: TrainTeacher
-
-    def __post_init__(self) -> None:
-        if self.kind == "causal_lm" and self.train_teacher.training.imbalance.is_on:
-            raise ValueError("'train_teacher.training.imbalance' is about classes, which kind causal_lm has not; leave it out")
 
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:

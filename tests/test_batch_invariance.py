@@ -10,14 +10,13 @@ import torch
 from stillhouse.core.errors import ParamsError
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.evaluation import onnx_trial
-from stillhouse.evaluation.onnx_trial import try_onnx
+from stillhouse.evaluation.classifier_trial import CLASSIFIED, small_model, try_onnx
 from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.small import VOCABULARY, small_options
 from stillhouse.training import classifier
 from stillhouse.training.batch_invariance import require_batch_invariance
 from stillhouse.training.distributed import join
-from stillhouse.training.trial import CLASSIFIED, small_model
 from tests.test_language_model import ALONE
 from tests.tiny_run import ROOT
 
@@ -122,10 +121,10 @@ def test_training_and_export_of_soft_labels_ask_first(tmp_path):
     from stillhouse.core.params import build
     from stillhouse.soft_labels.export import Teachers
     from stillhouse.soft_labels.export_classifier import export_classifier
-    from stillhouse.training.config import TrainingParams
+    from stillhouse.training.classes_config import ClassesTraining
 
     task, fnet = rows_of_letters(tmp_path), small("fnet")
-    params = build(TrainingParams, TRAINING, "test")
+    params = build(ClassesTraining, TRAINING, "test")
     with pytest.raises(ParamsError, match="model fnet"):
         classifier.fit(fnet, task, params, VIEWS, 0, 0, ALONE, "letters")
     with pytest.raises(ParamsError, match="model fnet"):
@@ -159,9 +158,9 @@ def test_the_check_refuses_what_a_small_model_shows(tmp_path, model, message, ch
 )
 def test_a_student_must_go_into_an_onnx_file(architecture, message, capfd):
     if message is None:
-        return try_onnx(ModelParams(architecture=architecture), 18, "text_classification")
+        return try_onnx(ModelParams(architecture=architecture), 18)
     with pytest.raises(ParamsError, match=message):
-        try_onnx(ModelParams(architecture=architecture), 18, "text_classification")
+        try_onnx(ModelParams(architecture=architecture), 18)
     # Torch prints the whole graph of what it cannot write.
     assert "aten" not in capfd.readouterr().err
     return None
@@ -172,7 +171,7 @@ def test_a_file_that_says_something_else_is_refused():
         def run(self, _, given):
             return [np.zeros((2, 4), dtype=np.float32)]
 
-    model = small_model(ModelParams(architecture="gpt2"), "text_classification")
+    model = small_model(ModelParams(architecture="gpt2"))
     assert model is not None
     with pytest.raises(ParamsError, match="gpt2 as ONNX says something else than the model"):
         onnx_trial.require_same_answers(model.eval(), Session(), 5, "text_classification")  # type: ignore

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from stillhouse.core.params import build, read_yaml
-from stillhouse.training.config import StudentParams
+from stillhouse.training.classes_config import ClassesStudent
 from tests.tiny_run import ROOT, environment
 
 IN_A_RUN = {
@@ -103,7 +103,7 @@ def test_the_training_of_a_benchmark_may_be_shorter_than_the_warm_up_of_params_y
     from benchmarks.setting import shortened
 
     tree = read_yaml(ROOT / "params.yaml")
-    given = build(StudentParams, tree["student"], "student").training
+    given = build(ClassesStudent, tree["student"], "student").training
     assert given.schedule.warmup_steps > 6
     assert shortened(given, 6).schedule.warmup_steps == 3
     assert shortened(given, given.steps).schedule == given.schedule

@@ -18,8 +18,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from stillhouse.core.errors import ParamsError
 from stillhouse.data.block_batches import BlockCollator
+from stillhouse.evaluation.language_trial import try_onnx
 from stillhouse.evaluation.ngram_model import sequences
-from stillhouse.evaluation.onnx_trial import try_onnx
 from stillhouse.models.build import build_language_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.saved import require_same_when_loaded, save_model
@@ -314,10 +314,10 @@ def test_the_check_refuses_what_a_small_model_shows(tmp_path, model, message, ch
 def test_a_student_must_go_into_an_onnx_file(architecture, message):
     """Experts do, as batched products; that a state does not is said before anything is trained, and not by export_model."""
     if message is None:
-        try_onnx(ModelParams(architecture=architecture), 18, "causal_lm")
+        try_onnx(ModelParams(architecture=architecture), 18)
         return
     with pytest.raises(ParamsError, match=message):
-        try_onnx(ModelParams(architecture=architecture), 18, "causal_lm")
+        try_onnx(ModelParams(architecture=architecture), 18)
 
 
 # ---- all of them ----

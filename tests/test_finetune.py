@@ -15,9 +15,9 @@ from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.head import head, replace_head
 from stillhouse.models.saved import load_model
+from stillhouse.training.classes_config import ClassesFinetune as Finetune
 from stillhouse.training.classifier import Task
 from stillhouse.training.transfer import few_examples, freeze_body
-from tasks.finetune import Finetune
 from tests.test_train_student import launch, one_error_line
 
 TRAINING = {

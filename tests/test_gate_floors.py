@@ -8,6 +8,7 @@ import pytest
 from stillhouse.data.blocks import read_blocks, write_blocks
 from stillhouse.data.packing import Segment
 from stillhouse.evaluation.gate_floors import broken_floors
+from stillhouse.kinds.registry import KINDS
 from stillhouse.training.chance import classes_by_chance, no_language_learned, nothing_learned, tokens_by_chance
 
 STUDENT = {
@@ -23,7 +24,7 @@ SPOKEN = {
 
 def floors(names, changes=(), rival="scratch", kind="text_classification", **candidate):
     start = SPOKEN if kind == "causal_lm" else STUDENT
-    return broken_floors(list(names), {"student": {**start, **dict(changes)}}, candidate, rival, kind)
+    return broken_floors(list(names), {"student": {**start, **dict(changes)}}, candidate, rival, KINDS[kind].plain_model)
 
 
 def test_a_model_above_its_floors_passes_and_each_is_said_in_a_line():

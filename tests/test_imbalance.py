@@ -17,8 +17,8 @@ from stillhouse.data.batches import Batch, BatchPlan, Collator
 from stillhouse.data.class_sampling import ClassSampler
 from stillhouse.data.views import ViewParams
 from stillhouse.losses.classification import CrossEntropy
+from stillhouse.training.classes_config import ClassesTraining, ImbalanceParams
 from stillhouse.training.classifier import Task, fit
-from stillhouse.training.config import ImbalanceParams, TrainingParams
 from stillhouse.training.distributed import join
 from stillhouse.training.imbalance import class_weights
 from tests.test_resume import STEPS, Stop, often, ranks, result, stop_after
@@ -270,7 +270,7 @@ def test_a_language_model_refuses_it_too(tmp_path):
 
 
 def test_nothing_is_on_by_default():
-    assert not build(TrainingParams, {"steps": 1, "batch_size": 1} | WITHOUT, "test").imbalance.is_on
+    assert not build(ClassesTraining, {"steps": 1, "batch_size": 1} | WITHOUT, "test").imbalance.is_on
 
 
 WITHOUT = {"optimizer": {"name": "sgd", "learning_rate": 0.1}, "schedule": {"name": "constant"}}

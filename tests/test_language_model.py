@@ -22,13 +22,13 @@ from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.evaluation.language_scores import BlockBootstrap
 from stillhouse.evaluation.ngram_model import NgramModel, sequences
 from stillhouse.models.config import ModelParams
-from stillhouse.soft_labels.objectives import language_objective, stored_targets
+from stillhouse.soft_labels.config import DistillationParams
+from stillhouse.soft_labels.language_objective import stored_targets, student_objective
 from stillhouse.soft_labels.store import SoftLabels
 from stillhouse.training import language_model
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks, join
 from stillhouse.training.language_predict import block_nats, next_token_scores
-from tasks.train_student import DistillationParams
 from tests.tiny_run import ROOT, shell
 
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
@@ -207,7 +207,7 @@ def objective(folder: Path, temperature: float = 1.0, **changes):
     task = language_model.Task.read(folder / "data/preprocess/source")
     model = language_model.load(folder / "data/train_student/model")
     settings = DistillationParams(temperature=temperature, weight=1.0, **changes)
-    return language_objective(
+    return student_objective(
         settings, task, model, views=None, seed=1, label_smoothing=0.0, labels=store_of(folder),
         teacher=folder / "data/train_teacher/model",
         teacher_weights=read_json(folder / "data/train_teacher/manifest.json")["weights"], ranks=ALONE,

@@ -13,7 +13,7 @@ from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.small import VOCABULARY, small_options
 from stillhouse.training import classifier
-from stillhouse.training.config import TrainingParams
+from stillhouse.training.classes_config import ClassesTraining
 from stillhouse.training.distributed import join
 from tests.test_language_model import ALONE
 
@@ -28,7 +28,7 @@ def train(folder, architecture: str, change=lambda model: None, parts: int = 2, 
     params = ModelParams(architecture=architecture, config=small_options(architecture) | options)
     model = build_model(params, VOCABULARY, 0, ["a", "b", "c", "d"], seed=3)
     change(model)
-    settings = build(TrainingParams, TRAINING | {"steps": 1, "evaluate_every": 1, "micro_batch_size": 16 // parts}, "test")
+    settings = build(ClassesTraining, TRAINING | {"steps": 1, "evaluate_every": 1, "micro_batch_size": 16 // parts}, "test")
     classifier.fit(model, rows_of_letters(folder), settings, VIEWS, 0, 0, ALONE, "letters")
 
 

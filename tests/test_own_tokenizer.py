@@ -12,7 +12,14 @@ from stillhouse.core.artifacts import read_json, write_json
 from stillhouse.core.errors import ArtifactError
 from stillhouse.core.params import build
 from stillhouse.data.text_rules import write_document_rules, write_row_rules
-from stillhouse.data.tokenizer import TokenizerFacts, TokenizerParams, describe_tokenizer, save_trained, train_bpe
+from stillhouse.data.tokenizer import (
+    TokenizerFacts,
+    TokenizerParams,
+    WrappingTokenizer,
+    describe_tokenizer,
+    save_trained,
+    train_bpe,
+)
 from stillhouse.training.config import OptimizerParams
 from stillhouse.training.own_tokenizer import require_own_tokenizer
 from stillhouse.training.rates import note_on_rate
@@ -90,7 +97,7 @@ def test_what_changes_no_id_is_the_same_tokenizer(tmp_path, change):
 
 @pytest.mark.parametrize("documents", [False, True])
 def test_the_pipelines_rules_and_a_save_by_transformers_change_nothing(tmp_path, documents):
-    save_trained(train_bpe(["one two three"], TokenizerParams(vocab_size=270, wrap=not documents), documents), tmp_path / "a")
+    save_trained(train_bpe(["one two three"], WrappingTokenizer(vocab_size=270, wrap=not documents), documents), tmp_path / "a")
     facts = describe_tokenizer(tmp_path / "a")
     AutoTokenizer.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "saved")
     assert describe_tokenizer(tmp_path / "saved").identity == facts.identity

@@ -19,8 +19,8 @@ from stillhouse.core.shipped import Shipped
 from stillhouse.data.blocks import read_blocks
 from stillhouse.data.tokens import read_tokens
 from stillhouse.evaluation import classifier_package, language_package, package_check
-from stillhouse.evaluation.classifier_package import open_package, write_classifier_package
-from stillhouse.evaluation.language_package import write_language_package
+from stillhouse.evaluation.classifier_package import open_package, write_package
+from stillhouse.evaluation.language_package import write_package as write_language_package
 from stillhouse.evaluation.package_check import hard_texts, raw_texts
 from stillhouse.sources.tables import write_table
 from stillhouse.training.classifier import Task
@@ -37,7 +37,7 @@ BERT = {"architecture": "bert", "config": ENCODER}
 OWN = {"architecture": "ngram_encoder", "config": NGRAMS}
 
 
-def export(write=write_classifier_package, **settings) -> dict:
+def export(write=write_package, **settings) -> dict:
     shutil.rmtree(PACKAGE, ignore_errors=True)
     PACKAGE.mkdir()
     return write(Shipped.read(), PACKAGE, ALONE, **SETTINGS | settings)

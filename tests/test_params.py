@@ -13,7 +13,7 @@ import pytest
 
 from stillhouse.core.errors import ParamsError
 from stillhouse.core.params import STAGES, build, load, read_yaml
-from tasks.ingest import Ingest
+from stillhouse.sources.config import Ingest
 from tasks.ingest import Params as IngestParams
 from tasks.preprocess import Params as PreprocessParams
 from tasks.train_baseline import Params as BaselineParams

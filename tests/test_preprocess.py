@@ -20,7 +20,7 @@ from stillhouse.data.text import (
     split_rows,
     withhold_labels,
 )
-from stillhouse.data.tokenizer import TokenizerParams, describe_tokenizer, save_trained, train_bpe
+from stillhouse.data.tokenizer import TokenizerParams, WrappingTokenizer, describe_tokenizer, save_trained, train_bpe
 from stillhouse.data.tokens import read_tokens, write_tokens
 from stillhouse.data.views import ViewParams, view_spans
 from stillhouse.sources.sample import SampleSource, read_sample
@@ -156,7 +156,7 @@ def test_transformers_gives_the_ids_of_the_pipeline(tiny):
 
 
 def test_a_tokenizer_with_special_tokens_says_which(tmp_path):
-    save_trained(train_bpe(["some text"] * 3, TokenizerParams(vocab_size=270, wrap=True)), tmp_path / "own")
+    save_trained(train_bpe(["some text"] * 3, WrappingTokenizer(vocab_size=270, wrap=True)), tmp_path / "own")
     fetch_pretrained(str(tmp_path / "own"), tmp_path / "copy")
     facts = describe_tokenizer(tmp_path / "copy")
     assert (facts.pad_id, facts.prefix, facts.suffix) == (0, [2], [3])

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from stillhouse.training.checkpoint import MANIFEST, digest_tensors
+from stillhouse.training.classes_config import ClassesTraining
 from stillhouse.training.classifier import Task, fit
-from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks, join
 from stillhouse.training.loop import History
 from tests.test_training import FACTS, VIEWS, small_model, table, training
@@ -28,7 +28,7 @@ def ranks(folder: Path | None) -> Ranks:
     return Ranks(0, 1, 0, 1, torch.device("cpu"), inflight=folder)
 
 
-def often(**changes) -> TrainingParams:
+def often(**changes) -> ClassesTraining:
     """A checkpoint every third step, and every part of the state in use."""
     return training(
         **{
@@ -42,7 +42,7 @@ def often(**changes) -> TrainingParams:
     )
 
 
-def run(params: TrainingParams, folder: Path | None, seed: int = 3, dropout: float = 0.2) -> tuple[torch.nn.Module, History]:
+def run(params: ClassesTraining, folder: Path | None, seed: int = 3, dropout: float = 0.2) -> tuple[torch.nn.Module, History]:
     rows, model = table(), small_model(dropout, seed)
     return model, fit(model, Task(rows, rows, ["a", "b", "c"], FACTS, ""), params, VIEWS, None, seed, ranks(folder), "test")
 
@@ -82,7 +82,7 @@ def in_child(work: Callable[[], None]) -> int:
     return pid
 
 
-def train_in_child(params: TrainingParams, folder: Path, out: Path) -> int:
+def train_in_child(params: ClassesTraining, folder: Path, out: Path) -> int:
     def work() -> None:
         found = result(*run(params, folder))
         out.write_text(json.dumps(found))
@@ -194,7 +194,7 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Training, "take_step", stopping)
 
 
-def interrupted(params: TrainingParams, folder: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted(params: ClassesTraining, folder: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training that has ended before step number `step` + 1."""
     stop_after(step, monkeypatch)
     with pytest.raises(Stop):

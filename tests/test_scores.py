@@ -5,8 +5,9 @@ import json
 import pytest
 
 from flows.pipeline import read_pipeline
+from stillhouse.comparison import next_token
+from stillhouse.comparison.classes import summary_of
 from stillhouse.core.params import read_yaml
-from stillhouse.core.scores import summary_of
 from tests import test_report_language
 from tests.tiny_run import ROOT, shell
 
@@ -35,7 +36,7 @@ def test_without_a_fine_tuned_student_the_source_tasks_is_the_shipped_one(new):
 def test_language_models_are_told_in_bits_per_byte(tmp_path):
     """In the outputs that the helper writes, three nats per token are one bit per byte."""
     folder = test_report_language.write_outputs(tmp_path)
-    assert summary_of(json.loads((folder / "data/evaluate/metrics.json").read_text())) == pytest.approx(
+    assert next_token.summary_of(json.loads((folder / "data/evaluate/metrics.json").read_text())) == pytest.approx(
         {
             "bits_per_byte": 2.2 / 3, "bits_per_byte_low": 2.15 / 3, "bits_per_byte_high": 2.25 / 3, "forgotten": 0.5 / 3,
             "gain_over_scratch": 0.7 / 3, "gain_over_baseline": 0.2 / 3, "parameters": 40_000, "bytes": 160_000,

@@ -15,7 +15,7 @@ from stillhouse.core.params import build
 from stillhouse.data.blocks import read_blocks
 from stillhouse.data.pretrained_tokenizer import fetch_pretrained
 from stillhouse.data.tokenizer import (
-    TokenizerParams,
+    WrappingTokenizer,
     describe_tokenizer,
     encode_texts,
     load_tokenizer,
@@ -33,7 +33,7 @@ SPLIT = {"validation_share": 0.2, "test_share": 0.2}
 
 
 def byte_level(folder: Path, documents: bool, wrap: bool) -> None:
-    save_trained(train_bpe(TEXTS * 3, TokenizerParams(vocab_size=300, wrap=wrap), documents), folder)
+    save_trained(train_bpe(TEXTS * 3, WrappingTokenizer(vocab_size=300, wrap=wrap), documents), folder)
 
 
 def unigram(folder: Path) -> None:

@@ -19,8 +19,8 @@ from stillhouse.data.tokens import TokenTable
 from stillhouse.data.views import ViewParams
 from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
+from stillhouse.training.classes_config import ClassesTraining
 from stillhouse.training.classifier import Task, fit
-from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks, join
 from stillhouse.training.dropout import DropoutKeys, KeyedDropout
 from stillhouse.training.loop import History, accumulation
@@ -51,7 +51,7 @@ def table(rows: int = 96, classes: int = 3) -> TokenTable:
     )
 
 
-def training(**changes) -> TrainingParams:
+def training(**changes) -> ClassesTraining:
     tree = {
         "steps": 12,
         "batch_size": 16,
@@ -62,10 +62,10 @@ def training(**changes) -> TrainingParams:
         "evaluate_every": 6,
         "log_every": 1,
     }
-    return build(TrainingParams, tree | changes, "test")
+    return build(ClassesTraining, tree | changes, "test")
 
 
-def run(params: TrainingParams, dropout: float = 0.0, ranks: Ranks = ALONE, seed: int = 3) -> tuple[torch.nn.Module, History]:
+def run(params: ClassesTraining, dropout: float = 0.0, ranks: Ranks = ALONE, seed: int = 3) -> tuple[torch.nn.Module, History]:
     rows = table()
     model = small_model(dropout, seed)
     task = Task(rows, rows, ["a", "b", "c"], FACTS, "")

@@ -4,11 +4,11 @@ import pytest
 
 from stillhouse.core.errors import ParamsError
 from stillhouse.core.params import build, read_yaml
+from stillhouse.evaluation.classifier_trial import try_model
 from stillhouse.models.build import build_config
 from stillhouse.models.config import ModelParams
 from stillhouse.models.ngram_encoder import NgramEncoderConfig
 from stillhouse.models.ngram_options import DEFAULTS, are_good
-from stillhouse.models.trial import try_model
 from tasks.train_student import Params
 from tests.conftest import ROOT
 
@@ -70,7 +70,7 @@ def test_a_model_that_cannot_be_built_is_refused(architecture, config, message):
 )
 def test_what_only_the_model_itself_refuses_is_known_without_its_weights(architecture, config, message):
     with pytest.raises(ParamsError, match=message):
-        try_model(ModelParams(architecture=architecture, config=config), 100, None)
+        try_model(ModelParams(architecture=architecture, config=config), 100, {})
 
 
 def test_the_light_half_knows_the_options_of_the_own_architecture():

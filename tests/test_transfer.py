@@ -19,6 +19,7 @@ from stillhouse.models.config import ModelParams
 from stillhouse.models.head import head, replace_head
 from stillhouse.models.saved import load_model, save_model
 from stillhouse.training import classifier, language_model
+from stillhouse.training.classes_config import ClassesFinetune as Finetune
 from stillhouse.training.classifier import Task, fit
 from stillhouse.training.config import LoraParams
 from stillhouse.training.distributed import Ranks, join
@@ -26,7 +27,6 @@ from stillhouse.training.lora import add_lora, merged
 from stillhouse.training.methods import prepare
 from stillhouse.training.start import start_from
 from stillhouse.training.transfer import GradualUnfreezing, layer_groups
-from tasks.finetune import Finetune
 from tests import test_language_model as lm
 from tests.test_resume import Stop, often, ranks, result, stop_after
 from tests.test_training import ALONE, FACTS, VIEWS, losses, small_model, table, training

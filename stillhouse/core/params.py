@@ -8,13 +8,15 @@ and `no` is a word (Norwegian).
 import json
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stillhouse.core.errors import ParamsError, nearest
+from stillhouse.kinds.protocol import Kind
+from stillhouse.kinds.registry import KINDS, kind_of, known_kind
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -34,7 +36,7 @@ SHARED_BLOCKS = ("kind", "seed", "threads", "views", "student")
 # Read by no stage: what is done with a finished run.
 FLOW_BLOCKS = ("gate",)
 
-Kind = Literal["text_classification", "causal_lm"]
+KindName = Annotated[str, AfterValidator(known_kind)]
 """What the pipeline's models are; the parameter `kind`."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -69,11 +71,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def kind_of(tree: dict[str, Any]) -> str:
-    """What the models of a run are, by its parameters; those that are older than the parameter `kind` are of classifiers."""
-    return tree.get("kind", "text_classification")
-
-
 def load(params_type: type[T], path: Path = PARAMS_FILE) -> T:
     """Fill `params_type`, whose fields are names of blocks, from the file `path`.
 
@@ -91,13 +88,33 @@ def load(params_type: type[T], path: Path = PARAMS_FILE) -> T:
     return build(params_type, {name: tree[name] for name in tree if name in wanted}, str(path))
 
 
+def of_kind(params_type: type[T], kind: Kind) -> type[T]:
+    """The blocks of a stage with the keys that they have for one kind of model: a key of another kind is unknown."""
+    declared = {field.name: own for field in fields(params_type) if (own := kind.block(field.name))}  # type: ignore[arg-type]
+    if not declared:
+        return params_type
+    return block(
+        type(params_type.__name__, (params_type,), {"__annotations__": declared, "__module__": params_type.__module__})
+    )
+
+
 def build(params_type: type[T], tree: dict[str, Any], where: str) -> T:
     """`params_type` from plain values; `where` opens the error message."""
+    if any(field.name == "kind" for field in fields(params_type)):  # type: ignore[arg-type]
+        params_type = of_kind(params_type, KINDS[known(tree, where)])
     try:
         # In JSON mode "strict" accepts mappings for dataclasses, and still no "5" for 5.
         return TypeAdapter(params_type).validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
         raise ParamsError(f"{where}: {_explain(error, params_type, tree)}") from None
+
+
+def known(tree: dict[str, Any], where: str) -> str:
+    """The kind that `tree` names. Raises ParamsError for one that there is not."""
+    name = kind_of(tree)
+    if name not in KINDS:
+        raise ParamsError(f"{where}: 'kind' is {name!r}, expected one of {', '.join(KINDS)}")
+    return name
 
 
 def _explain(error: ValidationError, params_type: type, tree: dict[str, Any]) -> str:

@@ -33,12 +33,16 @@ class TokenizerParams:
     """A folder or hub id (`name@commit`) to take the tokenizer from; null trains a byte-level BPE on the training rows."""
     vocab_size: int = 1024
     """Of the byte-level BPE; 261 (256 bytes and 5 special tokens) means plain bytes."""
-    wrap: bool = False
-    """Whether the byte-level BPE puts [CLS] before and [SEP] behind each text."""
 
     def __post_init__(self) -> None:
         if self.pretrained is None and self.vocab_size < 261:
             raise ValueError(f"vocab_size must be at least 261 (256 bytes and 5 special tokens), is {self.vocab_size}")
+
+
+@block
+class WrappingTokenizer(TokenizerParams):
+    wrap: bool = False
+    """Whether the byte-level BPE puts [CLS] before and [SEP] behind each text."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def train_bpe(texts: list[str], params: TokenizerParams, documents: bool = False
     )
     pieces = [piece for text in texts for piece in cut_long_words(text)]
     tokenizer.train_from_iterator(pieces, trainer, length=len(pieces))
-    if params.wrap:
+    if isinstance(params, WrappingTokenizer) and params.wrap:
         ids = [(token, tokenizer.token_to_id(token)) for token in (CLS, SEP)]
         tokenizer.post_processor = processors.TemplateProcessing(single=f"{CLS} $A {SEP}", special_tokens=ids)
     return tokenizer

@@ -5,6 +5,8 @@ exports labels today and the other trains next week (the condition of Beyer et a
 teaching").
 """
 
+from typing import ClassVar
+
 import numpy as np
 
 from stillhouse.core.hashing import mix, salt, uniform
@@ -29,6 +31,13 @@ class ViewParams:
             raise ValueError(f"min_share must lie in (0, 1], is {self.min_share}")
         if self.min_tokens < 1:
             raise ValueError(f"min_tokens must be at least 1, is {self.min_tokens}")
+
+
+@block
+class NoViews:
+    """A block of tokens is always shown whole."""
+
+    count: ClassVar[int] = 1
 
 
 def view_spans(

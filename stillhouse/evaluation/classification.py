@@ -26,7 +26,7 @@ from stillhouse.training.predict import predict
 from stillhouse.training.scores import per_class_f1
 
 
-def evaluate_classifiers(
+def evaluate(
     models: dict[TaskName, dict[str, Path]],
     rivals: dict[TaskName, str],
     out: Path,

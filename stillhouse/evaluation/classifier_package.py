@@ -76,9 +76,7 @@ def open_package(package: Path, threads: int) -> Answer:
     return answer
 
 
-def write_classifier_package(
-    shipped: Shipped, package: Path, ranks: Ranks, *, opset: int, tolerance: float, threads: int
-) -> dict:
+def write_package(shipped: Shipped, package: Path, ranks: Ranks, *, opset: int, tolerance: float, threads: int) -> dict:
     """Fill `package`; returns its metrics. Raises ArtifactError if it answers a raw text otherwise than the pipeline."""
     task, test = Task.read(shipped.data), read_tokens(shipped.data / "test.arrow")
     manifest = read_json(shipped.training / MANIFEST)
@@ -126,6 +124,14 @@ def copy_tokenizer(package: Path, model: PreTrainedModel, max_tokens: int) -> in
         # No row of the pipeline was so long; somebody's text will be.
         cut_at(package, longest)
     return longest
+
+
+def summary(metrics: dict) -> str:
+    """What was compared, in a sentence."""
+    return (
+        f"{metrics['rows_compared']:,} raw test texts and {metrics['texts_tried']} odd ones: the package and the pipeline "
+        f"differ by at most {metrics['largest_difference']:.1e}"
+    )
 
 
 def write_weights(model: PreTrainedModel, package: Path, texts: list[str]) -> str:

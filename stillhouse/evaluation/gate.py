@@ -20,16 +20,15 @@ from typing import Any, Literal
 from stillhouse.core.artifacts import DATA, read_json, write_json
 from stillhouse.core.environment import check_environment
 from stillhouse.core.options import Options
-from stillhouse.core.params import PARAMS_FILE, Kind, Threads, block, kind_of, load, read_yaml
+from stillhouse.core.params import PARAMS_FILE, KindName, Threads, block, load, read_yaml
 from stillhouse.core.scores import AT_CHANCE, METRICS
 from stillhouse.core.shipped import Shipped
 from stillhouse.core.stage import one_line_errors
 from stillhouse.evaluation.gate_floors import Floor, broken_floors
+from stillhouse.kinds.registry import KINDS, kind_of
 
 PACKAGE = DATA / "export_model" / "package"
 DECISION = DATA / "gate" / "decision.json"
-
-METRICS_OF: dict[str, tuple[str, ...]] = {"text_classification": ("accuracy", "macro_f1"), "causal_lm": ("bits_per_byte",)}
 
 
 @dataclass(frozen=True)
@@ -97,15 +96,15 @@ class Gate:
 
 @block
 class Params:
-    kind: Kind
+    kind: KindName
     threads: Threads
     gate: Gate
 
     def __post_init__(self) -> None:
-        if wrong := [name for name in self.gate.metrics if name not in METRICS_OF[self.kind]]:
+        known = KINDS[self.kind].gate_metrics
+        if wrong := [name for name in self.gate.metrics if name not in known]:
             raise ValueError(
-                f"'gate.metrics' names {', '.join(wrong)}; models of kind {self.kind} are compared by "
-                f"{', '.join(METRICS_OF[self.kind])}"
+                f"'gate.metrics' names {', '.join(wrong)}; models of kind {self.kind} are compared by {', '.join(known)}"
             )
 
 
@@ -119,11 +118,9 @@ def decide(params: Params, against: str | None, folder: Path | None) -> dict[str
         )
         folder = None
     # Half a second: not for `tasks.check`.
-    if params.kind == "causal_lm":
-        from stillhouse.evaluation.gate_language import judge_language as judge
-    else:
-        from stillhouse.evaluation.gate_classes import judge_classifier as judge
-    found = judge(gate, params.threads, against, folder)
+    from stillhouse.evaluation.kinds import judge_of
+
+    found = judge_of(params.kind).judge(gate, params.threads, against, folder)
     decision: dict[str, Any] = {
         "against": against,
         "test_rows": found.rows,
@@ -139,7 +136,9 @@ def decide(params: Params, against: str | None, folder: Path | None) -> dict[str
         shipped = Shipped.read()
         scores = read_json(METRICS)[shipped.task]
         candidate = {name: figures["candidate"] for name, figures in found.metrics.items()}
-        broken, decision["floors"] = broken_floors(gate.floors, scores, candidate, shipped.rival, params.kind)
+        broken, decision["floors"] = broken_floors(
+            gate.floors, scores, candidate, shipped.rival, KINDS[params.kind].plain_model
+        )
         reasons += broken
         if said := scores["student"].get(AT_CHANCE):
             decision["notes"] = [*found.notes, f"the training of the student has learned nothing: {said}"]

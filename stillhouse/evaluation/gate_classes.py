@@ -57,7 +57,7 @@ class TextRules:
             raise ArtifactError(f"{path}: preprocess has no {error}; the gate cannot tell how that run cut its texts") from None
 
 
-def judge_classifier(gate: "Gate", threads: int, against: str | None, folder: Path | None) -> Judgement:
+def judge(gate: "Gate", threads: int, against: str | None, folder: Path | None) -> Judgement:
     """The candidate, and beside it the package in `folder`, if any. Raises ArtifactError if something is missing or damaged."""
     shipped = Shipped.read()
     test, names = read_tokens(shipped.data / "test.arrow"), read_json(shipped.data / "labels.json")

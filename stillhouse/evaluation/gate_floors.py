@@ -9,18 +9,17 @@ from typing import Any, Literal
 Floor = Literal["chance", "rival", "linear"]
 Figures = Mapping[str, Any]
 
-LINEAR = {"text_classification": "linear", "causal_lm": "ngram"}
 LARGEST_DIFFERENCE = 0.01
 """Between a figure of `evaluate` and the same one of the package, of 1 or of itself: rounding may change single answers."""
 
 
 def broken_floors(
-    floors: list[Floor], scores: Mapping[str, Figures], candidate: Mapping[str, float], rival: str, kind: str
+    floors: list[Floor], scores: Mapping[str, Figures], candidate: Mapping[str, float], rival: str, plain_model: str
 ) -> tuple[list[str], list[str]]:
     """Reasons why not, and a line of the summary for each floor.
 
     scores: model to figures of the shipped model's task, as `evaluate` wrote them. candidate: metric to what the package
-    reaches. rival: the model that took the same steps without a teacher.
+    reaches. rival: the model that took the same steps without a teacher. plain_model: the yardstick without a neural network.
     """
     reasons, lines = [], []
     student = scores["student"]
@@ -37,7 +36,7 @@ def broken_floors(
             lines.append(line)
             if not passed:
                 reasons.append(f"{line}; a floor of the gate ('gate.floors')")
-    for floor, model in (("rival", rival), ("linear", LINEAR[kind])):
+    for floor, model in (("rival", rival), ("linear", plain_model)):
         if floor in floors:
             line, passed = held_against(model, student)
             lines.append(line)

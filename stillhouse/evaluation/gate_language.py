@@ -60,7 +60,7 @@ class BlockRules:
             raise ArtifactError(f"{path}: preprocess has no {error}; the gate cannot tell how that run cut its text") from None
 
 
-def judge_language(gate: "Gate", threads: int, against: str | None, folder: Path | None) -> Judgement:
+def judge(gate: "Gate", threads: int, against: str | None, folder: Path | None) -> Judgement:
     """The candidate, and beside it the package in `folder`, if any. Raises ArtifactError if something is missing or damaged."""
     transformers.utils.logging.disable_progress_bar()
     shipped = Shipped.read()

@@ -39,7 +39,7 @@ class Before:
     bootstrap: BlockBootstrap
 
 
-def evaluate_language(
+def evaluate(
     models: dict[TaskName, dict[str, Path]],
     rivals: dict[TaskName, str],
     out: Path,
@@ -48,7 +48,7 @@ def evaluate_language(
     bootstrap_samples: int,
     calibration_bins: int,
     examples: int,
-    ngram_baseline: bool,
+    linear_baseline: bool,
     speed_seconds: float,
     shipped: Shipped,
 ) -> dict[str, float]:
@@ -80,7 +80,7 @@ def evaluate_language(
         if before is not None:
             for name, model in loaded.items():
                 scores[name] |= what_finetuning_did(name, model, before, test, said[name], bootstrap, task.facts.pad_id, ranks)
-        if ngram_baseline:
+        if linear_baseline:
             ngram = NgramModel(task.train, NGRAM_ORDER, task.facts.vocab_size)
             nll = ngram.nll(test)
             resampled["ngram"] = bootstrap.mean(nll)

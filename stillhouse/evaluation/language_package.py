@@ -67,7 +67,7 @@ text = tokenizer.decode(model.generate(ids, attention_mask=torch.ones_like(ids),
 """What the card says to do."""
 
 
-def write_language_package(
+def write_package(
     shipped: Shipped, package: Path, ranks: Ranks, *, opset: int, tolerance: float, threads: int
 ) -> dict[str, Any]:
     """Fill `package`; returns its metrics.
@@ -171,6 +171,15 @@ def require_equal_odd_tokens(package: Path, shipped: Shipped, facts: TokenizerFa
                 f"{shortened([*facts.begin, *ids])}; take another tokenizer"
             )
     return len(odd)
+
+
+def summary(metrics: dict[str, Any]) -> str:
+    """What was compared, in a sentence."""
+    return (
+        f"{metrics['rows_compared']:,} raw test documents: {metrics['nats_per_token']:.4f} nats per token by the card's code, "
+        f"as by the pipeline; on {metrics['positions_compared']:,} positions ONNX and torch differ by at most "
+        f"{metrics['largest_difference']:.1e}"
+    )
 
 
 def write_language_card(package: Path, metrics: dict[str, Any], shipped: Shipped) -> None:

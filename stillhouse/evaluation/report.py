@@ -10,8 +10,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stillhouse.core.params import PARAMS_FILE, read_yaml
-from stillhouse.evaluation import charts, report_classes, report_language
+from stillhouse.evaluation import charts
 from stillhouse.evaluation.findings import percent, size_of
+from stillhouse.evaluation.kinds import page_of
 from stillhouse.evaluation.report_parts import NAMES, duration, provenance
 
 
@@ -33,9 +34,7 @@ def write_report(title: str, path: Path) -> None:
         "breakable": charts.breakable,
         "visible": charts.visible,
     }
-    if params["kind"] == "causal_lm":
-        template, shown = report_language.TEMPLATE, report_language.show_language(params)
-    else:
-        template, shown = report_classes.TEMPLATE, report_classes.show_classes(params)
-    page = environment.get_template(template).render(title=title, names=NAMES, **shown, **provenance(params))
+    shown = page_of(params["kind"])
+    template = environment.get_template(shown.TEMPLATE)
+    page = template.render(title=title, names=NAMES, **shown.show(params), **provenance(params))
     path.write_text(page, encoding="utf-8")

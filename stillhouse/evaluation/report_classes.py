@@ -61,7 +61,7 @@ ABOUT_LOSSES = (
 ABOUT_CURVES = {"source": (f" {ABOUT_LOSSES}",), "new": ("", f" {ABOUT_LOSSES}")}
 
 
-def show_classes(params: dict[str, Any]) -> dict[str, Any]:
+def show(params: dict[str, Any]) -> dict[str, Any]:
     """What the template is filled with. Raises ArtifactError if an output of an earlier stage is missing or damaged."""
     facts, shipped = read_facts(params), Shipped.read()
     return {

@@ -58,7 +58,7 @@ ABOUT_LOSSES = (
 )
 
 
-def show_language(params: dict[str, Any]) -> dict[str, Any]:
+def show(params: dict[str, Any]) -> dict[str, Any]:
     """What the template is filled with. Raises ArtifactError if an output of an earlier stage is missing or damaged."""
     facts, shipped = read_language_facts(), Shipped.read()
     return {

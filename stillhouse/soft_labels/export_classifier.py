@@ -9,6 +9,8 @@ from stillhouse.core.errors import ArtifactError, DataError
 from stillhouse.data.batches import Collator
 from stillhouse.data.tokens import TokenTable
 from stillhouse.data.views import ViewParams, view_spans
+from stillhouse.soft_labels.binding import classifier_binding
+from stillhouse.soft_labels.config import ExportSoftLabels
 from stillhouse.soft_labels.export import Clock, Teachers, audit, audit_failed, audited_rows, export_shards, megabytes
 from stillhouse.soft_labels.manifest import Binding, Layout
 from stillhouse.soft_labels.store import SoftLabels
@@ -18,6 +20,22 @@ from stillhouse.training.distributed import Ranks
 
 FULL_DIFFERENCE = 0.02
 """Largest difference of a log-probability above -10 that float16 and another batch may make."""
+
+
+def export(
+    teachers: Teachers,
+    task: Task,
+    settings: ExportSoftLabels,
+    views: ViewParams,
+    seed: int,
+    digest: str,
+    folder: Path,
+    ranks: Ranks,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The stage's part for classifiers: as `export_classifier`. digest: of the teachers' weights and shares."""
+    binding = classifier_binding(task, views, seed, digest)
+    sizes = settings.batch_size, settings.part_rows
+    return export_classifier(teachers, task, views, seed, binding, folder, *sizes, ranks)
 
 
 @torch.no_grad()

@@ -10,7 +10,10 @@ from transformers import PreTrainedModel
 from stillhouse.core.errors import ArtifactError
 from stillhouse.data.block_batches import IGNORED, BlockCollator
 from stillhouse.data.blocks import BlockTable
+from stillhouse.data.views import NoViews
 from stillhouse.soft_labels.bases import Bases, fit_bases, fit_positions
+from stillhouse.soft_labels.binding import language_binding
+from stillhouse.soft_labels.config import SampledExport
 from stillhouse.soft_labels.export import Clock, Teachers, audit, audit_failed, audited_rows, export_shards, megabytes
 from stillhouse.soft_labels.manifest import Binding, Layout
 from stillhouse.soft_labels.sampler import Sampler
@@ -29,6 +32,23 @@ SAME_IDS = 0.999
 FEW_IDS = 4
 COUNTED_ROWS = 256
 POSITIONS_OF_A_BLOCK, BASES_BATCH = 32, 8
+
+
+def export(
+    teachers: Teachers,
+    task: Task,
+    settings: SampledExport,
+    views: NoViews,
+    seed: int,
+    digest: str,
+    folder: Path,
+    ranks: Ranks,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The stage's part for language models: as `export_language`. digest: of the teachers' weights and shares."""
+    drawn = settings.sampler
+    sampler = Sampler(drawn.method, drawn.samples, seed, drawn.sampling_temperature, drawn.bases)
+    binding = language_binding(task, digest, sampler)
+    return export_language(teachers, task, sampler, binding, folder, settings.batch_size, settings.part_rows, ranks)
 
 
 @torch.no_grad()

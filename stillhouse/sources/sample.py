@@ -14,6 +14,7 @@ import polib
 
 from stillhouse.core.errors import DataError, ParamsError
 from stillhouse.core.params import block
+from stillhouse.kinds.registry import with_classes
 from stillhouse.sources.tables import RowLimit, canonical, documents
 
 # Locales whose codes differ though readers of one read the other: they count as varieties of one language.
@@ -72,10 +73,8 @@ def read_sources(suffixes: tuple[str, ...]) -> pd.DataFrame:
 def read_sample(source: SampleSource, labelled: bool) -> tuple[pd.DataFrame, dict]:
     """Canonical table and origin of one of the tasks. Raises ParamsError if it has no labels where they are needed."""
     if labelled == (source.task in SUFFIXES):
-        kinds = ("causal_lm", "text_classification")
-        raise ParamsError(
-            f"the sample's task '{source.task}' goes with kind {kinds[labelled]}, and 'kind' is {kinds[not labelled]}"
-        )
+        wanted, given = (with_classes(of_classes).name for of_classes in (not labelled, labelled))
+        raise ParamsError(f"the sample's task '{source.task}' goes with kind {wanted}, and 'kind' is {given}")
     origin = {
         "kind": "sample",
         "task": source.task,

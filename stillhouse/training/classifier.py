@@ -4,7 +4,7 @@
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,11 @@ from stillhouse.models.positions import require_positions
 from stillhouse.models.saved import load_model, save_model
 from stillhouse.training.batch_invariance import require_batch_invariance
 from stillhouse.training.chance import nothing_learned
-from stillhouse.training.config import TrainingParams
+from stillhouse.training.classes_config import ClassesBaseline, ClassesFinetune, ClassesTraining
 from stillhouse.training.distributed import Ranks
 from stillhouse.training.imbalance import alterations_of, cross_entropy, refuse_imbalance, sampler_of
 from stillhouse.training.loop import History, Job, train
+from stillhouse.training.methods import Method, prepare
 from stillhouse.training.own_tokenizer import require_own_tokenizer
 from stillhouse.training.predict import predict
 from stillhouse.training.scores import score
@@ -107,9 +108,20 @@ def verify_model(model: PreTrainedModel, task: Task, ranks: Ranks) -> None:
     require_batch_invariance(model, task.facts, task.longest, ranks)
 
 
-def choose(task: Task, examples_per_class: int | None, seed: int) -> TokenTable:
+def choose(task: Task, settings: ClassesFinetune, seed: int) -> TokenTable:
     """The rows to fine-tune on."""
-    return few_examples(task.labelled(), examples_per_class, seed)
+    return few_examples(task.labelled(), settings.examples_per_class, seed)
+
+
+def without_teacher(training: ClassesTraining, baseline: ClassesBaseline) -> ClassesTraining:
+    """The student's training for its baseline."""
+    return replace(training, label_smoothing=baseline.label_smoothing)
+
+
+def method_of(model: PreTrainedModel, settings: ClassesFinetune, seed: int) -> Method:
+    """Make a model ready to be fine-tuned; its head is new. Raises ParamsError as `prepare` does."""
+    steps, every = settings.training.steps, settings.unfreeze_every
+    return prepare(model, settings.mode, new_head=True, steps=steps, seed=seed, unfreeze_every=every, lora=settings.lora)
 
 
 @dataclass(frozen=True)
@@ -128,7 +140,7 @@ class Classification:
 
 def job_of(
     task: Task,
-    params: TrainingParams,
+    params: ClassesTraining,
     views: ViewParams,
     num_views: int | None,
     seed: int,
@@ -166,7 +178,7 @@ def job_of(
 def fit(
     model: PreTrainedModel,
     task: Task,
-    params: TrainingParams,
+    params: ClassesTraining,
     views: ViewParams,
     num_views: int | None,
     seed: int,

@@ -3,9 +3,6 @@
 from typing import Literal
 
 from stillhouse.core.params import block
-from stillhouse.data.alterations import AugmentationParams
-from stillhouse.data.class_sampling import Sampling
-from stillhouse.models.config import ModelParams
 
 OptimizerName = Literal[
     "sgd", "gd", "adam", "adamw", "adagrad", "nadam", "radam", "adamax", "adadelta", "rmsprop", "adafactor", "muon", "rprop"
@@ -144,37 +141,6 @@ class ParallelParams:
 
 
 @block
-class ImbalanceParams:
-    """What is done about classes of unequal size, in trainings on true labels. The defaults do nothing."""
-
-    class_weights: Literal["none", "inverse", "effective"] = "none"
-    """Weights of the classes in the loss: inverse to the number of rows, or to the effective number of rows,
-    (1 - beta^n) / (1 - beta) for n rows (Cui et al. 2019, arXiv:1901.05555, eq. 5)."""
-    effective_beta: float = 0.999
-    """The beta of `effective`: 0 weighs all classes alike, near 1 is the same as `inverse`."""
-    focal_gamma: float = 0.0
-    """Focal loss where it is above 0 (Lin et al. 2017, arXiv:1708.02002); 2 is usual."""
-    sampling: Sampling = "natural"
-    """How often the classes are shown: `balanced` all equally often, `square_root` by the root of their sizes."""
-    augmentation: AugmentationParams | None = None
-    """Altered copies of the rows of rare classes."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.effective_beta < 1:
-            raise ValueError(f"effective_beta must lie in [0, 1), is {self.effective_beta}")
-        if self.focal_gamma < 0:
-            raise ValueError(f"focal_gamma must be at least 0, is {self.focal_gamma}")
-
-    @property
-    def changes_rows(self) -> bool:
-        return self.sampling != "natural" or self.augmentation is not None
-
-    @property
-    def is_on(self) -> bool:
-        return self.changes_rows or self.class_weights != "none" or self.focal_gamma > 0
-
-
-@block
 class LoraParams:
     """Low-rank additions to the weights of a body that stays as it is (Hu et al. 2021, arXiv:2106.09685)."""
 
@@ -213,15 +179,13 @@ class TrainingParams:
     precision: Precision = "fp32"
     """Precision of the forward pass: bf16 and fp16 autocast it, weights and optimiser stay in fp32. fp16 is for GPUs without
     bf16: it ends at 65504 and 6e-8, so the loss is scaled, and a step at which the scale is too large is skipped."""
-    label_smoothing: float = 0.0
-    """Label smoothing of the cross-entropy (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)."""
     bucket_batches: int = 16
     """Batches over which rows are sorted by length, so that little is padding."""
     evaluate_every: int = 100
     """Steps between evaluations on the validation split."""
     log_every: int = 10
     """Steps between points of the learning curve."""
-    metric: Literal["loss", "accuracy", "macro_f1"] = "loss"
+    metric: Literal["loss", "accuracy"] = "loss"
     """Validation score that chooses the weights that are kept, stops early, and lowers the rate on a plateau."""
     early_stopping: EarlyStopping | None = None
     """Ends the training when its `metric` no longer improves."""
@@ -231,8 +195,6 @@ class TrainingParams:
     after n steps."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """What happens at a loss or gradient that is NaN or infinite: the training ends, or the step is skipped."""
-    imbalance: ImbalanceParams = ImbalanceParams()
-    """Classification: what is done about classes of unequal size."""
     checkpoint: CheckpointParams = CheckpointParams()
     """How often a killed training can be resumed from."""
     parallel: ParallelParams = ParallelParams()
@@ -263,25 +225,7 @@ class TrainingParams:
                 f"full-batch gradient descent is optimizer 'gd' (or 'rprop') with batch_size 'full'; given "
                 f"'{self.optimizer.name}' and {self.batch_size!r}"
             )
-        if self.batch_size == "full" and self.imbalance.changes_rows:
-            raise ValueError(
-                "imbalance.sampling and augmentation choose rows, which batch_size 'full' does not; use class_weights"
-            )
-        if self.imbalance.focal_gamma and self.label_smoothing:
-            raise ValueError(f"imbalance.focal_gamma goes with label_smoothing 0, not with {self.label_smoothing}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1), is {self.label_smoothing}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm must be above 0, is {self.clip_norm}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in (0, 1), is {self.ema_decay}")
-
-
-@block
-class StudentParams:
-    """The small model: shared by the student, its baseline without a teacher, and fine-tuning from scratch."""
-
-    model: ModelParams
-    """Architecture, or pretrained weights."""
-    training: TrainingParams
-    """Steps, batches, optimiser and schedule."""

@@ -10,7 +10,7 @@ from stillhouse.data.alterations import Alterations
 from stillhouse.data.class_sampling import ClassSampler
 from stillhouse.data.tokens import TokenTable
 from stillhouse.losses.classification import CrossEntropy
-from stillhouse.training.config import ImbalanceParams, TrainingParams
+from stillhouse.training.classes_config import ClassesTraining, ImbalanceParams
 
 
 def class_weights(labels_N: np.ndarray, num_classes: int, params: ImbalanceParams) -> np.ndarray | None:
@@ -31,7 +31,7 @@ def class_weights(labels_N: np.ndarray, num_classes: int, params: ImbalanceParam
     return (weights_C * sizes_C.sum() / (weights_C * sizes_C).sum()).astype(np.float32)
 
 
-def cross_entropy(labels_N: np.ndarray, num_classes: int, params: TrainingParams) -> CrossEntropy:
+def cross_entropy(labels_N: np.ndarray, num_classes: int, params: ClassesTraining) -> CrossEntropy:
     """The loss on true labels that the parameters ask for."""
     weights_C = class_weights(labels_N, num_classes, params.imbalance)
     return CrossEntropy(labels_N, params.label_smoothing, weights_C, params.imbalance.focal_gamma)
@@ -49,7 +49,7 @@ def alterations_of(rows: TokenTable, params: ImbalanceParams, seed: int) -> Alte
     return Alterations.of(rows.labels, params.augmentation, seed) if params.augmentation else None
 
 
-def refuse_imbalance(params: TrainingParams, reason: str) -> None:
+def refuse_imbalance(params: ClassesTraining, reason: str) -> None:
     """Raises ParamsError if anything is asked for about unequal classes where nothing can be done."""
     if params.imbalance.is_on:
         raise ParamsError(f"training.imbalance is set, but {reason}; leave it out")

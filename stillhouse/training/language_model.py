@@ -19,13 +19,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from stillhouse.core.artifacts import MANIFEST, read_json, write_json
-from stillhouse.core.errors import ParamsError
 from stillhouse.core.scores import AT_CHANCE
 from stillhouse.data.batches import BatchPlan
 from stillhouse.data.block_batches import BlockBatch, BlockCollator
 from stillhouse.data.blocks import BlockTable, read_blocks
 from stillhouse.data.tokenizer import TokenizerFacts
-from stillhouse.data.views import ViewParams
+from stillhouse.data.views import NoViews
 from stillhouse.losses.dense import Divergence
 from stillhouse.losses.fused import fused_loss
 from stillhouse.losses.schedule import Scheduled, at
@@ -36,11 +35,12 @@ from stillhouse.models.saved import load_language_model, require_same_when_loade
 from stillhouse.training.chance import no_language_learned, tokens_by_chance
 from stillhouse.training.config import TrainingParams
 from stillhouse.training.distributed import Ranks
-from stillhouse.training.imbalance import refuse_imbalance
 from stillhouse.training.language_predict import next_token_scores
 from stillhouse.training.loop import History, Job, Objective, train
+from stillhouse.training.methods import Method, prepare
 from stillhouse.training.own_tokenizer import require_own_tokenizer
 from stillhouse.training.reading import head_of, hidden_states, require_parallel
+from stillhouse.training.stage_config import Finetune, TrainBaseline
 from stillhouse.training.transfer import Hold
 from stillhouse.training.verification import note_idle_weights, require_training_pass, verify
 
@@ -152,18 +152,26 @@ def verify_model(model: PreTrainedModel, task: Task, ranks: Ranks) -> None:
     verify(model, task.train, task.facts.pad_id, ranks)
 
 
-def choose(task: Task, examples_per_class: int | None, seed: int) -> BlockTable:
-    """The blocks to fine-tune on. Raises ParamsError if examples of classes are asked for."""
-    if examples_per_class is not None:
-        raise ParamsError(f"finetune.examples_per_class is {examples_per_class}, but kind causal_lm has no classes; use null")
+def choose(task: Task, settings: Finetune, seed: int) -> BlockTable:
+    """The blocks to fine-tune on."""
     return task.train
+
+
+def without_teacher(training: TrainingParams, baseline: TrainBaseline) -> TrainingParams:
+    """The student's training for its baseline."""
+    return training
+
+
+def method_of(model: PreTrainedModel, settings: Finetune, seed: int) -> Method:
+    """Make a model ready to be fine-tuned, with the head that it has. Raises ParamsError as `prepare` does."""
+    return prepare(model, settings.mode, new_head=False, steps=settings.training.steps, seed=seed, lora=settings.lora)
 
 
 def fit(
     model: PreTrainedModel,
     task: Task,
     params: TrainingParams,
-    views: ViewParams,
+    views: NoViews,
     num_views: int | None,
     seed: int,
     ranks: Ranks,
@@ -177,13 +185,7 @@ def fit(
 
     `fingerprint`: of what `loss` knows beside the rows, such as soft labels, and `hold` beside the step.
     """
-    refuse_imbalance(params, "kind causal_lm has no classes")
     table = task.train if rows is None else rows
-    if params.label_smoothing:
-        raise ParamsError("training.label_smoothing is not offered for kind causal_lm; set it to 0")
-    if params.metric == "macro_f1":
-        raise ParamsError("training.metric is macro_f1, which kind causal_lm does not have; expected loss or accuracy")
-
     verify_model(model, task, ranks)
     require_training_pass(model, task.facts.pad_id)
     require_parallel(model, params)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.errors import DataError, StillhouseError
+from stillhouse.data.kinds import preprocessing_of
+from stillhouse.kinds.registry import KINDS
 from stillhouse.sources.cloze import ClozeSource
 from stillhouse.sources.files import FilesSource, by_role, read_file, wanted_columns
 from stillhouse.sources.folders import RAW, Found, below, find
@@ -83,21 +85,18 @@ def bound(files: list[Found], labelled: bool) -> int | None:
 def notes_on_batches(tree: dict[str, Any], rows: int | None) -> list[str]:
     """What to say of trainings whose batch is larger than all training rows that there may be, or whose warm-up never ends.
 
-    rows: an upper bound, of bytes for a causal language model.
+    rows: an upper bound, of bytes for documents.
     """
-    notes = []
-    blocks = tree["kind"] == "causal_lm"
-    if rows is not None and blocks:
-        # A token is a byte at least, and every document fills its last block with others.
-        rows = rows // tree["preprocess"]["block_tokens"] + 1
+    notes, preprocessing = [], preprocessing_of(tree["kind"])
+    if rows is not None:
+        rows = preprocessing.most_rows(rows, tree["preprocess"])
     for key in ("train_teacher", "student"):
         training = tree[key]["training"]
         batch, steps, warmup = training["batch_size"], training["steps"], training["schedule"].get("warmup_steps", 0)
         if rows is not None and batch != "full" and batch > rows:
-            what = "blocks" if blocks else "rows"
             notes.append(
-                f"'{key}.training.batch_size' is {batch}, and there are at most {rows:,} training {what}: each step shows all "
-                f"of them, some more than once; {max(1, rows // 4)} or less would learn more in as many steps"
+                f"'{key}.training.batch_size' is {batch}, and there are at most {rows:,} training {preprocessing.UNIT}: each "
+                f"step shows all of them, some more than once; {max(1, rows // 4)} or less would learn more in as many steps"
             )
         if 2 * warmup > steps:
             notes.append(
@@ -124,7 +123,7 @@ def notes_on_same_data(tree: dict[str, Any], ingest: Any) -> list[str]:
 
 def check_own_data(tree: dict[str, Any], ingest: Any) -> list[str]:
     """Notes on the data of `ingest`. Raises DataError naming the block."""
-    labelled, rows = tree["kind"] != "causal_lm", {}
+    labelled, rows = KINDS[tree["kind"]].of_classes, {}
     for name, source in ingest.tasks.items():
         try:
             rows[name] = check_data(source, labelled)

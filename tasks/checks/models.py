@@ -9,6 +9,8 @@ from typing import Any
 from stillhouse.core.checkout import local_folder
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.params import build
+from stillhouse.evaluation.kinds import trial_of
+from stillhouse.kinds.registry import KINDS
 from stillhouse.models.config import ModelParams
 from stillhouse.models.folders import ADAPTER, CONFIG, require_model
 from stillhouse.models.ngram_options import are_good
@@ -30,9 +32,9 @@ def check_together(tree: dict[str, Any]) -> None:
                 "'export_soft_labels.mixture' names more; use teacher: store, or leave the mixture out"
             )
         return
-    if tree["kind"] != "causal_lm":
+    sampler = export.get("sampler")
+    if sampler is None:
         return
-    sampler = export["sampler"]
     divergence, method = distillation.get("divergence", "forward_kl"), sampler["method"]
     if divergence != "forward_kl" and method != "topk_tail":
         raise ParamsError(
@@ -85,28 +87,22 @@ def check_folders(tree: dict[str, Any]) -> None:
 def check_model(name: str, tree: dict[str, Any]) -> None:
     """Whether a model can be made of the block `NAME.model`. A pretrained one is not looked at. Raises ParamsError."""
     params, preprocess = build(ModelParams, tree[name]["model"], name), tree["preprocess"]
-    is_language_model = tree["kind"] == "causal_lm"
-    own = params.architecture == "ngram_encoder" and not is_language_model
+    own = params.architecture == "ngram_encoder" and KINDS[tree["kind"]].of_classes
     if params.architecture is None or (own and are_good(params.config)):
         return
     # torch and transformers, some five seconds.
     import transformers
 
-    from stillhouse.models.trial import try_model
-
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     # How large a tokenizer's vocabulary is, the stage knows when there is one.
     vocab_size = params.config.get("vocab_size", preprocess["tokenizer"].get("vocab_size", 1024))
+    trial = trial_of(tree["kind"])
     try:
-        try_model(params, vocab_size, preprocess["block_tokens"] if is_language_model else None)
+        trial.try_model(params, vocab_size, preprocess)
         # A small model of it, unless the architecture is known to be taken.
-        from stillhouse.training.trial import try_reading, try_rows
-
-        (try_reading if is_language_model else try_rows)(params)
+        trial.try_training(params)
         if name == "student":
-            from stillhouse.evaluation.onnx_trial import try_onnx
-
-            try_onnx(params, tree["export_model"]["opset"], tree["kind"])
+            trial.try_onnx(params, tree["export_model"]["opset"])
     except ParamsError as error:
         raise ParamsError(f"'{name}.model': {error}") from None

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models
 from stillhouse.core.artifacts import DATA, MANIFEST
 from stillhouse.core.checkout import local_folder
 from stillhouse.core.errors import ArtifactError, ParamsError
+from stillhouse.data.kinds import preprocessing_of
 from stillhouse.data.pretrained_tokenizer import fetch_pretrained, read_tokenizer, require_room
-from stillhouse.data.special_tokens import CLS, END_OF_TEXT, END_PAD, MASK, PAD, SEP, UNK
 from stillhouse.data.tokenizer import describe_tokenizer, frame_of
 from stillhouse.data.tokenizer_identity import identity_of
 from stillhouse.training.rates import note_on_rate
@@ -32,7 +32,7 @@ def check_tokenizers(tree: dict[str, Any]) -> list[str]:
     """
     given = tree["preprocess"]["tokenizer"].get("pretrained")
     folder = local_folder(given) if given else None
-    ours = None if folder is None else identity_given(given, tree["kind"] == "causal_lm")
+    ours = None if folder is None else identity_given(given, preprocessing_of(tree["kind"]).NEEDS_END_TOKEN)
     notes: list[str] = []
     without_key: list[tuple[str, str, str | None]] = []
     for key, name, place in pretrained_models(tree):
@@ -95,12 +95,12 @@ def pretrained_models(tree: dict[str, Any]) -> Iterator[tuple[str, str, Path | N
             yield key, name, folder / "model" if folder and inner else folder
 
 
-def identity_given(given: str, documents: bool) -> str:
+def identity_given(given: str, needs_end: bool) -> str:
     """The identity of the tokenizer that preprocess will take from a local folder. Raises StillhouseError as it would."""
     with tempfile.TemporaryDirectory() as place:
         fetch_pretrained(given, Path(place))
         facts = describe_tokenizer(Path(place), given)
-    if documents and facts.eos_id is None:
+    if needs_end and facts.eos_id is None:
         raise ParamsError(
             f"'{KEY}' is '{given}', which names no 'eos_token' that its vocabulary has; a causal language model needs one "
             "behind documents: set it in tokenizer_config.json"
@@ -117,7 +117,7 @@ def is_present(identity: str) -> bool:
 def may_be_trained(tokenizer: Tokenizer, wrapped: bool, tree: dict[str, Any]) -> bool:
     """Whether preprocess could have trained it with these parameters, on whatever texts."""
     settings = tree["preprocess"]["tokenizer"]
-    special = [END_PAD, END_OF_TEXT] if tree["kind"] == "causal_lm" else [PAD, UNK, CLS, SEP, MASK]
+    special = preprocessing_of(tree["kind"]).SPECIAL_TOKENS
     return (
         isinstance(tokenizer.model, models.BPE)
         and [tokenizer.token_to_id(name) for name in special] == list(range(len(special)))

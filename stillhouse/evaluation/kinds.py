@@ -1,0 +1,99 @@
+"""What a kind's modules of evaluation, packages, pages, the gate and trials must hold; torch-free."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from stillhouse.core.shipped import Shipped, TaskName
+from stillhouse.evaluation.gate_parts import Judgement
+from stillhouse.kinds.protocol import load
+from stillhouse.kinds.registry import KINDS
+from stillhouse.models.config import ModelParams
+
+if TYPE_CHECKING:
+    from stillhouse.training.distributed import Ranks
+
+
+class Evaluation(Protocol):
+    def evaluate(
+        self,
+        models: dict[TaskName, dict[str, Path]],
+        rivals: dict[TaskName, str],
+        out: Path,
+        ranks: "Ranks",
+        *,
+        bootstrap_samples: int,
+        calibration_bins: int,
+        examples: int,
+        linear_baseline: bool,
+        speed_seconds: float,
+        shipped: Shipped,
+    ) -> dict[str, float]:
+        """Write `metrics.json` and `tables/` into `out`; returns speeds.
+
+        models: task to name to folder of weights. rivals: task to the model that the student is held against.
+        """
+        ...
+
+
+class Packaging(Protocol):
+    def write_package(
+        self, shipped: Shipped, package: Path, ranks: "Ranks", *, opset: int, tolerance: float, threads: int
+    ) -> dict[str, Any]:
+        """Fill `package`; returns its metrics. Raises ArtifactError if it answers otherwise than the pipeline."""
+        ...
+
+    def summary(self, metrics: dict[str, Any]) -> str:
+        """What was compared, in a sentence."""
+        ...
+
+
+class Page(Protocol):
+    @property
+    def TEMPLATE(self) -> str: ...
+
+    def show(self, params: dict[str, Any]) -> dict[str, Any]:
+        """What the template is filled with. Raises ArtifactError if an output of an earlier stage is missing or damaged."""
+        ...
+
+
+class Judge(Protocol):
+    def judge(self, gate: Any, threads: int, against: str | None, folder: Path | None) -> Judgement:
+        """The candidate, and beside it the package in `folder`, if any. Raises ArtifactError for a damaged one."""
+        ...
+
+
+class Trial(Protocol):
+    """Each raises ParamsError as the stage would that trains or exports a model of these parameters."""
+
+    def try_model(self, params: ModelParams, vocab_size: int, preprocess: Mapping[str, Any]) -> None:
+        """Make the model, without its weights. preprocess: the block, as it is written."""
+        ...
+
+    def try_training(self, params: ModelParams) -> None:
+        """Ask a small one of the same options."""
+        ...
+
+    def try_onnx(self, params: ModelParams, opset: int) -> None:
+        """Write a small one of the same options."""
+        ...
+
+
+def evaluation_of(kind: str) -> Evaluation:
+    return cast(Evaluation, load(KINDS[kind].evaluation))
+
+
+def packaging_of(kind: str) -> Packaging:
+    return cast(Packaging, load(KINDS[kind].package))
+
+
+def page_of(kind: str) -> Page:
+    return cast(Page, load(KINDS[kind].page))
+
+
+def judge_of(kind: str) -> Judge:
+    return cast(Judge, load(KINDS[kind].judge))
+
+
+def trial_of(kind: str) -> Trial:
+    return cast(Trial, load(KINDS[kind].trial))

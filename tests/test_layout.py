@@ -11,13 +11,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from stillhouse.core.params import FLOW_BLOCKS, SHARED_BLOCKS, STAGES
+from stillhouse.kinds.registry import KINDS
 
 ROOT = Path(__file__).parent.parent
 PIPELINE = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 
 # A package may import those below it, and itself.
-LAYERS = ["core", "sources", "data", "models", "losses", "training", "soft_labels", "evaluation"]
+LAYERS = ["kinds", "core", "comparison", "sources", "data", "models", "losses", "training", "soft_labels", "evaluation"]
 
 
 def imports_of(path: Path) -> set[str]:
@@ -67,11 +68,22 @@ def test_params_of_dvc_are_the_blocks_that_the_stage_reads(stage):
     assert set(PIPELINE[stage]["params"]) == read
 
 
+def modules_of_kinds(stage: str) -> set[str]:
+    """What a stage loads by the names that kinds give: their parts for it, and the declarations of its blocks."""
+    read = {field.name for field in fields(import_module(f"tasks.{stage}").Params)}
+    found = set()
+    for kind in KINDS.values():
+        found |= {getattr(kind, part.name) for part in fields(kind) if stage in part.metadata.get("stages", ())}
+        found |= {place.partition(":")[0] for block, place in kind.blocks.items() if block in read}
+    return found
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_cover_every_module_that_the_stage_imports(stage):
     start = [ROOT / "tasks" / f"{stage}.py"]
     if "tasks.launch" in PIPELINE[stage]["cmd"]:
         start.append(ROOT / "tasks" / "launch.py")
+    start += [path for module in modules_of_kinds(stage) if (path := module_file(module))]
     deps = [ROOT / dep for dep in PIPELINE[stage]["deps"]]
     for path in {file for begin in start for file in reached(begin)}:
         if path.name == "__init__.py" and not path.read_text():
@@ -95,7 +107,8 @@ def test_imports_point_down(path):
 def test_flows_import_only_the_light_half():
     for path in (ROOT / "flows").glob("*.py"):
         for module in imports_of(path):
-            assert module.startswith(("flows", "stillhouse.core")), f"{path.name} imports {module}"
+            light = ("flows", "stillhouse.core", "stillhouse.kinds", "stillhouse.comparison")
+            assert module.startswith(light), f"{path.name} imports {module}"
 
 
 def test_tasks_never_import_prefect():

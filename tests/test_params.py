@@ -80,7 +80,7 @@ def test_an_empty_block_is_refused(project):
         ("preprocess.max_tokens", "64", "'preprocess.max_tokens' is '64' (str), expected integer"),
         ("preprocess.max_tokens", 6.5, "'preprocess.max_tokens' is 6.5 (float), expected integer"),
         ("preprocess.max_tokens", True, "'preprocess.max_tokens' is True (bool), expected integer"),
-        ("preprocess.max_tokens", None, "kind text_classification needs 'preprocess.max_tokens', and not 'block_tokens'"),
+        ("preprocess.max_tokens", None, "'preprocess.max_tokens' is None (NoneType), expected integer"),
         ("preprocess.lowercase", "no", "'preprocess.lowercase' is 'no' (str), expected boolean"),
         ("preprocess.withheld_labels", "0.1", "'preprocess.withheld_labels' is '0.1' (str), expected number"),
         ("preprocess.max_tokens", 0, "'preprocess': max_tokens must be at least 1, is 0"),

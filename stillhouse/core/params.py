@@ -100,13 +100,14 @@ def of_kind(params_type: type[T], kind: Kind) -> type[T]:
 
 def build(params_type: type[T], tree: dict[str, Any], where: str) -> T:
     """`params_type` from plain values; `where` opens the error message."""
+    declared = params_type
     if any(field.name == "kind" for field in fields(params_type)):  # type: ignore[arg-type]
-        params_type = of_kind(params_type, KINDS[known(tree, where)])
+        declared = of_kind(params_type, KINDS[known(tree, where)])
     try:
         # In JSON mode "strict" accepts mappings for dataclasses, and still no "5" for 5.
-        return TypeAdapter(params_type).validate_json(json.dumps(tree, default=str))
+        return TypeAdapter(declared).validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
-        raise ParamsError(f"{where}: {_explain(error, params_type, tree)}") from None
+        raise ParamsError(f"{where}: {_explain(error, declared, params_type, tree)}") from None
 
 
 def known(tree: dict[str, Any], where: str) -> str:
@@ -117,8 +118,8 @@ def known(tree: dict[str, Any], where: str) -> str:
     return name
 
 
-def _explain(error: ValidationError, params_type: type, tree: dict[str, Any]) -> str:
-    """The first problem that pydantic found, in our words."""
+def _explain(error: ValidationError, params_type: type, of_any_kind: type, tree: dict[str, Any]) -> str:
+    """The first problem that pydantic found, in our words. of_any_kind: what the stage declares, whatever the kind."""
     problems = error.errors()
     # An unknown key is the likeliest cause of a missing one: say that first.
     problem = next((p for p in problems if p["type"] in ("extra_forbidden", "unexpected_keyword_argument")), problems[0])
@@ -126,7 +127,11 @@ def _explain(error: ValidationError, params_type: type, tree: dict[str, Any]) ->
     key = ".".join(str(part) for part in location)
     match problem["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
-            siblings = _known_keys(params_type, list(problem["loc"][:-1]))
+            path = list(problem["loc"][:-1])
+            siblings = _known_keys(params_type, path)
+            others = [kind.name for kind in KINDS.values() if location[-1] in _known_keys(of_kind(of_any_kind, kind), path)]
+            if others and "kind" in tree:
+                return f"'{key}' is a parameter of kind {' and '.join(others)}, and 'kind' is {tree['kind']}; leave it out"
             return f"unknown parameter '{key}'{nearest(str(location[-1]), siblings)}"
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return f"parameter '{key}' is missing"
@@ -158,7 +163,7 @@ def _known_keys(params_type: Any, path: list) -> set[str]:
     if is_dataclass(params_type):
         hints = get_type_hints(params_type, include_extras=True)
         if not path:
-            return set(hints)
+            return {field.name for field in fields(params_type)}
         if path[0] in hints:
             return _known_keys(hints[path[0]], path[1:])
         return set()

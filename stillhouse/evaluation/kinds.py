@@ -1,6 +1,5 @@
-"""What a kind's modules of evaluation, packages, pages, the gate and trials must hold; torch-free."""
+"""What a kind's modules of evaluation, packages and the gate must hold; torch-free."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -8,7 +7,6 @@ from stillhouse.core.shipped import Shipped, TaskName
 from stillhouse.evaluation.gate_parts import Judgement
 from stillhouse.kinds.protocol import load
 from stillhouse.kinds.registry import KINDS
-from stillhouse.models.config import ModelParams
 
 if TYPE_CHECKING:
     from stillhouse.training.distributed import Ranks
@@ -48,34 +46,9 @@ class Packaging(Protocol):
         ...
 
 
-class Page(Protocol):
-    @property
-    def TEMPLATE(self) -> str: ...
-
-    def show(self, params: dict[str, Any]) -> dict[str, Any]:
-        """What the template is filled with. Raises ArtifactError if an output of an earlier stage is missing or damaged."""
-        ...
-
-
 class Judge(Protocol):
     def judge(self, gate: Any, threads: int, against: str | None, folder: Path | None) -> Judgement:
         """The candidate, and beside it the package in `folder`, if any. Raises ArtifactError for a damaged one."""
-        ...
-
-
-class Trial(Protocol):
-    """Each raises ParamsError as the stage would that trains or exports a model of these parameters."""
-
-    def try_model(self, params: ModelParams, vocab_size: int, preprocess: Mapping[str, Any]) -> None:
-        """Make the model, without its weights. preprocess: the block, as it is written."""
-        ...
-
-    def try_training(self, params: ModelParams) -> None:
-        """Ask a small one of the same options."""
-        ...
-
-    def try_onnx(self, params: ModelParams, opset: int) -> None:
-        """Write a small one of the same options."""
         ...
 
 
@@ -87,13 +60,5 @@ def packaging_of(kind: str) -> Packaging:
     return cast(Packaging, load(KINDS[kind].package))
 
 
-def page_of(kind: str) -> Page:
-    return cast(Page, load(KINDS[kind].page))
-
-
 def judge_of(kind: str) -> Judge:
     return cast(Judge, load(KINDS[kind].judge))
-
-
-def trial_of(kind: str) -> Trial:
-    return cast(Trial, load(KINDS[kind].trial))

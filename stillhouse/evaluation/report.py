@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from stillhouse.core.params import PARAMS_FILE, read_yaml
 from stillhouse.evaluation import charts
 from stillhouse.evaluation.findings import percent, size_of
-from stillhouse.evaluation.kinds import page_of
+from stillhouse.evaluation.page import page_of
 from stillhouse.evaluation.report_parts import NAMES, duration, provenance
 
 

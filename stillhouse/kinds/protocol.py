@@ -49,11 +49,11 @@ class Kind:
     package: str = part("export_model")
     """What is shipped (`evaluation.kinds.Packaging`)."""
     page: str = part("report")
-    """What the report shows (`evaluation.kinds.Page`)."""
+    """What the report shows (`evaluation.page.Page`)."""
     judge: str = part()
     """How the gate measures a package (`evaluation.kinds.Judge`)."""
     trial: str = part()
-    """Small models, to find out what an architecture does (`evaluation.kinds.Trial`)."""
+    """Small models, to find out what an architecture does (`training.trial.Trial`)."""
     comparison: str = part("evaluate")
     """The figures by which runs are compared (`comparison.kinds.Comparison`)."""
 

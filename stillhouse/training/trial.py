@@ -4,17 +4,40 @@ The stage that trains asks the model itself (`training.verification`, `training.
 written; `python -m tasks.check` asks a small one of the same options before anything is paid for.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol, cast
 
 import torch
 from transformers import PreTrainedModel
 
+from stillhouse.kinds.protocol import load
+from stillhouse.kinds.registry import KINDS
 from stillhouse.models.config import ModelParams
 from stillhouse.models.small import merged, small_options
 from stillhouse.training.distributed import Ranks
 
 BLOCK_TOKENS = 48
 ALONE = Ranks(0, 1, 0, 1, torch.device("cpu"))
+
+
+class Trial(Protocol):
+    """Each raises ParamsError as the stage would that trains or exports a model of these parameters."""
+
+    def try_model(self, params: ModelParams, vocab_size: int, preprocess: Mapping[str, Any]) -> None:
+        """Make the model, without its weights. preprocess: the block, as it is written."""
+        ...
+
+    def try_training(self, params: ModelParams) -> None:
+        """Ask a small one of the same options."""
+        ...
+
+    def try_onnx(self, params: ModelParams, opset: int) -> None:
+        """Write a small one of the same options."""
+        ...
+
+
+def trial_of(kind: str) -> Trial:
+    return cast(Trial, load(KINDS[kind].trial))
 
 
 def made_small(

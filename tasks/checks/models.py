@@ -9,7 +9,6 @@ from typing import Any
 from stillhouse.core.checkout import local_folder
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.params import build
-from stillhouse.evaluation.kinds import trial_of
 from stillhouse.kinds.registry import KINDS
 from stillhouse.models.config import ModelParams
 from stillhouse.models.folders import ADAPTER, CONFIG, require_model
@@ -92,6 +91,8 @@ def check_model(name: str, tree: dict[str, Any]) -> None:
         return
     # torch and transformers, some five seconds.
     import transformers
+
+    from stillhouse.training.trial import trial_of
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -62,11 +62,12 @@ def params_of(setting: Setting) -> dict[str, Any]:
     params["student"]["model"] = params["train_teacher"]["model"] = setting.model
     for training in (params["student"]["training"], params["train_teacher"]["training"], params["finetune"]["training"]):
         training |= {"steps": 40, "evaluate_every": 40, "batch_size": 16}
-    params["finetune"]["examples_per_class"] = None
+    if not documents:
+        params["finetune"]["examples_per_class"] = None
     tokenizer = {"vocab_size": 600} if setting.tokenizer is None else {"pretrained": "data/raw/tokenizer"}
-    limit = {"block_tokens": 64} if documents else {"max_tokens": 32}
+    limit = {"block_tokens": 64} if documents else {"max_tokens": 32, "lowercase": False}
     split = {"validation_share": 0.15, "test_share": 0.15}
-    params["preprocess"] = {"lowercase": False, "split": split, "tokenizer": tokenizer, **limit, **setting.preprocess}
+    params["preprocess"] = {"split": split, "tokenizer": tokenizer, **limit, **setting.preprocess}
     params["evaluate"] |= {"bootstrap_samples": 20, "speed_seconds": 0.02}
     params["export_model"]["tolerance"] = TOLERANCE
     return params

@@ -84,7 +84,7 @@ def documents_run(texts: list[str], **settings: Any) -> Any:
     table = pd.DataFrame({"text": texts, "split": ""})
     Path("data/ingest").mkdir(parents=True)
     ingested(documents(table, None), Path("data/ingest"))
-    tree = {"lowercase": False, "split": SPLIT, "tokenizer": {"vocab_size": 300}, "block_tokens": 32, **settings}
+    tree = {"split": SPLIT, "tokenizer": {"vocab_size": 300}, "block_tokens": 32, **settings}
     Path("data/preprocess").mkdir()
     preprocess(build(Params, {"kind": "causal_lm", "preprocess": tree}, "params.yaml"), Path("data/preprocess"))
     task = language_model.Task.read(Path("data/preprocess/new"))

@@ -87,5 +87,5 @@ def test_parameters_that_make_no_sense_are_refused(project, keys, message):
 
 def test_language_models_read_documents_and_no_cloze_test(project):
     source = {"kind": "cloze", "files": ["a.csv"]}
-    with pytest.raises(ParamsError, match=r"'ingest.source' is a cloze test, which has classes"):
+    with pytest.raises(ParamsError, match=r"'ingest': 'source' is a cloze test, which has classes"):
         build(Params, {"kind": "causal_lm", "ingest": {"source": source, "new": source}}, "params.yaml")

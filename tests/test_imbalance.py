@@ -21,7 +21,7 @@ from stillhouse.training.classes_config import ClassesTraining, ImbalanceParams
 from stillhouse.training.classifier import Task, fit
 from stillhouse.training.distributed import join
 from stillhouse.training.imbalance import class_weights
-from tests.test_resume import STEPS, Stop, often, ranks, result, stop_after
+from tests.test_resume import STEPS, Stop, often, result, stop_after
 from tests.test_resume import run as run_kept
 from tests.test_training import ALONE, FACTS, VIEWS, losses, run, small_model, table, training
 
@@ -243,9 +243,9 @@ def test_bad_settings_are_one_clear_line(imbalance, more, message):
 @pytest.mark.parametrize(
     ("stage", "recipe", "keys", "message"),
     [
-        ("train_student", "tiny", ("student",), r"'student\.training\.imbalance' goes by true labels"),
-        ("train_teacher", "tiny_lm", ("train_teacher",), r"'train_teacher\.training\.imbalance' is about classes"),
-        ("finetune", "tiny_lm", ("finetune",), r"'finetune\.training\.imbalance' is about classes"),
+        ("train_student", "tiny", ("student",), r"'student': training\.imbalance goes by true labels"),
+        ("train_teacher", "tiny_lm", ("train_teacher",), r"'train_teacher\.training\.imbalance' is a parameter of kind text_"),
+        ("finetune", "tiny_lm", ("finetune",), r"'finetune\.training\.imbalance' is a parameter of kind text_"),
     ],
 )
 def test_stages_without_classes_or_true_labels_refuse_it_before_they_start(stage, recipe, keys, message):
@@ -260,13 +260,6 @@ def test_stages_without_classes_or_true_labels_refuse_it_before_they_start(stage
         tree[key]["training"]["imbalance"] = {"sampling": "balanced"}
     with pytest.raises(ParamsError, match=message):
         build(params, tree, "params.yaml")
-
-
-def test_a_language_model_refuses_it_too(tmp_path):
-    from stillhouse.training.language_model import fit as fit_language
-
-    with pytest.raises(ParamsError, match="kind causal_lm has no classes"):
-        fit_language(None, None, training(imbalance=EVERYTHING), VIEWS, 0, 3, ranks(None), "test", rows=())
 
 
 def test_nothing_is_on_by_default():

@@ -461,7 +461,7 @@ def corpus_of(project, source: dict) -> tuple[dict, list[str]]:
     from tasks.preprocess import run as run_preprocess
 
     settings = {
-        "lowercase": False, "split": {"validation_share": 0.2, "test_share": 0.2}, "tokenizer": {"vocab_size": 270},
+        "split": {"validation_share": 0.2, "test_share": 0.2}, "tokenizer": {"vocab_size": 270},
         "block_tokens": 16,
     }  # fmt: skip
     tree = {"kind": "causal_lm", "ingest": {"source": source, "new": source}, "preprocess": settings}

@@ -208,7 +208,7 @@ def objective(folder: Path, temperature: float = 1.0, **changes):
     model = language_model.load(folder / "data/train_student/model")
     settings = DistillationParams(temperature=temperature, weight=1.0, **changes)
     return student_objective(
-        settings, task, model, views=None, seed=1, label_smoothing=0.0, labels=store_of(folder),
+        settings, task, model, views=None, seed=1, training=training(), labels=store_of(folder),
         teacher=folder / "data/train_teacher/model",
         teacher_weights=read_json(folder / "data/train_teacher/manifest.json")["weights"], ranks=ALONE,
     ), task  # fmt: skip

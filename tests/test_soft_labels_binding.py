@@ -42,13 +42,13 @@ def preprocess(kind: str, **settings) -> Path:
     out = Path("data/preprocess")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    tree = {"lowercase": False, "split": SPLIT, "tokenizer": {"pretrained": "data/raw/tokenizer"}, **settings}
+    tree = {"split": SPLIT, "tokenizer": {"pretrained": "data/raw/tokenizer"}, **settings}
     run(build(Params, {"kind": kind, "preprocess": tree}, "params.yaml"), out)
     return out / "source"
 
 
 def of_rows(**settings) -> Binding:
-    task = classifier.Task.read(preprocess("text_classification", **{"max_tokens": 32} | settings))
+    task = classifier.Task.read(preprocess("text_classification", **{"lowercase": False, "max_tokens": 32} | settings))
     return classifier_binding(task, VIEWS, 1, "t" * 64)
 
 

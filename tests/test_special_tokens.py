@@ -23,6 +23,7 @@ from stillhouse.data.tokenizer import (
     train_bpe,
 )
 from stillhouse.data.tokens import read_tokens
+from stillhouse.kinds.registry import KINDS
 from stillhouse.sources.tables import canonical, documents, write_table
 from tasks.preprocess import Params, run
 
@@ -141,7 +142,7 @@ def preprocess(kind: str, source: pd.DataFrame, new: pd.DataFrame, **settings) -
     out = Path("data/preprocess")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    tree = {"lowercase": False, "split": SPLIT, "withheld_labels": 0.0, **settings}
+    tree = {"split": SPLIT, **({"lowercase": False} if KINDS[kind].of_classes else {}), **settings}
     run(build(Params, {"kind": kind, "preprocess": tree}, "params.yaml"), out)
     return out
 

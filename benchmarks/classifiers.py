@@ -35,6 +35,7 @@ from stillhouse.data.views import ViewParams
 from stillhouse.evaluation.classifier_trial import CLASSIFIED, KNOWN
 from stillhouse.evaluation.onnx_trial import LENGTHS, model_as_onnx, require_same_answers
 from stillhouse.models.config import ModelParams
+from stillhouse.models.own_options import DEFAULTS
 from stillhouse.models.saved import save_model
 from stillhouse.models.small import VOCABULARY
 from stillhouse.training import classifier
@@ -55,7 +56,7 @@ TRAINING = {
 }  # fmt: skip
 VIEWS = ViewParams(count=1, min_share=1.0)
 
-ALL = [Case(name) for name in sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)] + [Case("ngram_encoder")]
+ALL = [Case(name) for name in sorted(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)] + [Case(name) for name in DEFAULTS]
 VARIANTS = [
     Case(name, options, is_variant=True)
     for name, options in (

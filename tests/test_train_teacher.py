@@ -40,7 +40,8 @@ def test_outputs_name_no_clock_host_or_world_size(tiny):
 
 
 def test_ngrams_reach_only_backwards_and_ignore_padding():
-    from stillhouse.models.ngram_encoder import NgramEmbeddings, NgramEncoderConfig
+    from stillhouse.models.ngram_encoder import NgramEncoderConfig
+    from stillhouse.models.own_encoder import NgramEmbeddings
 
     embeddings = NgramEmbeddings(NgramEncoderConfig(vocab_size=30, hidden_size=8, ngram_sizes=[3], ngram_buckets=1000))
     ids = torch.tensor([[5, 6, 7, 8]])

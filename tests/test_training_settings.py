@@ -1,14 +1,14 @@
 """Settings of a training that could not work, or would do nothing, are refused before anything starts."""
 
 import pytest
+from transformers import AutoConfig
 
 from stillhouse.core.errors import ParamsError
 from stillhouse.core.params import build, read_yaml
 from stillhouse.evaluation.classifier_trial import try_model
 from stillhouse.models.build import build_config
 from stillhouse.models.config import ModelParams
-from stillhouse.models.ngram_encoder import NgramEncoderConfig
-from stillhouse.models.ngram_options import DEFAULTS, are_good
+from stillhouse.models.own_options import DEFAULTS, are_good
 from tasks.train_student import Params
 from tests.conftest import ROOT
 
@@ -49,7 +49,7 @@ def test_a_setting_out_of_range_is_refused(blocks, message):
         ("ngram_encoder", {"num_hidden_layers": -1}, "num_hidden_layers must be a whole number of at least 0, is -1"),
         ("ngram_encoder", {"hidden_size": 32, "num_attention_heads": 3}, "hidden_size 32 must divide by num_attention_heads 3"),
         ("ngram_encoder", {"ngram_sizes": [2, 0]}, r"ngram_sizes must be of whole numbers of at least 1, is \[2, 0\]"),
-        ("ngram_encoder", {"ngram_buckets": 0}, "ngram_buckets must be of whole numbers of at least 1, is 0"),
+        ("ngram_encoder", {"ngram_buckets": 0}, "ngram_buckets must be a whole number of at least 1, is 0"),
         ("bert", {"hidden_size": "32"}, "^model.config: .*'hidden_size' expected int, got str"),
         ("llama", {"hidden_size": 30, "num_attention_heads": 4}, r"^model.config: .*hidden size \(30\) is not a multiple"),
     ],
@@ -73,9 +73,10 @@ def test_what_only_the_model_itself_refuses_is_known_without_its_weights(archite
         try_model(ModelParams(architecture=architecture, config=config), 100, {})
 
 
-def test_the_light_half_knows_the_options_of_the_own_architecture():
-    config = NgramEncoderConfig()
-    assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
-    assert are_good({"hidden_size": 32, "ngram_sizes": [2, 3]})
-    for bad in ({"hidden_size": 33}, {"hidden_size": "32"}, {"ngram_sizes": [0]}, {"layers": 2}, {"classifier_dropout": 1.5}):
-        assert not are_good(bad), bad
+@pytest.mark.parametrize("architecture", DEFAULTS)
+def test_the_light_half_knows_the_options_of_our_own_architectures(architecture):
+    config, defaults = AutoConfig.for_model(architecture), DEFAULTS[architecture]
+    assert {name: getattr(config, name) for name in defaults} == defaults
+    assert are_good(architecture, {"hidden_size": 32, "ngram_sizes": [2, 3]})
+    for bad in ({"hidden_size": 0}, {"hidden_size": "32"}, {"ngram_sizes": [0]}, {"layers": 2}, {"classifier_dropout": 1.5}):
+        assert not are_good(architecture, bad), bad

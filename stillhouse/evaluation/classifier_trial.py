@@ -12,12 +12,13 @@ from stillhouse.evaluation.onnx import LogitsOnly, export_onnx
 from stillhouse.evaluation.onnx_trial import require_onnx
 from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
+from stillhouse.models.own_options import DEFAULTS
 from stillhouse.models.small import VOCABULARY
 from stillhouse.training.batch_invariance import require_batch_invariance
 from stillhouse.training.trial import ALONE, BLOCK_TOKENS, made_small
 
 KNOWN = (
-    "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "ngram_encoder", "roberta", "xlm-roberta",
+    "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta", *DEFAULTS,
 )  # fmt: skip
 """Not tried, for the sake of speed: the table of docs/classifiers.md has them; the stage asks its own model all the same."""
 CLASSIFIED = TokenizerFacts(vocab_size=VOCABULARY, pad_id=0, prefix=[1], suffix=[2], digest="none", eos_id=2)

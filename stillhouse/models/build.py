@@ -17,10 +17,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from stillhouse.core.errors import ParamsError, nearest
 from stillhouse.core.hub import snapshot
-from stillhouse.models import ngram_encoder  # noqa: F401  registers the architecture
+from stillhouse.models import own  # noqa: F401  registers the architectures
 from stillhouse.models.config import ModelParams
 from stillhouse.models.folders import PATTERNS
 from stillhouse.models.head import order_of, reorder_head, replace_head, set_labels
+from stillhouse.models.own_options import DEFAULTS
 from stillhouse.models.positions import counts_from_padding, most_positions
 from stillhouse.models.saved import load, read_config
 
@@ -201,6 +202,9 @@ def has_option(config: PretrainedConfig, key: str) -> bool:
 
 def asked_for(config: PretrainedConfig, key: str) -> bool:
     """Whether the config's module, or those beside it with its models, read an option of this name."""
+    if config.model_type in DEFAULTS:
+        # Ours declare what they read, and beside them stand others of ours.
+        return False
     place = Path(inspect.getfile(type(config))).parent
     said = re.compile(rf"\bconfig\.{re.escape(key)}\b|\b(getattr\(config|kwargs\.(get|pop)\()[^)\n]*[\"']{re.escape(key)}[\"']")
     return any(said.search(path.read_text(encoding="utf-8")) for path in place.glob("*_*.py"))

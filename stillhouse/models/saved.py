@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import ArtifactError, ParamsError
-from stillhouse.models import ngram_encoder  # noqa: F401  registers the architecture
+from stillhouse.models import own  # noqa: F401  registers the architectures
 from stillhouse.models.folders import WEIGHTS, require_model, weight_files
 from stillhouse.models.layers import body_weights
 
@@ -94,8 +94,8 @@ def load(auto_class: Any, folder: Path, config: PretrainedConfig | None = None, 
         place = ", ".join(str(path) for path in weight_files(folder)[:3])
         raise ArtifactError(f"{place} is damaged or cut off ({reason}); 'dvc checkout --force' restores it") from None
     # transformers leaves out what the config has no place for, and draws what it does not find; both at most in a log.
-    own = model.state_dict().keys()
-    unused = sorted(name for name in found["unexpected_keys"] if re.sub(r"\.\d+\.", ".0.", name, count=1) in own)
+    known = model.state_dict().keys()
+    unused = sorted(name for name in found["unexpected_keys"] if re.sub(r"\.\d+\.", ".0.", name, count=1) in known)
     if unused:
         raise ArtifactError(
             f"{weight_files(folder)[0]} holds {len(unused)} tensors of layers that the config.json beside it does not have, "

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from stillhouse.core.artifacts import read_json
 from stillhouse.core.checkout import local_folder
+from stillhouse.models.own_options import DEFAULTS
 from stillhouse.training.config import OptimizerParams
 
 LARGEST = 5e-4
@@ -18,12 +19,12 @@ PARTS = ("frozen", "lora")
 def note_on_rate(block: str, pretrained: str | None, optimizer: OptimizerParams, mode: str = "full") -> str | None:
     """What to say of a training, at `block`.training, of all layers of a pretrained model; None where there is nothing.
 
-    Our own small encoder is trained at such rates from the start, and is not spoken of.
+    Our own small encoders are trained at such rates from the start, and are not spoken of.
     """
     if pretrained is None or mode in PARTS or optimizer.name not in BY_SIZE or optimizer.learning_rate <= LARGEST:
         return None
     folder = local_folder(pretrained)
-    if folder is not None and type_of(folder) == "ngram_encoder":
+    if folder is not None and type_of(folder) in DEFAULTS:
         return None
     return (
         f"'{block}.training.optimizer.learning_rate' is {optimizer.learning_rate:g} for all layers of '{pretrained}': with "

@@ -12,7 +12,7 @@ from stillhouse.core.params import build
 from stillhouse.kinds.registry import KINDS
 from stillhouse.models.config import ModelParams
 from stillhouse.models.folders import ADAPTER, CONFIG, require_model
-from stillhouse.models.ngram_options import are_good
+from stillhouse.models.own_options import DEFAULTS, are_good
 
 HUB_ID = re.compile(r"[^/@\s]+/[^/@\s]+@[0-9a-f]{40}")
 
@@ -86,8 +86,8 @@ def check_folders(tree: dict[str, Any]) -> None:
 def check_model(name: str, tree: dict[str, Any]) -> None:
     """Whether a model can be made of the block `NAME.model`. A pretrained one is not looked at. Raises ParamsError."""
     params, preprocess = build(ModelParams, tree[name]["model"], name), tree["preprocess"]
-    own = params.architecture == "ngram_encoder" and KINDS[tree["kind"]].of_classes
-    if params.architecture is None or (own and are_good(params.config)):
+    name_of_ours = params.architecture if KINDS[tree["kind"]].of_classes and params.architecture in DEFAULTS else None
+    if params.architecture is None or (name_of_ours and are_good(name_of_ours, params.config)):
         return
     # torch and transformers, some five seconds.
     import transformers

@@ -1,0 +1,5 @@
+"""Importing this lets transformers know our own architectures."""
+
+from stillhouse.models import cnn_encoder, gru_encoder, ngram_encoder
+
+__all__ = ["cnn_encoder", "gru_encoder", "ngram_encoder"]

@@ -32,7 +32,8 @@ from stillhouse.core.stage import one_line_errors
 from stillhouse.data.batches import Collator
 from stillhouse.data.tokens import TokenTable, read_tokens, write_tokens
 from stillhouse.data.views import ViewParams
-from stillhouse.evaluation.classifier_trial import CLASSIFIED, KNOWN
+from stillhouse.evaluation.classifier_trial import CLASSIFIED, KNOWN, two_texts
+from stillhouse.evaluation.onnx import LogitsOnly, export_onnx
 from stillhouse.evaluation.onnx_trial import LENGTHS, model_as_onnx, require_same_answers
 from stillhouse.models.config import ModelParams
 from stillhouse.models.own_options import DEFAULTS
@@ -180,9 +181,9 @@ def faults_after_training(model: PreTrainedModel, task: classifier.Task, folder:
 def as_onnx_says(model: PreTrainedModel, task: classifier.Task) -> tuple[str, bool]:
     """Why it cannot be shipped as ONNX, "" if it can; whether the file that is written says something else than the model."""
     try:
-        with model_as_onnx(model, OPSET, "text_classification") as session:
+        with model_as_onnx(model, export_onnx, OPSET, LogitsOnly.remedy) as session:
             for length in LENGTHS:
-                require_same_answers(model, session, length, "text_classification")
+                require_same_answers(model, session, two_texts(length), length, LogitsOnly.remedy)
             batch = Collator(task.validation, CLASSIFIED, VIEWS, SEED)(np.arange(12), np.full(12, -1))
             given = {"input_ids": batch.input_ids.numpy(), "attention_mask": batch.attention_mask.numpy()}
             logits = session.run(["logits"], given)[0]

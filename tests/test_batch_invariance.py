@@ -10,7 +10,7 @@ import torch
 from stillhouse.core.errors import ParamsError
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.evaluation import onnx_trial
-from stillhouse.evaluation.classifier_trial import CLASSIFIED, small_model, try_onnx
+from stillhouse.evaluation.classifier_trial import CLASSIFIED, small_model, try_onnx, two_texts
 from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
 from stillhouse.models.small import VOCABULARY, small_options
@@ -174,4 +174,4 @@ def test_a_file_that_says_something_else_is_refused():
     model = small_model(ModelParams(architecture="gpt2"))
     assert model is not None
     with pytest.raises(ParamsError, match="gpt2 as ONNX says something else than the model"):
-        onnx_trial.require_same_answers(model.eval(), Session(), 5, "text_classification")  # type: ignore
+        onnx_trial.require_same_answers(model.eval(), Session(), two_texts(5), 5, "none")  # type: ignore

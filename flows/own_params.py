@@ -20,7 +20,6 @@ from stillhouse.core.errors import ParamsError
 from stillhouse.core.params import PARAMS_FILE, read_yaml
 from stillhouse.kinds.registry import KINDS, kind_of
 
-"""Kind of model to the recipe whose values are taken where params.yaml is for the other kind."""
 MEMORY = "own_params.json"
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stillhouse.core.errors import ParamsError, nearest
 from stillhouse.kinds.protocol import Kind
-from stillhouse.kinds.registry import KINDS, kind_of, known_kind
+from stillhouse.kinds.registry import KINDS, kind_of
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -36,8 +36,8 @@ SHARED_BLOCKS = ("kind", "seed", "threads", "views", "student")
 # Read by no stage: what is done with a finished run.
 FLOW_BLOCKS = ("gate",)
 
-KindName = Annotated[str, AfterValidator(known_kind)]
-"""What the pipeline's models are; the parameter `kind`."""
+KindName = Annotated[str, "the name of a kind"]
+"""What the pipeline's models are; the parameter `kind`, which `build` looks up before anything else."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """What torch and numpy both take."""
@@ -102,7 +102,7 @@ def build(params_type: type[T], tree: dict[str, Any], where: str) -> T:
     """`params_type` from plain values; `where` opens the error message."""
     declared = params_type
     if any(field.name == "kind" for field in fields(params_type)):  # type: ignore[arg-type]
-        declared = of_kind(params_type, KINDS[known(tree, where)])
+        declared = of_kind(params_type, named_kind(tree, where))
     try:
         # In JSON mode "strict" accepts mappings for dataclasses, and still no "5" for 5.
         return TypeAdapter(declared).validate_json(json.dumps(tree, default=str))
@@ -110,12 +110,13 @@ def build(params_type: type[T], tree: dict[str, Any], where: str) -> T:
         raise ParamsError(f"{where}: {_explain(error, declared, params_type, tree)}") from None
 
 
-def known(tree: dict[str, Any], where: str) -> str:
+def named_kind(tree: dict[str, Any], where: str) -> Kind:
     """The kind that `tree` names. Raises ParamsError for one that there is not."""
     name = kind_of(tree)
-    if name not in KINDS:
+    # A list or a mapping cannot be looked up.
+    if not isinstance(name, str) or name not in KINDS:
         raise ParamsError(f"{where}: 'kind' is {name!r}, expected one of {', '.join(KINDS)}")
-    return name
+    return KINDS[name]
 
 
 def _explain(error: ValidationError, params_type: type, of_any_kind: type, tree: dict[str, Any]) -> str:

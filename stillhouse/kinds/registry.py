@@ -17,13 +17,6 @@ def kind_of(tree: Mapping[str, Any]) -> str:
     return tree.get("kind", OLDEST.name)
 
 
-def known_kind(name: str) -> str:
-    """The name itself. Raises ValueError for one that is none."""
-    if name not in KINDS:
-        raise ValueError(f"expected one of {', '.join(KINDS)}, is {name!r}")
-    return name
-
-
 def with_classes(wanted: bool) -> Kind:
     """The first kind whose rows have classes, or whose data are documents."""
     return next(kind for kind in KINDS.values() if kind.of_classes == wanted)

@@ -27,21 +27,19 @@ class CnnEncoderConfig(OwnEncoderConfig):
 class CnnEncoderLayer(nn.Module):
     """A convolution with GELU and a linear layer behind it, added to the states."""
 
-    dilation = 1
-
-    def __init__(self, config: CnnEncoderConfig):
+    def __init__(self, config: CnnEncoderConfig, number: int):
         super().__init__()
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
-        self.convolution = nn.Conv1d(config.hidden_size, config.hidden_size, config.kernel_size)
+        apart = config.dilation_growth**number
+        reach = apart * (config.kernel_size // 2)
+        self.convolution = nn.Conv1d(config.hidden_size, config.hidden_size, config.kernel_size, padding=reach, dilation=apart)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_BTH: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         states_BTH = self.norm(hidden_BTH) * mask_BT[:, :, None]
-        reach = self.dilation * (self.convolution.kernel_size[0] // 2)
-        padded_BHT = F.pad(states_BTH.transpose(1, 2), (reach, reach))
-        seen_BHT = F.conv1d(padded_BHT, self.convolution.weight, self.convolution.bias, dilation=self.dilation)
-        return hidden_BTH + self.dropout(self.out(F.gelu(seen_BHT.transpose(1, 2))))
+        seen_BTH = self.convolution(states_BTH.transpose(1, 2)).transpose(1, 2)
+        return hidden_BTH + self.dropout(self.out(F.gelu(seen_BTH)))
 
 
 class CnnEncoderForSequenceClassification(OwnEncoderForSequenceClassification):
@@ -49,11 +47,6 @@ class CnnEncoderForSequenceClassification(OwnEncoderForSequenceClassification):
 
     config_class = CnnEncoderConfig
     layer_class = CnnEncoderLayer
-
-    def __init__(self, config: CnnEncoderConfig):
-        super().__init__(config)
-        for number, layer in enumerate(self.layers):
-            layer.dilation = config.dilation_growth**number
 
     def _init_weights(self, module):
         super()._init_weights(module)

@@ -28,7 +28,7 @@ def turned(states_BTH: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
 class GruEncoderLayer(nn.Module):
     """Both directions over the normalised states, added to them."""
 
-    def __init__(self, config: GruEncoderConfig):
+    def __init__(self, config: GruEncoderConfig, number: int):
         super().__init__()
         half = config.hidden_size // 2
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)

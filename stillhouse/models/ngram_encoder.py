@@ -29,7 +29,7 @@ def rotate(states_BNTD: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor
 class NgramEncoderLayer(nn.Module):
     """Pre-norm self-attention and GELU feed-forward block."""
 
-    def __init__(self, config: NgramEncoderConfig):
+    def __init__(self, config: NgramEncoderConfig, number: int):
         super().__init__()
         self.num_heads = config.num_attention_heads
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)

@@ -77,12 +77,12 @@ class OwnEncoderForSequenceClassification(PreTrainedModel):
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
     layer_class: type[nn.Module]
-    """Made of the configuration, once for each layer."""
+    """Made of the configuration and the number of the layer, from 0 at the bottom."""
 
     def __init__(self, config: OwnEncoderConfig):
         super().__init__(config)
         self.embeddings = NgramEmbeddings(config)
-        self.layers = nn.ModuleList(self.layer_class(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(self.layer_class(config, number) for number in range(config.num_hidden_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)

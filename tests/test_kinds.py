@@ -122,6 +122,17 @@ def test_what_a_language_model_does_not_have_is_refused_at_once(stage, key, valu
         )
 
 
+def test_a_temperature_that_changes_is_refused_where_soft_labels_are_drawn_at_one():
+    tree = read_yaml(ROOT / "recipes" / "tiny_lm.yaml")
+    params = import_module("tasks.train_student").Params
+    tree["train_student"]["distillation"] |= {"temperature": {"start": 2.0, "end": 1.0}}
+    wanted = {field.name: tree[field.name] for field in fields(params)}
+    with pytest.raises(ParamsError, match=r"'train_student': distillation\.temperature changes over the training, but sampled"):
+        build(params, wanted, "params.yaml")
+    tree["train_student"]["distillation"]["teacher"] = "online"
+    build(params, wanted, "params.yaml")
+
+
 def test_a_key_of_no_kind_names_the_nearest_of_its_own():
     tree = read_yaml(ROOT / "recipes" / "tiny.yaml")
     tree["views"]["cuont"] = 2

@@ -20,9 +20,9 @@ import transformers
 
 from benchmarks.common import arguments, finish, say
 from benchmarks.setting import Setting
-from stillhouse.core.stage import one_line_errors
+from stillhouse.core.command_errors import one_line_errors
+from stillhouse.runtime.distributed import Ranks, join
 from stillhouse.training.config import CheckpointParams
-from stillhouse.training.distributed import Ranks, join
 
 EVERY = 10
 

@@ -3,18 +3,18 @@
 import json
 import os
 import platform
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.commands import CommandError, command
+from flows.repository.commands import command
 from stillhouse.core.options import Options, say
 
 
 def arguments(doc: str) -> Options:
     """A parser with the one option that all share; `doc` is the module's docstring."""
-    parser = Options(f"benchmarks.{Path(sys.argv[0]).stem}", doc)
+    place = Path(sys.argv[0])
+    parser = Options(f"{place.parent.name}.{place.stem}", doc)
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: shows that it runs, measures nothing")
     return parser
 
@@ -43,12 +43,3 @@ def commit(root: Path) -> str:
     """HEAD's short hash, and whether files differ from it."""
     changed = " with uncommitted changes" if command("git", "status", "--porcelain", cwd=root) else ""
     return command("git", "rev-parse", "--short", "HEAD", cwd=root) + changed
-
-
-def repro(folder: Path) -> None:
-    """`dvc repro` of the whole pipeline in `folder`, with its code and this interpreter. Raises CommandError."""
-    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    env = {**os.environ, "PATH": paths, "PYTHONPATH": str(folder)}
-    # What the stages say goes to stderr: stdout ends with the line of JSON.
-    if subprocess.run(["dvc", "repro"], cwd=folder, env=env, stdout=sys.stderr).returncode:
-        raise CommandError(f"'dvc repro' failed in {folder}, which is kept; the reason stands above")

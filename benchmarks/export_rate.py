@@ -21,26 +21,26 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.common import arguments, finish, machine, say
-from stillhouse.core.stage import one_line_errors
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.data.block_batches import BlockCollator
 from stillhouse.data.blocks import read_blocks, write_blocks
-from stillhouse.data.packing import cut, pack
 from stillhouse.data.tokenizer import TokenizerFacts
+from stillhouse.modalities.blocks.rows import block_task
+from stillhouse.modalities.blocks.table.packing import cut, pack
 from stillhouse.models.build import count_parameters
 from stillhouse.models.config import ModelParams
-from stillhouse.soft_labels.binding import language_binding
-from stillhouse.soft_labels.export import Teachers
-from stillhouse.soft_labels.export_language import export_language
-from stillhouse.soft_labels.sampler import Sampler
-from stillhouse.training import language_model
-from stillhouse.training.distributed import Ranks, join
+from stillhouse.runtime.distributed import Ranks, join
+from stillhouse.soft_labels.format.sampler import Sampler
+from stillhouse.soft_labels.produce.export import Teachers
+from stillhouse.targets.next_token.export_soft_labels.export_language import export_language
+from stillhouse.targets.next_token.soft_labels.token_binding import language_binding
 
 BLOCK, BATCH, SEED = 128, 16, 1
 IDS = 13.0
 SAMPLER = Sampler("threshold", 50, SEED)
 
 
-def make_task(folder: Path, vocab: int, blocks: int) -> language_model.Task:
+def make_task(folder: Path, vocab: int, blocks: int) -> block_task.BlockTask:
     """Random documents of all lengths."""
     generator = np.random.default_rng(SEED)
     segments = []
@@ -51,11 +51,11 @@ def make_task(folder: Path, vocab: int, blocks: int) -> language_model.Task:
     write_blocks(path, [[segments[i] for i in block] for block in packed], BLOCK, vocab)
     facts = TokenizerFacts(vocab_size=vocab, pad_id=0, prefix=[], suffix=[], digest="none", eos_id=1)
     table = read_blocks(path)
-    return language_model.Task(table, table, facts, "none", {"block_tokens": BLOCK}, {})
+    return block_task.BlockTask(table, table, facts, "none", {"block_tokens": BLOCK}, {})
 
 
 @torch.no_grad()
-def make_teacher(task: language_model.Task, hidden: int, layers: int) -> PreTrainedModel:
+def make_teacher(task: block_task.BlockTask, hidden: int, layers: int) -> PreTrainedModel:
     config = {
         "hidden_size": hidden,
         "num_hidden_layers": layers,
@@ -64,7 +64,7 @@ def make_teacher(task: language_model.Task, hidden: int, layers: int) -> PreTrai
         "intermediate_size": hidden * 8 // 3,
         "max_position_embeddings": BLOCK,
     }
-    model = language_model.build(ModelParams(architecture="llama", config=config), task, SEED).eval()
+    model = block_task.build(ModelParams(architecture="llama", config=config), task, SEED).eval()
     batch = BlockCollator(task.train, 0)(np.arange(1))
 
     def ids() -> float:
@@ -77,7 +77,7 @@ def make_teacher(task: language_model.Task, hidden: int, layers: int) -> PreTrai
 
 
 @torch.no_grad()
-def bare(model: PreTrainedModel, task: language_model.Task) -> float:
+def bare(model: PreTrainedModel, task: block_task.BlockTask) -> float:
     """Seconds of the forward pass over all batches."""
     collate = BlockCollator(task.train, 0)
     start = time.perf_counter()
@@ -87,7 +87,7 @@ def bare(model: PreTrainedModel, task: language_model.Task) -> float:
     return time.perf_counter() - start
 
 
-def exported(model: PreTrainedModel, task: language_model.Task, ranks: Ranks) -> tuple[float, dict, dict]:
+def exported(model: PreTrainedModel, task: block_task.BlockTask, ranks: Ranks) -> tuple[float, dict, dict]:
     """Seconds of the export, and its figures."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()

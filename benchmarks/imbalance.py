@@ -18,10 +18,10 @@ import numpy as np
 
 from benchmarks.common import arguments, commit, finish, machine, say
 from benchmarks.text_setting import paired_interval, place, predictions, recipe, run_stages, test_data, write_section
-from flows.workspace import repository_root
+from flows.repository.workspace import repository_root
 from stillhouse.core.artifacts import DATA
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.params import build
-from stillhouse.core.stage import one_line_errors
 
 METHODS = {
     "plain": {},
@@ -40,17 +40,18 @@ def measure(folder: Path, params: dict, seeds: list[int], samples: int) -> tuple
     """Figures, and the table."""
     import transformers
 
-    from stillhouse.data.tokens import read_tokens
-    from stillhouse.data.views import ViewParams
+    from stillhouse.data.views import WHOLE_ROWS, ViewParams
+    from stillhouse.modalities.text.rows import text_task
+    from stillhouse.modalities.text.table.tokens import read_tokens
     from stillhouse.models.config import ModelParams
-    from stillhouse.training import classifier
-    from stillhouse.training.classes_config import ClassesTraining, ImbalanceParams
-    from stillhouse.training.distributed import join
-    from stillhouse.training.predict import predict
-    from stillhouse.training.scores import per_class_f1
+    from stillhouse.runtime.distributed import join
+    from stillhouse.runtime.predict import predict
+    from stillhouse.targets.classes.predict.class_scores import per_class_f1
+    from stillhouse.targets.classes.train import classifier
+    from stillhouse.targets.classes.train.classes_config import ClassesTraining, ImbalanceParams
 
     transformers.logging.set_verbosity_error()
-    task = classifier.Task.read(folder / DATA / "preprocess" / "source")
+    task = text_task.read_task(folder / DATA / "preprocess" / "source")
     test = read_tokens(folder / DATA / "preprocess" / "source" / "test.arrow")
     model_params = build(ModelParams, params["student"]["model"], "recipes/intents.yaml")
     training = build(ClassesTraining, params["student"]["training"], "recipes/intents.yaml")
@@ -70,10 +71,10 @@ def measure(folder: Path, params: dict, seeds: list[int], samples: int) -> tuple
             chosen = replace(training, imbalance=build(ImbalanceParams, changes, name))
 
             def train(name: str = name, chosen: ClassesTraining = chosen, seed: int = 0) -> np.ndarray:
-                model = classifier.build(model_params, task, seed)
+                model = text_task.build(model_params, task, seed)
                 history = classifier.fit(model, task, chosen, views, None, seed, ranks, f"{name} {seed}")
                 say(f"{name}, seed {seed}: best at step {history.best_step} of {history.steps}, {history.seconds:.0f} s")
-                return predict(model, test, task.facts, ranks).argmax(1)
+                return predict(model, test, task.collator(test, WHOLE_ROWS, 0), ranks).argmax(1)
 
             found[name] = np.stack(
                 [predictions(folder / "results" / f"{name}-{seed}.npy", lambda s=seed, t=train: t(seed=s)) for seed in seeds]

@@ -21,13 +21,13 @@ import torch
 
 from benchmarks.common import arguments, finish, machine, say
 from benchmarks.label_teachers import ZipfTeacher, read_teacher
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.hashing import text_keys
-from stillhouse.core.stage import one_line_errors
-from stillhouse.soft_labels.bases import Bases, fit_bases
-from stillhouse.soft_labels.manifest import Binding, Layout
-from stillhouse.soft_labels.sampler import Sampler
-from stillhouse.soft_labels.sampling import draw, uniforms
-from stillhouse.soft_labels.writer import SoftLabelsWriter, bases_digest
+from stillhouse.soft_labels.format.manifest import Binding, Layout
+from stillhouse.soft_labels.format.sampler import Sampler
+from stillhouse.soft_labels.format.writer import SoftLabelsWriter, bases_digest
+from stillhouse.soft_labels.produce.bases import Bases, fit_bases
+from stillhouse.soft_labels.produce.sampling import draw, uniforms
 
 SEED, POSITIONS = 1, 256
 METHODS = ("threshold", "multinomial", "systematic")

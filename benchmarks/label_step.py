@@ -2,21 +2,18 @@
 
     python -m benchmarks.label_step [--quick] [--threads N]
 
-Language model: a Llama-like student (hidden size 256, 4 layers) and vocabularies of 8,192, 32,768 and 50,257. A step is
-reading the labels of its rows from a store on disk (checked and decoded), forward pass, loss with weight 0.5, backward pass,
-fused AdamW. Plain cross-entropy comes in three forms, of which the fastest is the rival: logits written out and torch's
-`cross_entropy`; the same in checkpointed chunks; our fused head and loss without targets. `lm_over_ce` is the median over
-rounds of the time with labels over the rival's in the same round, at the worst of the three vocabularies.
+Language model: a Llama-like student (hidden size 256, 4 layers), vocabularies of 8,192, 32,768 and 50,257. A step reads the
+labels of its rows from a store on disk (checked and decoded), then forward pass, loss with weight 0.5, backward pass, fused
+AdamW. The rival is the fastest of three cross-entropies: logits written out, the same in checkpointed chunks, our fused head
+without targets. `lm_over_ce` is the median over rounds of the time with labels over the rival's, at the worst vocabulary.
 
 Online: full forward KL to a teacher whose hidden states are computed in the step, its logits fused as ours are, so the
 vocabulary is never written out. The teacher's depth is chosen so that its measured forward pass (with head) takes 3 (10)
 times the student's. `speedup_over_online_3x` is its time per step over that with stored labels, at vocabulary 32,768.
 
-Classification: the student of `params.yaml` in our training loop, with soft labels of every row and view from a store
-(weight 0.5) and with true labels alone; `classification_over_ce` is the ratio of time per step.
-
-`label_wait_share` is the part of the steps with stored labels that went into reading them, at the worst of all these.
-A round is one step of every side (50 steps for classification), and the first is not counted.
+Classification: the student of `params.yaml` in our loop, with soft labels of every row and view from a store (weight 0.5)
+and with true labels alone; `classification_over_ce` is the ratio of time per step. `label_wait_share` is the part of a step
+that went into reading labels, at the worst. A round is a step of every side (50 for classification); the first is not counted.
 """
 
 import statistics
@@ -35,16 +32,16 @@ from transformers import LlamaForCausalLM
 from benchmarks.common import arguments, finish, machine, say
 from benchmarks.lm_setting import Reader, batch, llama, write_store
 from benchmarks.setting import Setting
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.progress import Progress
-from stillhouse.core.stage import one_line_errors
-from stillhouse.data.batches import Batch
-from stillhouse.losses.classification import Distillation
-from stillhouse.losses.fused import default_chunk, fused_loss
-from stillhouse.losses.targets import TeacherHead
-from stillhouse.soft_labels.manifest import Binding, Layout
-from stillhouse.soft_labels.store import SoftLabels
-from stillhouse.soft_labels.writer import SoftLabelsWriter
-from stillhouse.training.distributed import Ranks, join
+from stillhouse.data.batch import Batch
+from stillhouse.losses.teacher_targets import TeacherHead
+from stillhouse.runtime.distributed import Ranks, join
+from stillhouse.soft_labels.format.manifest import Binding, Layout
+from stillhouse.soft_labels.format.store import SoftLabels
+from stillhouse.soft_labels.format.writer import SoftLabelsWriter
+from stillhouse.targets.classes.losses.class_losses import ClassDistillation
+from stillhouse.targets.next_token.losses.fused import default_chunk, fused_loss
 
 SEED = 1
 
@@ -254,7 +251,7 @@ def classification(size: Size, ranks: Ranks, folder: Path) -> tuple[float, float
         return found
 
     setting.describe("Classification: stored soft labels beside true labels")
-    losses = {"true labels": None, "stored labels": Distillation(read, temperature=1.0, weight=0.5)}
+    losses = {"true labels": None, "stored labels": ClassDistillation(read, temperature=1.0, weight=0.5)}
     times: Times = {name: [] for name in losses}
     waiting = []
     with Progress(size.classification_rounds + 1, "classification", "rounds") as bar:

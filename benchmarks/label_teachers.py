@@ -73,7 +73,7 @@ def read_teacher(folder: Path | None, positions: int) -> TrainedTeacher | None:
         if folder:
             raise ArtifactError(f"{folder} holds no causal language model; --teacher names a folder with config.json in it")
         return None
-    near = [place, place.parent / "tokenizer", Path("data/preprocess/tokenizer")]
+    near = [place, place.parent / "tokenizer", Path("data/preprocess/processor")]
     tokenizer = next((path for path in near if (path / "tokenizer.json").is_file()), None)
     if tokenizer is None:
         raise ArtifactError(f"no tokenizer.json beside {place}; put the teacher's tokenizer into {near[1]}")

@@ -26,13 +26,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.common import arguments, finish, machine, say
 from benchmarks.label_teachers import ZipfTeacher, read_teacher
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.hashing import text_keys
-from stillhouse.core.stage import one_line_errors
-from stillhouse.soft_labels.bases import Bases, fit_bases
-from stillhouse.soft_labels.records import Coding, Entries, decode, encode
-from stillhouse.soft_labels.sampler import Sampler
-from stillhouse.soft_labels.sampling import draw, uniforms
-from stillhouse.soft_labels.values import Grid
+from stillhouse.soft_labels.format.records import Coding, Entries, decode, encode
+from stillhouse.soft_labels.format.sampler import Sampler
+from stillhouse.soft_labels.format.values import Grid
+from stillhouse.soft_labels.produce.bases import Bases, fit_bases
+from stillhouse.soft_labels.produce.sampling import draw, uniforms
 
 SEED, POSITIONS, SAMPLES = 1, 256, 50
 FALSE_ALARM = 1e-3
@@ -128,26 +128,26 @@ def main() -> None:
         trained = read_teacher(options.teacher, POSITIONS)
         if trained is not None:
             tokens_RT = trained.tokens_RT
-            said = [trained.log_probs(row) for row in range(rows)]
+            log_probs = [trained.log_probs(row) for row in range(rows)]
             fitted = torch.cat([trained.log_probs(row) for row in range(rows, 3 * rows)])
         else:
             say("no trained language model: generated teacher with 2,048 ids; its ids are shuffled, so bases are of no use")
             generated = ZipfTeacher(2048, SEED)
-            said = [generated.log_probs(POSITIONS) for _ in range(rows)]
+            log_probs = [generated.log_probs(POSITIONS) for _ in range(rows)]
             fitted = generated.log_probs(2 * rows * POSITIONS)
             tokens_RT = torch.randint(0, 2048, (3 * rows, POSITIONS), generator=torch.Generator().manual_seed(SEED))
         residual = Sampler("residual", SAMPLES, bases=64)
         bases = fit_bases(fitted.exp(), residual)
         samplers = {method: Sampler(method, SAMPLES) for method in ("multinomial", "threshold", "systematic")}
         samplers["residual"] = residual
-        vocab = said[0].shape[1]
-        entropy = statistics.fmean(float(-(one.exp() * one).sum(-1).mean()) for one in said)
+        vocab = log_probs[0].shape[1]
+        entropy = statistics.fmean(float(-(one.exp() * one).sum(-1).mean()) for one in log_probs)
         say(f"vocabulary {vocab:,}, entropy {entropy:.2f} nats")
 
         worst, limits = {}, {}
         for method in ("threshold", "residual", "multinomial", "topk"):
             sampler = samplers.get(method) or Sampler("topk", 27)
-            few = said[0][:: POSITIONS // 16]
+            few = log_probs[0][:: POSITIONS // 16]
             worst[method], limits[method] = z_test(
                 few, sampler, bases if sampler.bases else None, seeds if sampler.unbiased else 3
             )
@@ -156,7 +156,7 @@ def main() -> None:
             say(f"{method:12} largest |z| {worst[method]:12.2f}, limit {limits[method]:.2f}: {finding}, {verdict}")
 
         student = Student(tokens_RT[rows:], vocab, steps=2 if quick else 150)
-        probs_PV = torch.cat(said).exp()
+        probs_PV = torch.cat(log_probs).exp()
         full = student.gradient(tokens_RT[:rows], probs_PV)
         error: dict[str, list[float]] = {method: [] for method in samplers}
         size: dict[str, list[float]] = {method: [] for method in samplers}
@@ -164,7 +164,7 @@ def main() -> None:
         for number in range(rounds):
             for method, sampler in samplers.items():
                 seeded = [replace(sampler, seed=number * 1000 + row) for row in range(rows)]
-                both = [stored(one, s, bases if s.bases else None) for one, s in zip(said, seeded, strict=True)]
+                both = [stored(one, s, bases if s.bases else None) for one, s in zip(log_probs, seeded, strict=True)]
                 target_PV = torch.from_numpy(np.concatenate([target for target, _ in both]))
                 error[method].append(float((target_PV - probs_PV).square().sum(-1).mean()))
                 size[method].append(statistics.fmean(size for _, size in both))

@@ -25,11 +25,11 @@ from ruamel.yaml import YAML
 
 from benchmarks.common import arguments, commit, finish, machine, say
 from benchmarks.text_setting import write_section
-from flows.workspace import environment, repository_root
+from flows.repository.workspace import environment, repository_root
 from stillhouse.core.artifacts import DATA, MANIFEST, read_json
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.errors import DataError
 from stillhouse.core.params import build
-from stillhouse.core.stage import one_line_errors
 
 CURVE = [
     ("residual", 50),
@@ -111,31 +111,32 @@ def measure(bench: Bench, seeds: list[int], curve: list[tuple[str, int]]) -> dic
     import transformers
 
     from stillhouse.data.blocks import read_blocks
+    from stillhouse.modalities.blocks.rows import block_task
     from stillhouse.models.config import ModelParams
-    from stillhouse.soft_labels.binding import language_binding
-    from stillhouse.soft_labels.export import Teachers
-    from stillhouse.soft_labels.export_language import export_language
-    from stillhouse.soft_labels.language_objective import online_targets, stored_targets
-    from stillhouse.soft_labels.sampler import Sampler
-    from stillhouse.training import language_model
+    from stillhouse.runtime.distributed import join
+    from stillhouse.soft_labels.format.sampler import Sampler
+    from stillhouse.soft_labels.produce.export import Teachers
+    from stillhouse.targets.next_token.export_soft_labels.export_language import export_language
+    from stillhouse.targets.next_token.predict.language_predict import block_nats
+    from stillhouse.targets.next_token.soft_labels.token_binding import language_binding
+    from stillhouse.targets.next_token.train import language_model
+    from stillhouse.targets.next_token.train_student.language_objective import online_targets, stored_targets
     from stillhouse.training.config import TrainingParams
-    from stillhouse.training.distributed import join
-    from stillhouse.training.language_predict import block_nats
 
     transformers.logging.set_verbosity_error()
     folder, params = bench.folder, bench.params
-    task = language_model.Task.read(folder / DATA / "preprocess" / "source")
+    task = block_task.read_task(folder / DATA / "preprocess" / "source")
     test = read_blocks(folder / DATA / "preprocess" / "source" / "test.arrow")
     weights = read_json(folder / DATA / "train_teacher" / MANIFEST)["weights"]
     training = build(TrainingParams, params["student"]["training"], "recipes/lm.yaml")
     model_params = build(ModelParams, params["student"]["model"], "recipes/lm.yaml")
-    teacher = language_model.load(folder / DATA / "train_teacher" / "model")
+    teacher = block_task.load(folder / DATA / "train_teacher" / "model")
     with join(params["threads"]) as ranks:
 
         def train(name: str, seed: int, objective) -> np.ndarray:
             nats = bench.known(name)
             if nats is None:
-                model = language_model.build(model_params, task, seed)
+                model = block_task.build(model_params, task, seed)
                 history = language_model.fit(model, task, training, None, 0, seed, ranks, name, loss=objective())
                 nats = block_nats(model, test, task.facts.pad_id, ranks)
                 bench.keep(name, nats)

@@ -16,12 +16,12 @@ import pyarrow as pa
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from stillhouse.losses.targets import SparseTargets
-from stillhouse.soft_labels.manifest import Binding, Layout
-from stillhouse.soft_labels.sampler import Sampler
-from stillhouse.soft_labels.sampling import draw, uniforms
-from stillhouse.soft_labels.store import SoftLabels
-from stillhouse.soft_labels.writer import SoftLabelsWriter
+from stillhouse.losses.teacher_targets import SparseTargets
+from stillhouse.soft_labels.format.manifest import Binding, Layout
+from stillhouse.soft_labels.format.sampler import Sampler
+from stillhouse.soft_labels.format.store import SoftLabels
+from stillhouse.soft_labels.format.writer import SoftLabelsWriter
+from stillhouse.soft_labels.produce.sampling import draw, uniforms
 
 SAMPLES = 50
 

@@ -28,12 +28,14 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 
 from benchmarks.common import arguments, finish, say
 from benchmarks.setting import Setting
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.errors import ParamsError
-from stillhouse.core.stage import one_line_errors
-from stillhouse.data.batches import Batch, BatchPlan, Collator
-from stillhouse.training.distributed import Ranks, join
-from stillhouse.training.optimizers import parameter_groups
-from stillhouse.training.schedules import Schedule
+from stillhouse.data.batch import Batch
+from stillhouse.data.batches import BatchPlan
+from stillhouse.modalities.text.rows.text_batches import Collator
+from stillhouse.runtime.distributed import Ranks, join
+from stillhouse.training.optim.optimizers import parameter_groups
+from stillhouse.training.optim.schedules import Schedule
 
 
 class Batches(Dataset):
@@ -53,7 +55,7 @@ class Batches(Dataset):
 
     def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
         batch = self.batch(step)
-        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
+        return {**batch.inputs, "labels": batch.labels}
 
 
 def adamw(model: PreTrainedModel, setting: Setting) -> torch.optim.AdamW:

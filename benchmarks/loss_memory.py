@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.common import arguments, finish, machine, say
-from flows.workspace import CommandError
+from flows.repository.workspace import CommandError
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.errors import EnvironmentMismatchError
-from stillhouse.core.stage import one_line_errors
 
 SIDES = {
     "stored labels, fused": "no more than a chunk of logits",
@@ -49,8 +49,8 @@ def measure(side: str, positions: int, hidden_size: int, vocabulary: int) -> int
     from torch.utils.checkpoint import checkpoint
 
     from stillhouse.losses.dense import dense_loss
-    from stillhouse.losses.fused import default_chunk, fused_loss
-    from stillhouse.losses.targets import SparseTargets
+    from stillhouse.losses.teacher_targets import SparseTargets
+    from stillhouse.targets.next_token.losses.fused import default_chunk, fused_loss
 
     torch.set_num_threads(1)
     torch.manual_seed(1)
@@ -117,7 +117,7 @@ def main() -> None:
                 found[side].append(int(done.stdout))
             say(f"round {number + 1}: " + ", ".join(f"{side} {values[-1] / 2**20:.1f}" for side, values in found.items()))
     peak = {side: statistics.median(values) for side, values in found.items()}
-    from stillhouse.losses.fused import default_chunk
+    from stillhouse.targets.next_token.losses.fused import default_chunk
 
     _, hidden_size, vocabulary = sizes
     expected = 4 * (hidden_size + default_chunk(vocabulary, "cpu")) * vocabulary

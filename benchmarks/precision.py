@@ -14,10 +14,10 @@ import torch
 
 from benchmarks.common import arguments, finish, say
 from benchmarks.setting import Setting
-from stillhouse.core.stage import one_line_errors
-from stillhouse.training.distributed import join
-from stillhouse.training.predict import predict
-from stillhouse.training.scores import score
+from stillhouse.core.command_errors import one_line_errors
+from stillhouse.runtime.distributed import join
+from stillhouse.runtime.predict import predict
+from stillhouse.targets.classes.predict.class_scores import score
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -32,6 +32,8 @@ def main() -> None:
         count = 1 if options.quick else 9
         times: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
         losses = {}
+        validation = setting.task.validation
+        whole = setting.task.collator(validation, setting.task.whole_rows, 0)
         with join(setting.params.threads) as ranks:
             say(f"device: {ranks.device}")
             for number in range(count + 1):
@@ -42,7 +44,7 @@ def main() -> None:
                         times[precision].append(seconds / setting.training.steps * 1000)
                     else:
                         # Every round walks the same steps, so once is enough.
-                        logits = predict(model, setting.task.validation, setting.task.facts, ranks)
+                        logits = predict(model, validation, whole, ranks)
                         losses[precision] = score(logits, setting.task.validation.labels)["loss"]
                         say(f"warm-up: {precision} ends at validation loss {losses[precision]:.5f}")
                 if number:

@@ -1,4 +1,4 @@
-"""Every benchmark, one after the other, into `docs/benchmarks.md`.
+"""Every benchmark and check, one after the other, into `docs/benchmarks.md`.
 
     python -m benchmarks.run_all [--quick]
 
@@ -12,44 +12,44 @@ import sys
 from pathlib import Path
 
 from benchmarks.common import arguments, commit, machine, say
-from flows.workspace import CommandError, repository_root
-from stillhouse.core.stage import one_line_errors
+from flows.repository.workspace import CommandError, repository_root
+from stillhouse.core.command_errors import one_line_errors
 
 PAGE = Path("docs/benchmarks.md")
 NAMES = (
-    "loop_overhead",
-    "trajectories",
-    "scaling",
-    "checkpoint_cost",
-    "precision",
-    "label_bytes",
-    "label_variance",
-    "label_step",
-    "export_rate",
-    "decoders",
-    "classifiers",
-    "lm_quality",
-    "transfer",
-    "imbalance",
-    "kill_export",
-    "kill_training",
-    "loss_memory",
-    "reproduce",
-    "package_truth",
-    "seeds",
-    "fresh_clone",
-    "stage_overhead",
-    "cancel",
-    "concurrent_runs",
-    "nights",
-    "gang",
-    "kill_flow",
+    "benchmarks.loop_overhead",
+    "benchmarks.trajectories",
+    "benchmarks.scaling",
+    "benchmarks.checkpoint_cost",
+    "benchmarks.precision",
+    "benchmarks.label_bytes",
+    "benchmarks.label_variance",
+    "benchmarks.label_step",
+    "benchmarks.export_rate",
+    "checks.decoders",
+    "checks.classifiers",
+    "benchmarks.lm_quality",
+    "benchmarks.transfer",
+    "benchmarks.imbalance",
+    "checks.kill_export",
+    "checks.kill_training",
+    "benchmarks.loss_memory",
+    "checks.reproduce",
+    "checks.package_truth",
+    "benchmarks.seeds",
+    "checks.fresh_clone",
+    "benchmarks.stage_overhead",
+    "checks.cancel",
+    "checks.concurrent_runs",
+    "checks.nights",
+    "checks.gang",
+    "checks.kill_flow",
 )
 
 
 def figures(name: str, quick: bool) -> dict[str, float]:
     """The last line of a benchmark. Raises CommandError if it fails."""
-    words = [sys.executable, "-m", f"benchmarks.{name}", *(["--quick"] if quick else [])]
+    words = [sys.executable, "-m", name, *(["--quick"] if quick else [])]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise CommandError(f"'{' '.join(words[1:])}' failed; the reason stands above")
@@ -64,7 +64,7 @@ def main() -> None:
         lines = [
             "# Benchmarks",
             "",
-            "Written by `make bench`; each row is the last line of `python -m benchmarks.<name>`, whose docstring says what",
+            "Written by `make bench`; each row is the last line of `python -m <name>`, whose docstring says what",
             "its figures mean.",
             "",
             f"* machine: {machine()}",

@@ -24,8 +24,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.common import arguments, finish, machine, say
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.errors import StillhouseError
-from stillhouse.core.stage import one_line_errors
 
 VOCABULARY, BLOCK, BATCH = 512, 64, 32
 SIZES = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
@@ -86,7 +86,7 @@ def run_rank(what: str, steps: int, rounds: int, out: Path) -> None:
 
     from benchmarks.spread_setting import Decoder
     from stillhouse.models.config import ModelParams
-    from stillhouse.training.distributed import join
+    from stillhouse.runtime.distributed import join
 
     transformers.logging.set_verbosity_error()
     world = int(os.environ["WORLD_SIZE"])
@@ -102,7 +102,7 @@ def rates(decoder: Any, ranks: Any, rounds: int) -> dict[str, list[float]]:
     """Tokens a second, round by round: rank 0 `alone` with all threads, and both `together`."""
     import torch
 
-    from stillhouse.training.distributed import Ranks
+    from stillhouse.runtime.distributed import Ranks
 
     params = replace(decoder.training, log_every=decoder.training.steps)
     found: dict[str, list[float]] = {"alone": [], "together": []}
@@ -138,7 +138,7 @@ def states(decoder: Any, ranks: Any) -> dict[str, list[float]]:
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
     from stillhouse.training.config import ParallelParams
-    from stillhouse.training.shards import local
+    from stillhouse.training.parallel.sharded_tensors import local
 
     # Weights, gradients and the two moments of AdamW, in float32.
     whole = 4 * 4 * sum(parameter.numel() for parameter in decoder.build().parameters())

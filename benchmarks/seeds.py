@@ -17,11 +17,12 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from benchmarks.common import arguments, commit, finish, machine, repro, say
-from flows.recipe import recipe_file
-from flows.workspace import repository_root, workspace
+from benchmarks.common import arguments, commit, finish, machine, say
+from flows.repository.workspace import repository_root, workspace
+from flows.run.recipes import recipe_file
 from stillhouse.core.artifacts import DATA, TIMING, read_json
-from stillhouse.core.stage import one_line_errors
+from stillhouse.core.command_errors import one_line_errors
+from tests.helpers.clones import repro
 
 RESULTS = Path("docs/results.md")
 SOURCE = ("teacher", "student", "baseline", "linear")

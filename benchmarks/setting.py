@@ -13,14 +13,15 @@ from benchmarks.common import machine, say
 from stillhouse.core.artifacts import DATA, MANIFEST
 from stillhouse.core.errors import ArtifactError
 from stillhouse.core.params import block, load
-from stillhouse.data.tokens import TokenTable
 from stillhouse.data.views import ViewParams
-from stillhouse.losses.classification import Loss
+from stillhouse.modalities.text.rows.text_task import TextTask, read_task
+from stillhouse.modalities.text.table.tokens import TokenTable
 from stillhouse.models.build import build_model, count_parameters
-from stillhouse.training.classes_config import ClassesStudent, ClassesTraining
-from stillhouse.training.classifier import Task, fit
-from stillhouse.training.distributed import Ranks
-from stillhouse.training.loop import History
+from stillhouse.runtime.distributed import Ranks
+from stillhouse.targets.classes.losses.class_losses import Loss
+from stillhouse.targets.classes.train.classes_config import ClassesStudent, ClassesTraining
+from stillhouse.targets.classes.train.classifier import fit
+from stillhouse.training.checkpoint.state import History
 
 SOURCE = DATA / "preprocess" / "source"
 
@@ -39,7 +40,7 @@ class Setting:
 
     params: Params
     training: ClassesTraining
-    task: Task
+    task: TextTask
     rows: TokenTable
 
     @classmethod
@@ -51,7 +52,7 @@ class Setting:
         params = load(Params)
         if not (SOURCE / MANIFEST).is_file():
             raise ArtifactError(f"{SOURCE} is missing; run 'dvc repro preprocess'")
-        task = Task.read(SOURCE)
+        task = read_task(SOURCE)
         return cls(params, shortened(params.student.training, steps, **changes), task, task.labelled())
 
     def describe(self, title: str) -> None:

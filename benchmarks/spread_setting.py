@@ -13,13 +13,14 @@ from transformers import PreTrainedModel
 
 from stillhouse.core.params import build
 from stillhouse.data.blocks import BlockTable, read_blocks, write_blocks
-from stillhouse.data.packing import cut, pack
 from stillhouse.data.tokenizer import TokenizerFacts
+from stillhouse.modalities.blocks.rows import block_task
+from stillhouse.modalities.blocks.table.packing import cut, pack
 from stillhouse.models.config import ModelParams
-from stillhouse.training import language_model
+from stillhouse.runtime.distributed import Ranks
+from stillhouse.targets.next_token.train import language_model
+from stillhouse.training.checkpoint.state import History
 from stillhouse.training.config import TrainingParams
-from stillhouse.training.distributed import Ranks
-from stillhouse.training.loop import History
 
 PAD, END = 0, 1
 SEED = 3
@@ -42,7 +43,7 @@ def counting(folder: Path, vocabulary: int, block: int, documents: int) -> Block
 class Decoder:
     """A task and a model for it."""
 
-    task: language_model.Task
+    task: block_task.BlockTask
     model: ModelParams
     training: TrainingParams
 
@@ -53,7 +54,7 @@ class Decoder:
         """Writes its data into `folder`."""
         rows = counting(folder, vocabulary, block, documents)
         facts = TokenizerFacts(vocab_size=vocabulary, pad_id=PAD, prefix=[], suffix=[], digest="", eos_id=END)
-        task = language_model.Task(rows, rows.select(np.arange(2)), facts, "", {}, {})
+        task = block_task.BlockTask(rows, rows.select(np.arange(2)), facts, "", {}, {})
         tree = {
             "steps": steps,
             "batch_size": batch_size,
@@ -66,7 +67,7 @@ class Decoder:
         return cls(task, model, build(TrainingParams, tree, "training"))
 
     def build(self) -> PreTrainedModel:
-        return language_model.build(self.model, self.task, SEED)
+        return block_task.build(self.model, self.task, SEED)
 
     def fit(self, model: PreTrainedModel, ranks: Ranks, params: TrainingParams, **more: Any) -> History:
         return language_model.fit(model, self.task, params, None, 0, SEED, ranks, "our loop", **more)  # type: ignore[arg-type]

@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 
 from benchmarks.common import arguments, commit, finish, machine, say
-from benchmarks.served import Server, served_clone
-from flows.workspace import environment, repository_root
-from stillhouse.core.stage import one_line_errors
+from flows.repository.workspace import environment, repository_root
+from stillhouse.core.command_errors import one_line_errors
+from tests.helpers.clones import Server, served_clone
 
 ROUNDS, QUICK_ROUNDS = 10, 1
 COMMANDS = {"ingest": ["python", "-m", "tasks.ingest"], "train_baseline": ["python", "-m", "tasks.launch", "train_baseline"]}

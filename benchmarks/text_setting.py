@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from flows.workspace import CommandError, environment, repository_root
+from flows.repository.workspace import CommandError, environment, repository_root
 from stillhouse.core.artifacts import DATA, TIMING
 from stillhouse.core.errors import ArtifactError
 

@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import arguments, finish, say
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.errors import StillhouseError, TopologyError
-from stillhouse.core.stage import one_line_errors
 
 MODELS = {"": "student without dropout", "_dropout": "student with dropout", "lm_": "Llama"}
 MICRO_BATCHES = 8
@@ -124,8 +124,8 @@ def run_rank(steps: int, out: Path, quick: bool) -> None:
     from benchmarks.spread_setting import Decoder
     from stillhouse.core.params import build
     from stillhouse.models.config import ModelParams
+    from stillhouse.runtime.distributed import Ranks, join
     from stillhouse.training.config import ParallelParams
-    from stillhouse.training.distributed import Ranks, join
 
     transformers.logging.set_verbosity_error()
     setting = Setting.read(steps, log_every=1)

@@ -25,10 +25,10 @@ import numpy as np
 
 from benchmarks.common import arguments, commit, finish, machine, say
 from benchmarks.text_setting import paired_interval, place, predictions, recipe, run_stages, test_data, write_section
-from flows.workspace import repository_root
+from flows.repository.workspace import repository_root
 from stillhouse.core.artifacts import DATA
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.params import build
-from stillhouse.core.stage import one_line_errors
 
 STAGES = ["ingest", "preprocess", "launch train_teacher", "launch export_soft_labels", "launch train_student"]
 TUNING_SEED = 11
@@ -85,23 +85,24 @@ class Bench:
     def finetune(self, way: Way, examples: int, seed: int, ranks: Any) -> tuple[Any, Any, Any]:
         """Model, task and history of one fine-tuning, as the stage `finetune` does it."""
         from stillhouse.data.views import ViewParams
+        from stillhouse.modalities.text.rows import text_task
         from stillhouse.models.config import ModelParams
-        from stillhouse.training import classifier
-        from stillhouse.training.classes_config import ClassesTraining
+        from stillhouse.targets.classes.train import classifier
+        from stillhouse.targets.classes.train.classes_config import ClassesTraining
+        from stillhouse.targets.classes.train.classifier import few_examples
         from stillhouse.training.config import LoraParams
-        from stillhouse.training.methods import prepare
-        from stillhouse.training.transfer import few_examples
+        from stillhouse.transfer.methods import prepare
 
-        task = classifier.Task.read(self.folder / DATA / "preprocess" / "new")
+        task = text_task.read_task(self.folder / DATA / "preprocess" / "new")
         rows = few_examples(task.labelled(), examples, seed)
         tree = self.params["finetune"]["training"]
         tree = tree | {"steps": self.steps, "evaluate_every": max(1, self.steps // 6), "metric": "accuracy"}
         tree = tree | {"optimizer": tree["optimizer"] | {"learning_rate": way.rate} | way.optimizer}
         training = build(ClassesTraining, tree, self.where)
         if way.mode is None:
-            model = classifier.build(build(ModelParams, self.params["student"]["model"], self.where), task, seed)
+            model = text_task.build(build(ModelParams, self.params["student"]["model"], self.where), task, seed)
         else:
-            model = classifier.adapt(classifier.load(self.folder / DATA / "train_student" / "model"), task, seed)
+            model = text_task.adapt(text_task.load(self.folder / DATA / "train_student" / "model"), task, seed)
         method = prepare(
             model,
             way.mode or "full",
@@ -130,10 +131,12 @@ def tune(bench: Bench, ranks: Any) -> None:
 
 def predict_all(bench: Bench, examples: list[int], seed: int, ranks: Any) -> None:
     """Every method with one seed; predictions are kept in the folder."""
-    from stillhouse.data.tokens import read_tokens
-    from stillhouse.evaluation.linear import linear_predictions
-    from stillhouse.training import classifier
-    from stillhouse.training.predict import predict
+    from stillhouse.data.views import WHOLE_ROWS
+    from stillhouse.modalities.text.rows import text_task
+    from stillhouse.modalities.text.rows.linear_text import linear_predictions
+    from stillhouse.modalities.text.table.tokens import read_tokens
+    from stillhouse.runtime.predict import predict
+    from stillhouse.targets.classes.train import classifier
 
     new = bench.folder / DATA / "preprocess" / "new"
     test = read_tokens(new / "test.arrow")
@@ -142,7 +145,7 @@ def predict_all(bench: Bench, examples: list[int], seed: int, ranks: Any) -> Non
 
             def run(name: str = name, way: Way = way, number: int = number) -> np.ndarray:
                 model, task, history = bench.finetune(way, number, seed, ranks)
-                predicted = predict(model, test, task.facts, ranks).argmax(1)
+                predicted = predict(model, test, task.collator(test, WHOLE_ROWS, 0), ranks).argmax(1)
                 score = np.mean(predicted == test.labels) * 100
                 say(f"seed {seed}, {number} examples, {name}: {score:.2f}, {history.seconds:.0f} s")
                 return predicted
@@ -150,7 +153,7 @@ def predict_all(bench: Bench, examples: list[int], seed: int, ranks: Any) -> Non
             predictions(result(bench.folder, name, number), run)
 
         def linear(number: int = number) -> np.ndarray:
-            rows = classifier.choose(classifier.Task.read(new), number, seed)
+            rows = classifier.choose(text_task.read_task(new), number, seed)
             return linear_predictions(rows.texts.to_pylist(), rows.labels, test.texts.to_pylist())[0]
 
         predictions(result(bench.folder, "linear", number), linear)
@@ -162,7 +165,7 @@ def result(folder: Path, name: str, examples: int) -> Path:
 
 def summarise(folders: list[Path], examples: list[int], samples: int) -> tuple[dict[str, float], list[str]]:
     """Figures, and the table."""
-    from stillhouse.data.tokens import read_tokens
+    from stillhouse.modalities.text.table.tokens import read_tokens
 
     labels = read_tokens(folders[0] / DATA / "preprocess" / "new" / "test.arrow").labels
     right = {
@@ -245,7 +248,7 @@ def main() -> None:
 def measure(bench: Bench, examples: list[int], seed: int, options: Any) -> None:
     import transformers
 
-    from stillhouse.training.distributed import join
+    from stillhouse.runtime.distributed import join
 
     transformers.logging.set_verbosity_error()
     with join(options.threads) as ranks:

@@ -14,33 +14,31 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from flows.commands import reason_of, run
-from flows.own_params import Plan, plan, reads, values_of, write
-from flows.placing import add
-from flows.staging import RAW, Stage, staged
-from flows.workspace import repository_root
+from flows.intake.own_params import Plan, plan, reads, values_of, write
+from flows.intake.placing import add
+from flows.intake.staging import RAW, StagingFolder, staged
+from flows.repository.commands import ask, reason_of
+from flows.repository.workspace import repository_root
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.errors import DataError
 from stillhouse.core.options import Options
-from stillhouse.core.stage import one_line_errors
 from stillhouse.kinds.registry import KINDS
 
 PLAIN = ("train", "training", "data", "dataset", "all", "texts", "text", "corpus", "input", "full", "labelled", "labeled")
 """Names of files that say nothing of what they are about: their folder's name does."""
-REFUSED = "error: data: "
-"""How `tasks.propose` begins the line that says what is wrong."""
 
 
-def propose(root: Path, stage: Stage, options: dict[str, str | None]) -> dict[str, Any]:
+def propose(root: Path, stage: StagingFolder, options: dict[str, str | None]) -> dict[str, Any]:
     """What `tasks.propose` says of the data. Raises DataError with its reason, in the names that the user knows."""
     words = ["python", "-m", "tasks.propose", "--raw", str(stage.folder), stage.names["file"]]
     named = {option: name for option, name in stage.names.items() if option != "file"}
     for option, value in {**named, **options}.items():
         words += [f"--{option}", value] if value else []
-    done = run(*words, cwd=root)
+    done, failure = ask(*words, cwd=root)
     if done.returncode == 0:
         return json.loads(done.stdout)
-    reason = next((line.removeprefix(REFUSED) for line in done.stderr.splitlines() if line.startswith(REFUSED)), None)
-    raise DataError((reason or f"tasks.propose failed: {reason_of(done)}").replace(f"{stage.folder}/", ""))
+    reason = failure["message"] if failure else f"tasks.propose failed: {reason_of(done)}"
+    raise DataError(reason.replace(f"{stage.folder}/", ""))
 
 
 def is_model(place: Path) -> bool:
@@ -80,7 +78,7 @@ def block_of(text: str) -> str:
     return "".join(lines[start:end])
 
 
-def add_only(root: Path, stage: Stage, said: str) -> None:
+def add_only(root: Path, stage: StagingFolder, said: str) -> None:
     """Add the data, and leave params.yaml as it is."""
     for line in [*add(root, stage), said]:
         print(line)
@@ -90,7 +88,7 @@ def make_data(options: argparse.Namespace, root: Path) -> None:
     """Everything that `make data` does. Raises StillhouseError, with nothing written, if it cannot."""
     given = {"file": options.file, "validation": options.validation, "test": options.test}
     given = {option: path for option, path in given.items() if path}
-    asked = {name: getattr(options, name) for name in ("text", "label", "document", "encoding", "kind")}
+    asked = {name: getattr(options, name) for name in ("text", "label", "image", "document", "encoding", "kind")}
     with staged(root, given or {"file": ""}) as stage:
         place = RAW / stage.names["file"]
         if is_model(stage.folder / stage.names["file"]):
@@ -102,7 +100,7 @@ def make_data(options: argparse.Namespace, root: Path) -> None:
             return
         proposal = propose(root, stage, asked)
         title = options.title or title_of(options.file, proposal["source"].get("label"))
-        values = values_of(proposal["kind"], proposal["source"], proposal["max_tokens"], title)
+        values = values_of(proposal["kind"], proposal["source"], proposal["preprocess"], title)
         changes = plan(root, proposal["kind"], values)
         for fact in proposal["facts"]:
             print(fact)
@@ -132,6 +130,7 @@ def main() -> None:
     parser.add_argument("--test", help="file or folder to test on (default: cut out of the training rows)")
     parser.add_argument("--text", help="column with the text (default: guessed)")
     parser.add_argument("--label", help="column with the class (default: guessed)")
+    parser.add_argument("--image", help="column with the picture or its path (default: guessed)")
     parser.add_argument("--document", help="column that the rows of one document share, for language models")
     parser.add_argument("--encoding", help="of texts that are not UTF-8, for example cp1252")
     parser.add_argument("--kind", choices=list(KINDS), help="default: by what lies there")

@@ -8,37 +8,52 @@ Each stage of `dvc.yaml` is a task of the same name. What DVC finds unchanged is
 whole pipeline ends as a DVC experiment under the run's name.
 """
 
+import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from uuid import UUID
 
 from prefect import flow
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
+from prefect.utilities.names import generate_slug
+from ruamel.yaml import YAML, YAMLError
 
-from flows.dispatch import dispatch as run_on_worker
-from flows.dispatch import nodes_of
-from flows.finish import finish
-from flows.local import main
-from flows.nights import tonight
-from flows.orders import Orders
-from flows.publish import publish
-from flows.repro import Verdict
-from flows.run import MAX_TASKS, Request, Run, attempt, open_run
+from flows.dispatch.orders import Orders
+from flows.dispatch.stage_runs import dispatch as run_on_worker
+from flows.dispatch.stage_runs import nodes_of
+from flows.execution.repro import Verdict
+from flows.flow_run.nights import tonight
+from flows.flow_run.publish import publish
+from flows.flow_run.watch import UNREACHABLE, watched
+from flows.repository.workspace import repository_root
+from flows.results.summary_table import whole_summary
+from flows.run.finish import finish
+from flows.run.local import EndedRunError, run_without_server
+from flows.run.pipeline_run import MAX_TASKS, Request, Run, attempt, open_run
+from flows.run.recipes import run_name
 from flows.stage import run_logger, state_of
-from flows.summary import whole_summary
-from flows.watch import UNREACHABLE, watched
-from flows.workspace import repository_root
+from stillhouse.core.command_errors import one_line_errors, report_error
 from stillhouse.core.errors import ParamsError, StillhouseError
+from stillhouse.core.options import Options
 
 Dispatch = Literal["pool", "process"]
 
+OVERRIDE = "a dotted key of params.yaml and its value for this run; may be given several times"
+TARGET = "run this stage with all it depends on, and do not save the run; may be given several times"
+FORCE = "execute this stage although nothing changed, or 'all'; may be given several times"
 
-@flow(name="distill", task_runner=ThreadPoolTaskRunner(max_workers=MAX_TASKS), persist_result=False)
+
+# Prefect's annotation wants a runner of any futures, and not one whose futures it knows.
+THREADS = cast(TaskRunner[PrefectFuture[Any]], ThreadPoolTaskRunner(max_workers=MAX_TASKS))
+
+
+@flow(name="distill", task_runner=THREADS, persist_result=False)
 def distill(
     recipe: str | None = None,
     overrides: dict[str, Any] | None = None,
@@ -72,7 +87,7 @@ def distill(
                 return Completed(name="Skipped", message=f"{night.date} has had its run: {night.taken_by}")
             state = distill_once(request, dispatch, promote)
             if state.is_completed():
-                night.done(flow_run.get_name())
+                night.done(own_name())
             return state
     except StillhouseError as error:
         logger.error(str(error))
@@ -82,7 +97,7 @@ def distill(
 def distill_once(request: Request, dispatch: Dispatch, promote: bool) -> State:
     """The body of the flow: one run, saved and perhaps promoted. Raises StillhouseError if it cannot start."""
     logger = run_logger()
-    run = open_run(checkout(), flow_run.get_name(), request)
+    run = open_run(checkout(), own_name(), request)
     logger.info(f"workspace: {run.folder}")
     with watched(UUID(flow_run.get_id()), None, run.stop) as watch:
         try:
@@ -111,6 +126,13 @@ def distill_once(request: Request, dispatch: Dispatch, promote: bool) -> State:
     ending = finish(run, logger.info, show, promote)
     # A refusal is a state of its own, which the notification knows.
     return Completed(name="Refused" if ending.refused else None, message=ending.message)
+
+
+def own_name() -> str:
+    """The name of the flow run that this is called in."""
+    name = flow_run.get_name()
+    assert name is not None
+    return name
 
 
 def checkout() -> Path:
@@ -160,7 +182,7 @@ def stage_task(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict],
         }  # fmt: skip
         key = f"{flow_run.get_id()}-{flow_run.get_run_count()}"
         return run_on_worker(
-            name, stage.pool, parameters, name=flow_run.get_name(), key=key, stop=run.stop, log=logger.warning,
+            name, stage.pool, parameters, name=own_name(), key=key, stop=run.stop, log=logger.warning,
             orders=orders,
         )  # fmt: skip
 
@@ -178,6 +200,48 @@ def stage_task(run: Run, name: str, how: Dispatch, verdicts: dict[str, Verdict],
     if verdict.kind == "stopped":
         return Cancelled(message=verdict.message)
     return state_of(verdict)
+
+
+# ---- without a server ----
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`key=value` with a YAML value."""
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise ParamsError(f"--override '{text}' has no '='; expected, for example, train_student.distillation.temperature=4")
+    try:
+        return key, YAML(typ="safe", pure=True).load(value)
+    except YAMLError:
+        raise ParamsError(
+            f"--override '{text}': '{value}' is not YAML; expected a number, a word, or, for example, [1, 2]"
+        ) from None
+
+
+def main() -> None:
+    parser = Options("flows.distill", "Run the pipeline without a server, in a workspace of its own.")
+    parser.add_argument("--recipe", help="a recipe in recipes/, or the path of a params file, instead of params.yaml")
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help=OVERRIDE)
+    parser.add_argument("--target", action="append", default=[], metavar="STAGE", help=TARGET)
+    parser.add_argument("--force", action="append", default=[], metavar="STAGE", help=FORCE)
+    parser.add_argument("--rev", help="a branch, tag or commit to run instead of the checkout as it lies there")
+    parser.add_argument("--name", help="name of the experiment (default: the recipe's, and two words)")
+    options = parser.parse_args()
+    with one_line_errors("distill"):
+        request = Request(
+            recipe=options.recipe,
+            overrides=dict(parse_override(text) for text in options.override),
+            targets=options.target,
+            force=options.force,
+            rev=options.rev,
+        )
+        words = ([run_name(options.recipe)] if options.recipe else []) + [generate_slug(2)]
+        try:
+            run_without_server(repository_root(), options.name or "-".join(words), request)
+        except EndedRunError as ended:
+            report_error("distill", str(ended))
+            sys.exit(128 + ended.number)
+    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ the remote gives it, even if that is told to verify.
 import re
 from pathlib import Path
 
-from flows.promote import ARTIFACT, PACKAGE, PromotionError, bring, promoted
-from flows.workspace import command, repository_root
+from flows.model_registry.outputs import PACKAGE, PromotionError, bring
+from flows.model_registry.versions import ARTIFACT, promoted
+from flows.repository.workspace import command, repository_root
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.errors import nearest
 from stillhouse.core.options import Options
-from stillhouse.core.stage import one_line_errors
 
 
 def version_tag(root: Path, name: str | None) -> str:

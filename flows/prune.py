@@ -4,7 +4,7 @@
     python -m flows.prune --yes --days 3            # workspaces of runs that failed more than 3 days ago, old cache, ...
     python -m flows.prune --yes --reports           # also reports of runs that are no longer experiments
 
-What a run in progress uses is never touched, nor data that an experiment or tag refers to: see `flows.leftovers`. A folder
+What a run in progress uses is never touched, nor data that an experiment or tag refers to: see `flows.disk.leftovers`. A folder
 is moved aside before it is deleted, so that an interrupted prune leaves nothing half there; the next one ends its work.
 """
 
@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from flows.leftovers import DAY_SECONDS, GC, TRASH, Clone, Item, PruneError
-from flows.repro import locked
-from flows.workspace import command, repository_root, shared_folder
+from flows.disk.leftovers import DAY_SECONDS, GC, TRASH, Clone, Item, PruneError
+from flows.execution.repro import locked
+from flows.repository.workspace import command, repository_root, shared_folder
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.options import Options
-from stillhouse.core.stage import one_line_errors
 
 DAYS = 3.0
 UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -113,7 +113,7 @@ def table(items: list[Item]) -> str:
 
 
 def seconds_of(text: str) -> float:
-    """Raises PruneError if `text` is no number of days."""
+    """Raises PruneError if `text` is not a number of days."""
     with suppress(ValueError):
         number = float(text)
         if math.isfinite(number) and number >= 0:

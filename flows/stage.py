@@ -5,8 +5,11 @@ Completed (named Cached if nothing was executed), Failed (trying again is no use
 gone: the parent tries again) or Cancelled; the message holds the failed rank, its host and its traceback.
 """
 
+import json
 import logging
+import os
 import re
+import tempfile
 import threading
 from pathlib import Path
 from uuid import UUID
@@ -19,18 +22,16 @@ from prefect.logging.loggers import LoggingAdapter
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
-from flows.meeting import Seat, Teller
-from flows.member import take_part
-from flows.orders import carry_out, needs_order
-from flows.repro import Verdict, repro
-from flows.watch import UNREACHABLE, watched
+from flows.dispatch.member import take_part
+from flows.dispatch.orders import carry_out, needs_order
+from flows.dispatch.rendezvous import Heartbeat, Membership
+from flows.execution.repro import Verdict, repro
+from flows.flow_run.watch import UNREACHABLE, settled, watched
 from stillhouse.core.errors import StillhouseError
+from stillhouse.core.processes import PROGRESS_FILE
 
 TASK_LOGGER = "prefect.task_runs"
 FINISHED = re.compile(r"Finished in state (?P<state>\w+)\(")
-
-# `train_teacher: 120/600 steps, 31.0 steps/s, ...`, printed by rank 0 every few seconds; a prefix names the rank.
-PROGRESS = re.compile(r"^(?:\[\w+\]:)?(?P<what>[\w ]+): (?P<done>\d+)/(?P<total>\d+) ")
 
 
 @flow(name="stage", persist_result=False)
@@ -40,7 +41,7 @@ def stage(
     parent: UUID | None = None,
     force: bool = False,
     timeout_seconds: float | None = None,
-    gang: Seat | None = None,
+    gang: Membership | None = None,
     order: dict[str, str] | None = None,
 ) -> State:
     """Run one stage of `dvc.yaml` in `workspace`, whose upstream stages are done.
@@ -49,14 +50,12 @@ def stage(
     """
     logger = run_logger()
     stop = threading.Event()
-    report = ProgressReport(stage)
-
-    def on_line(line: str) -> None:
-        report.read(line)
-        logger.info(line)
-
     try:
-        with watched(UUID(flow_run.get_id()), parent, stop) as watch:
+        with watched(UUID(flow_run.get_id()), parent, stop) as watch, ProgressReport(stage) as report:
+
+            def on_line(line: str) -> None:
+                report.look()
+                logger.info(line)
 
             def run_in(folder: Path, pull: bool = True) -> Verdict:
                 return repro(
@@ -72,12 +71,13 @@ def stage(
                     timeout_seconds=timeout_seconds,
                 )  # fmt: skip
             else:
-                with Teller(watch.run_id).telling():
-                    verdict = run_in(folder, pull=False) if folder.is_dir() else carry_out(order, run_in, stop)
+                with Heartbeat(watch.run_id).beating():
+                    here = order is None or folder.is_dir()
+                    verdict = run_in(folder, pull=False) if here else carry_out(order or {}, run_in, stop)
+            if verdict.good:
+                report.finish()
     except StillhouseError as error:
         return Failed(message=str(error))
-    if verdict.good:
-        report.finish()
     if verdict.kind == "stopped" and watch.cancelled:
         return Cancelled(message=f"{verdict.message}: {watch.reason}")
     return state_of(verdict)
@@ -86,6 +86,7 @@ def stage(
 def run_logger() -> LoggingAdapter:
     """The logger of the flow or task run, without what Prefect's engine adds when that returns a bad state."""
     logger = get_run_logger()
+    assert isinstance(logger, logging.LoggerAdapter)
     # Also that of tasks which never come to run.
     for each in (logger.logger, logging.getLogger(TASK_LOGGER)):
         each.addFilter(says_more)
@@ -93,7 +94,7 @@ def run_logger() -> LoggingAdapter:
 
 
 def says_more(record: logging.LogRecord) -> bool:
-    """Leaves out what is no news, and is no error: why a run was cancelled, or which stage failed, stands beside it.
+    """Leaves out what is no news, and is not an error: why a run was cancelled, or which stage failed, stands beside it.
 
     The engine's own traceback of a flow's bad state, and of a task's, which has none, "NoneType: None"; a line for every task
     that was not begun because one before it did not end well. What was cancelled is not an error.
@@ -123,21 +124,40 @@ def state_of(verdict: Verdict) -> State:
 
 
 class ProgressReport:
-    """The run's progress artifact, fed by the lines that rank 0 prints every few seconds."""
+    """The run's progress artifact, fed by what rank 0 writes every few seconds, before it prints the same as a line.
+
+    A context: meanwhile commands that are started from here know where to write.
+    """
 
     def __init__(self, stage: str):
         self.key = f"progress-{stage.replace('_', '-')}"
         self.artifact: UUID | None = None
+        self.scratch = tempfile.TemporaryDirectory(prefix="stillhouse-progress-")
+        self.file, self.seen = Path(self.scratch.name) / "progress.json", ""
 
-    def read(self, line: str) -> None:
-        if found := PROGRESS.match(line):
-            self.show(100 * int(found["done"]) / max(int(found["total"]), 1), found["what"])
+    def __enter__(self) -> "ProgressReport":
+        os.environ[PROGRESS_FILE] = str(self.file)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.environ.pop(PROGRESS_FILE, None)
+        self.scratch.cleanup()
+
+    def look(self) -> None:
+        """Show what is new in the file, if anything is."""
+        try:
+            written = self.file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return
+        if written != self.seen:
+            self.seen, facts = written, json.loads(written)
+            self.show(100 * facts["done"] / max(facts["total"], 1), facts["what"])
 
     def show(self, percent: float, what: str) -> None:
         # A picture of progress is not worth losing a training for.
         try:
             if self.artifact is None:
-                self.artifact = create_progress_artifact(percent, key=self.key, description=what)
+                self.artifact = settled(create_progress_artifact(percent, key=self.key, description=what))
             else:
                 update_progress_artifact(self.artifact, percent)
         except UNREACHABLE:

@@ -3,19 +3,19 @@
     python -m flows.verify              # names what is damaged, and exits with 1 if something is
     python -m flows.verify --remove     # takes them out of checkout and cache; 'dvc pull' or 'dvc repro' brings them back
 
-DVC takes what it pulls for what its name says (`stillhouse/core/verify.py`), unless its remote says `verify = true`: 'dvc
-remote modify NAME verify true'.
+DVC takes what it pulls for what its name says (`stillhouse/core/recorded_files.py`), unless its remote says `verify = true`:
+'dvc remote modify NAME verify true'.
 """
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from flows.workspace import cache_folder, repository_root
+from flows.repository.workspace import cache_folder, repository_root
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.errors import ArtifactError
 from stillhouse.core.options import Options
-from stillhouse.core.stage import one_line_errors
-from stillhouse.core.verify import READERS, Damage, damages, file_md5, message_of, recorded_data
+from stillhouse.core.recorded_files import READERS, Damage, damages, file_md5, message_of, recorded_data
 
 
 def damaged_objects(cache: Path) -> Iterator[Damage]:

@@ -16,7 +16,7 @@ import signal
 import socket
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 import anyio
@@ -29,16 +29,12 @@ from prefect.utilities.engine import propose_state
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, ProcessWorker
 from pydantic import Field
 
-from flows.guard import MARKER, sweep
-from stillhouse.core.errors import StillhouseError
+from flows.execution.guard import MARKER, sweep
+from stillhouse.core.errors import TopologyError
 
 SWEEP_SECONDS = 5.0
 # Below the guard's grace, which is below Prefect's 30 seconds: each layer has time to end the one beneath it.
 SHUTDOWN_SECONDS = 4
-
-
-class TopologyError(StillhouseError):
-    """The pool or run asks for a topology that torchrun does not have. `flows.children` knows it by its name."""
 
 
 class RunRecords:
@@ -91,7 +87,7 @@ def was_started_by(worker: int, created: float) -> bool:
         return False
 
 
-class MendedConfiguration(ProcessJobConfiguration):
+class CrashReportingConfiguration(ProcessJobConfiguration):
     """Marks every process of a run, so that all of them can be found."""
 
     # A worker that dies takes its end of the pipe along: a run that logs afterwards would die of it. Prefect's own log
@@ -103,13 +99,20 @@ class MendedConfiguration(ProcessJobConfiguration):
         self.env[MARKER] = str(flow_run.id)
 
 
-class MendedVariables(ProcessVariables):
+class CrashReportingVariables(ProcessVariables):
     stream_output: bool = Field(
         default=False, description="Copy the output of flow run processes to the worker's own; a dead worker then kills them."
     )
 
 
-class Mended:
+if TYPE_CHECKING:
+    # What `CrashReportingMixin` is mixed into. In truth it must not be one: Prefect would take it for a type of worker.
+    Mixin = ProcessWorker
+else:
+    Mixin = object
+
+
+class CrashReportingMixin(Mixin):
     """What is mixed into a process worker so that its runs always come to a true end."""
 
     async def setup(self) -> None:
@@ -137,7 +140,7 @@ class Mended:
                 forward.started(pid)
 
         try:
-            return await super().run(flow_run, configuration, Recording())
+            return await super().run(flow_run, configuration, Recording())  # pyright: ignore[reportArgumentType]
         except anyio.get_cancelled_exc_class():
             # The worker is being stopped; Prefect has killed the process and would say nothing.
             with anyio.CancelScope(shield=True):
@@ -189,7 +192,7 @@ class Mended:
 Backend = Literal["c10d", "static", "etcd", "etcd-v2"]
 
 
-class TorchrunVariables(MendedVariables):
+class TorchrunVariables(CrashReportingVariables):
     """What a torchrun pool, deployment or run can set; see `torchrun --help`. Unset means torchrun's own default."""
 
     # The server checks a value against these types before the worker sees it: a form sends text.
@@ -205,7 +208,7 @@ class TorchrunVariables(MendedVariables):
     omp_threads: int | str | None = Field(default=None, description="OMP_NUM_THREADS; stages set theirs from 'threads'.")
 
 
-class TorchrunConfiguration(MendedConfiguration):
+class TorchrunConfiguration(CrashReportingConfiguration):
     """The job of a torchrun worker; writes torchrun's environment."""
 
     nnodes: int | str = Field(default=1)
@@ -272,7 +275,7 @@ def check_topology(nnodes: int | str, nproc_per_node: int | str) -> None:
         raise TopologyError(f"nproc_per_node is '{nproc_per_node}', expected a number of at least 1, gpu, cpu or auto")
 
 
-class TorchrunWorker(Mended, ProcessWorker):
+class TorchrunWorker(CrashReportingMixin, ProcessWorker):
     """One flow process at a time with torchrun's environment."""
 
     type = "torchrun"
@@ -286,9 +289,9 @@ with warnings.catch_warnings():
     # Prefect warns that its own type is replaced, which is the purpose.
     warnings.simplefilter("ignore", UserWarning)
 
-    class CpuWorker(Mended, ProcessWorker):
+    class CpuWorker(CrashReportingMixin, ProcessWorker):
         """Prefect's process worker, mended."""
 
         type = "process"
-        job_configuration = MendedConfiguration
-        job_configuration_variables = MendedVariables
+        job_configuration = CrashReportingConfiguration
+        job_configuration_variables = CrashReportingVariables

@@ -9,13 +9,13 @@ python -m tasks.check [FILE]
 import importlib
 from pathlib import Path
 
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.errors import StillhouseError
 from stillhouse.core.options import Options
 from stillhouse.core.params import PARAMS_FILE, STAGES, load, read_yaml
-from stillhouse.core.stage import one_line_errors
-from stillhouse.evaluation.gate import Params as GateParams
-from tasks.checks.data import check_own_data
-from tasks.checks.models import check_folders, check_model, check_together
+from stillhouse.gate.decision import GateParams
+from tasks.checks.model_blocks import check_folders, check_layers, check_model, check_together
+from tasks.checks.raw_data import check_own_data
 from tasks.checks.tokenizers import check_tokenizers, notes_on_rates
 
 
@@ -37,8 +37,8 @@ def main() -> None:
             if path == PARAMS_FILE:
                 raise
             notes = [str(error)]
-        for stage in ("train_teacher", "student"):
-            check_model(stage, tree)
+        teacher, student = check_model("train_teacher", tree), check_model("student", tree)
+        check_layers(tree, student, teacher)
         for note in notes:
             print(f"note: {note}")
         print(f"{path}: all blocks are valid")

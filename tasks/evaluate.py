@@ -16,9 +16,9 @@ from stillhouse.comparison.kinds import comparison_of
 from stillhouse.core.artifacts import DATA, read_json, write_json
 from stillhouse.core.options import no_options
 from stillhouse.core.params import KindName, Threads, block
+from stillhouse.core.run_stage import run_stage
 from stillhouse.core.scores import METRICS, SUMMARY
 from stillhouse.core.shipped import RIVALS, Shipped
-from stillhouse.core.stage import run_stage
 from stillhouse.evaluation.kinds import evaluation_of
 
 MODELS = {
@@ -63,12 +63,13 @@ class Params:
 
 def run(params: Params, out: Path) -> dict:
     # Half of this stage's time is the import of torchmetrics and scikit-learn; parameters are checked before.
-    from stillhouse.training.distributed import join
+    from stillhouse.runtime.distributed import join
 
     settings, shipped = params.evaluate, Shipped.read()
     models: dict = {task: MODELS[task] for task in reversed(shipped.tasks)}
     with join(params.threads) as ranks:
         speeds = evaluation_of(params.kind).evaluate(
+            params.kind,
             models,
             RIVALS,
             out,

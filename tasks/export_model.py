@@ -14,9 +14,9 @@ from pathlib import Path
 from stillhouse.core.artifacts import write_json
 from stillhouse.core.options import no_options
 from stillhouse.core.params import KindName, Threads, block
+from stillhouse.core.run_stage import run_stage
 from stillhouse.core.shipped import Shipped
-from stillhouse.core.stage import run_stage
-from stillhouse.evaluation.kinds import packaging_of
+from stillhouse.packaging.kinds import packaging_of
 
 
 @block
@@ -41,7 +41,7 @@ class Params:
 
 
 def run(params: Params, out: Path) -> None:
-    from stillhouse.training.distributed import join
+    from stillhouse.runtime.distributed import join
 
     # onnx and onnxruntime are imported by what this loads alone: no other stage pays for them.
     package, settings, packaging = out / "package", params.export_model, packaging_of(params.kind)

@@ -1,10 +1,10 @@
 """Stage `export_soft_labels`: what the teacher believes of every training row.
 
 In: `data/train_teacher`, `data/preprocess`, more teachers in `data/raw`. Out: `soft_labels/` (see
-`stillhouse.soft_labels.store` and `docs/soft-labels.md`), bound by digests to teacher, tokenizer and data; `metrics.json`.
-A classifier's store holds log-probabilities at temperature 1 of every row and view, a causal language model's store samples
-of the distribution at every position. Ranks take whole shards, so bytes do not depend on their number; after a kill,
-finished shards stay.
+`stillhouse.soft_labels.format.store` and `docs/soft-labels.md`), bound by digests to teacher, tokenizer and data;
+`metrics.json`. A classifier's store holds log-probabilities at temperature 1 of every row and view, a causal language model's
+store samples of the distribution at every position. Ranks take whole shards, so bytes do not depend on their number; after a
+kill, finished shards stay.
 
     python -m tasks.launch export_soft_labels
 """
@@ -16,10 +16,10 @@ from stillhouse.core.artifacts import DATA, MANIFEST, link_folder, read_json, wr
 from stillhouse.core.options import no_options
 from stillhouse.core.params import KindName, Seed, Threads, block
 from stillhouse.data.views import ViewParams
-from stillhouse.soft_labels.config import ExportSoftLabels
+from stillhouse.soft_labels.produce.config import ExportSoftLabels
 
 if TYPE_CHECKING:
-    from stillhouse.training.distributed import Ranks
+    from stillhouse.runtime.distributed import Ranks
 
 
 @block
@@ -32,22 +32,25 @@ class Params:
 
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
-    from stillhouse.models.folders import weights_digest
-    from stillhouse.soft_labels.export import Teachers
-    from stillhouse.soft_labels.kinds import export_of
-    from stillhouse.soft_labels.manifest import mixture
-    from stillhouse.soft_labels.more_teachers import load_another
-    from stillhouse.training.kinds import trainer_of
+    from stillhouse.models.kinds import models_of
+    from stillhouse.models.model_folders import weights_digest
+    from stillhouse.runtime.model_types import on_device
+    from stillhouse.soft_labels.format.manifest import mixture
+    from stillhouse.soft_labels.produce.export import Teachers
+    from stillhouse.soft_labels.produce.kinds import export_of
+    from stillhouse.soft_labels.produce.more_teachers import load_another
 
-    settings, trainer = params.export_soft_labels, trainer_of(params.kind)
-    task = trainer.Task.read(DATA / "preprocess" / "source")
+    settings, models = params.export_soft_labels, models_of(params.kind)
+    task = models.read_task(DATA / "preprocess" / "source")
     more = settings.mixture or []
-    others = [load_another(Path(teacher.model), trainer, task, params.seed) for teacher in more]
+    others = [load_another(Path(teacher.model), models, task, params.seed) for teacher in more]
     own = 1 - sum(teacher.share for teacher in more)
     digests = [(read_json(DATA / "train_teacher" / MANIFEST)["weights"], own)]
     digests += [(weights_digest(Path(teacher.model)), teacher.share) for teacher in more]
-    models = [trainer.load(DATA / "train_teacher" / "model"), *others]
-    teachers = Teachers([model.to(ranks.device) for model in models], [share for _, share in digests], settings.precision)
+    all_teachers = [models.load(DATA / "train_teacher" / "model"), *others]
+    teachers = Teachers(
+        [on_device(model, ranks.device) for model in all_teachers], [share for _, share in digests], settings.precision
+    )
     # Finished shards outlive a kill where a stage's state does; what stands there is of the same teacher and data.
     folder = (ranks.inflight or out) / "soft_labels"
     quality, timing = export_of(params.kind).export(
@@ -62,7 +65,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
 
 def main() -> None:
     no_options("tasks.export_soft_labels", __doc__)
-    from stillhouse.training.stage import run_ranked_stage
+    from stillhouse.runtime.ranked_stage import run_ranked_stage
 
     run_ranked_stage("export_soft_labels", Params, run)
 

@@ -20,14 +20,15 @@ from stillhouse.core.options import no_options
 from stillhouse.core.params import KindName, Seed, Threads, block
 from stillhouse.core.shipped import LEFT_OUT, NO_NEW_TASK, has_new_task, leave_out
 from stillhouse.data.views import ViewParams
-from stillhouse.training.rates import say_rate
-from stillhouse.training.stage_config import Finetune, StudentParams
+from stillhouse.kinds.registry import KINDS
+from stillhouse.training.config import TrainingParams
+from stillhouse.training.stage_config import Finetune, StudentParams, TrainTeacher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from stillhouse.training.distributed import Ranks
-    from stillhouse.training.methods import Method
+    from stillhouse.runtime.distributed import Ranks
+    from stillhouse.transfer.methods import Method
 
 
 @block
@@ -36,6 +37,7 @@ class Params:
     seed: Seed
     threads: Threads
     views: ViewParams
+    train_teacher: TrainTeacher
     student: StudentParams
     finetune: Finetune
 
@@ -51,6 +53,7 @@ class Start:
     name: str
     model: "PreTrainedModel"
     method: "Method"
+    training: TrainingParams
     inputs: dict[str, str]
     """Digests for its manifest."""
 
@@ -58,36 +61,51 @@ class Start:
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     import torch
 
+    from stillhouse.models.kinds import models_of
     from stillhouse.training.kinds import trainer_of
-    from stillhouse.training.methods import Method, require_spread
-    from stillhouse.training.start import start_from
+    from stillhouse.transfer.methods import Method, prepare, require_spread
+    from stillhouse.transfer.start import start_from
 
     if not has_new_task():
         ranks.on_main(partial(leave_all_out, out))
         return {}
-    settings, trainer = params.finetune, trainer_of(params.kind)
-    start = settings.start or params.student.model.pretrained
-    say_rate(ranks.is_main, "finetune", start, settings.training.optimizer, settings.mode)
-    task = trainer.Task.read(DATA / "preprocess" / "new")
+    settings, models, trainer = params.finetune, models_of(params.kind), trainer_of(params.kind)
+    trainings = {
+        "student": settings.training,
+        "scratch": settings.of_scratch(),
+        "teacher": settings.of_teacher(params.train_teacher),
+    }
+    if ranks.is_main:
+        for note in settings.notes_on_rates(params.student, params.train_teacher):
+            print(f"note: {note}", flush=True)
+    task = models.read_task(DATA / "preprocess" / "new")
     rows = trainer.choose(task, settings, params.seed)
     # Whoever compares against these models has to learn from the same rows.
     ranks.on_main(lambda: write_json(out / "rows.json", rows.ids.to_pylist()))
+    ready = partial(
+        prepare,
+        mode=settings.mode,
+        new_head=KINDS[params.kind].target.new_head,
+        seed=params.seed,
+        unfreeze_every=settings.unfreeze_every,
+        lora=settings.lora,
+    )
     starts: list[Start] = []
     for name, origin in MODELS.items():
         inputs = task.inputs()
         if origin is None:
-            model = trainer.build(params.student.model, task, params.seed)
+            model = models.build(params.student.model, task, params.seed)
         elif name == "student" and settings.start is not None:
-            model, inputs["start"] = start_from(settings.start, trainer, task, params.seed)
+            model, inputs["start"] = start_from(settings.start, models, task, params.seed)
         else:
-            model = trainer.adapt(trainer.load(DATA / origin / "model"), task, params.seed)
+            model = models.adapt(models.load(DATA / origin / "model"), task, params.seed)
             inputs["start"] = read_json(DATA / origin / MANIFEST)["weights"]
         # Before additions are put into it, and before the first of the three is trained.
-        trainer.verify_model(model, task, ranks)
+        models.verify_model(model, task, ranks)
         # One with random weights has nothing to keep: it is trained in full.
-        method = trainer.method_of(model, settings, params.seed) if origin else Method()
-        require_spread(model, settings.training)
-        starts.append(Start(name, model, method, inputs))
+        method = ready(model, steps=trainings[name].steps) if origin else Method()
+        require_spread(model, trainings[name])
+        starts.append(Start(name, model, method, trainings[name], inputs))
     # All are made before the first is trained: what one of them cannot do is not said when the others are paid for.
     timing = {}
     while starts:
@@ -97,7 +115,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         history = trainer.fit(
             start.model,
             task,
-            settings.training,
+            start.training,
             params.views,
             None,
             params.seed,
@@ -126,7 +144,7 @@ def leave_all_out(out: Path) -> None:
 
 def main() -> None:
     no_options("tasks.finetune", __doc__)
-    from stillhouse.training.stage import run_ranked_stage
+    from stillhouse.runtime.ranked_stage import run_ranked_stage
 
     run_ranked_stage("finetune", Params, run)
 

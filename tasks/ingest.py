@@ -9,18 +9,11 @@ empty; no rows without a target task) and `manifest.json` (rows, classes, balanc
 
 from pathlib import Path
 
-import pandas as pd
-
 from stillhouse.core.artifacts import MANIFEST, write_json
 from stillhouse.core.params import KindName, block
-from stillhouse.core.stage import run_stage
-from stillhouse.kinds.registry import KINDS
-from stillhouse.sources.cloze import ClozeSource, read_cloze
+from stillhouse.core.run_stage import run_stage
 from stillhouse.sources.config import Ingest
-from stillhouse.sources.files import FilesSource, read_files
-from stillhouse.sources.hub import HubSource, read_hub
-from stillhouse.sources.sample import SampleSource, read_sample
-from stillhouse.sources.tables import COLUMNS, describe, write_table
+from stillhouse.sources.kinds import ingestion_of
 
 
 @block
@@ -29,36 +22,18 @@ class Params:
     ingest: Ingest
 
 
-def read(
-    source: SampleSource | FilesSource | HubSource | ClozeSource, labelled: bool, notes: list[str] | None = None
-) -> tuple[pd.DataFrame, dict]:
-    """Canonical table and origin of one task; `notes` takes what the user should be told of the data."""
-    match source:
-        case SampleSource():
-            return read_sample(source, labelled)
-        case FilesSource():
-            return read_files(source, labelled=labelled, notes=notes)
-        case HubSource():
-            return read_hub(source, labelled, notes)
-        case ClozeSource():
-            return read_cloze(source, notes)
-
-
 def run(params: Params, out: Path) -> None:
-    manifest = {}
-    labelled = KINDS[params.kind].of_classes
+    manifest, ingestion = {}, ingestion_of(params.kind)
     for name, source in params.ingest.tasks.items():
         notes: list[str] = []
-        table, origin = read(source, labelled, notes)
+        entry = manifest[name] = ingestion.ingest(source, out / f"{name}.parquet", notes)
         for note in notes:
             print(f"note: {name}: {note}")
-        write_table(table, out / f"{name}.parquet")
-        entry = manifest[name] = describe(table, origin)
-        what = f"rows, {entry['classes']} classes" if labelled else "documents"
-        bare = f"; {entry['unlabelled']:,} rows have no label" if "unlabelled" in entry else ""
-        print(f"{name}: {len(table):,} {what} ({origin['kind']}){bare}")
+        classes = f", {entry['classes']} classes" if "classes" in entry else ""
+        bare = f"; {entry['unlabelled']:,} {ingestion.UNIT} have no label" if "unlabelled" in entry else ""
+        print(f"{name}: {entry['rows']:,} {ingestion.UNIT}{classes} ({entry['origin']['kind']}){bare}")
     if params.ingest.new is None:
-        write_table(pd.DataFrame(columns=COLUMNS, dtype=str), out / "new.parquet")
+        ingestion.write_empty(out / "new.parquet")
         print("new: none (ingest.new is null); the student of the source task is what is shipped")
     write_json(out / MANIFEST, manifest)
 

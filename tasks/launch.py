@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stillhouse.core.command_errors import one_line_errors, report_error
 from stillhouse.core.environment import check_environment
 from stillhouse.core.errors import HangError, StillhouseError
 from stillhouse.core.options import Options
 from stillhouse.core.params import STAGES, load
 from stillhouse.core.processes import LAUNCHER, forget_job_system, join_death_pact, write_failure
-from stillhouse.core.stage import one_line_errors, report_error
-from stillhouse.core.verify import check_inputs
+from stillhouse.core.recorded_files import check_inputs
 
 STARTED_FILE = "STILLHOUSE_STARTED_FILE"
 """Environment variable: a file to touch once the command really runs, so that the other nodes of a gang may follow."""

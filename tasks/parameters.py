@@ -15,13 +15,18 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from stillhouse.core.options import Options
-from stillhouse.core.params import FLOW_BLOCKS, SHARED_BLOCKS, STAGES, KindName, of_kind
-from stillhouse.evaluation.gate import Params as GateParams
+from stillhouse.core.params import FLOW_BLOCKS, ROOMS, SHARED_BLOCKS, STAGES, TAGS, KindName, of_kind
+from stillhouse.gate.decision import GateParams
 from stillhouse.kinds.protocol import Kind
 from stillhouse.kinds.registry import KINDS
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Block: TypeAlias = "type[DataclassInstance]"
 
 PAGE = Path("docs") / "parameters.md"
 NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
@@ -51,7 +56,7 @@ class Section:
     """A block: its keys, and where it stands. Kinds may each have a variant of it, with more or other keys."""
 
     title: str
-    variants: dict[type, list[str]] = field(default_factory=dict)
+    variants: dict[Block, list[str]] = field(default_factory=dict)
     """Class to the kinds that have it."""
     places: list[str] = field(default_factory=list)
     """Dotted keys in `params.yaml`; a block may serve in several places."""
@@ -63,15 +68,18 @@ class Section:
 
 def page() -> str:
     """The whole page. Blocks that several stages share are told once, and linked to."""
-    sections: dict[type, Section] = {}
+    sections: dict[Block, Section] = {}
     values: dict[str, Row] = {}
     for kind in KINDS.values():
         for name, declared in top_level(kind):
             blocks = blocks_in(declared)
             for block in blocks:
-                add(sections, block, name, kind.name)
+                add(sections, block, name, kind.name, among_several=len(blocks) > 1)
             if not blocks:
                 values[name] = Row(f"`{name}`", type_words(declared, {}), "", "", SHARED_MEANINGS[name])
+            if name == "kind":
+                # No stage reads it, so no stage declares it.
+                values[ROOMS] = Row(f"`{ROOMS}`", "`modality` and `target`", "", "", SHARED_MEANINGS[ROOMS])
     lines = [HEAD, "## Shared by all stages", "", *table(list(values.values()))]
     order = [name for name, _ in top_level(next(iter(KINDS.values())))]
     inside = sorted(sections.values(), key=lambda section: order.index(section.places[0].partition(".")[0]))
@@ -87,11 +95,11 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def rows_of(section: Section, anchors: dict[type, str]) -> list[Row]:
+def rows_of(section: Section, anchors: dict[Block, str]) -> list[Row]:
     """The keys of all variants; one that kinds have otherwise stands once for each."""
     found: dict[Row, list[str]] = {}
     for block, kinds in section.variants.items():
-        for entry in fields(block):  # type: ignore[arg-type]
+        for entry in fields(block):
             found.setdefault(row_of(block, entry, anchors), []).extend(kinds)
     rows = []
     for row, kinds in found.items():
@@ -102,11 +110,12 @@ def rows_of(section: Section, anchors: dict[type, str]) -> list[Row]:
 
 
 SHARED_MEANINGS = {
-    "kind": "What the models are: classifiers of texts, or causal language models.",
+    "kind": "What the models are: classifiers of texts or images, or causal language models.",
+    ROOMS: "Which of the library's folders `dvc.yaml` names: follows from the kind, and `python -m tasks.check` says how.",
     "seed": "Seed of weights, the order of the rows, dropout and draws; the same seed gives the same bytes.",
     "threads": "CPU threads of a host, shared by its ranks. Another number rounds differently, so it is part of the result.",
 }
-"""The parameters that are no blocks have no field of their own to be described under."""
+"""The parameters that are not blocks have no field of their own to be described under."""
 
 
 def top_level(kind: Kind) -> Iterator[tuple[str, Any]]:
@@ -118,33 +127,36 @@ def top_level(kind: Kind) -> Iterator[tuple[str, Any]]:
         yield name, declared[name]
 
 
-def family(block: type) -> type:
+def family(block: Block) -> Block:
     """The block that a kind's variant was made from, or the block itself."""
     return [base for base in block.__mro__ if is_dataclass(base)][-1]
 
 
-def add(sections: dict[type, Section], block: type, place: str, kind: str) -> None:
-    """Take in a block that stands at `place`, and the blocks inside it."""
-    section = sections.setdefault(family(block), Section(title_of(block, place)))
+def add(sections: dict[Block, Section], block: Block, place: str, kind: str, among_several: bool) -> None:
+    """Take in a block that stands at `place`, alone or as one of several forms, and the blocks inside it."""
+    section = sections.setdefault(family(block), Section(title_of(block, place, among_several)))
     kinds = section.variants.setdefault(block, [])
     if kind not in kinds:
         kinds.append(kind)
     if place not in section.places:
         section.places.append(place)
     hints = get_type_hints(block, include_extras=True)
-    for entry in fields(block):  # type: ignore[arg-type]
-        for inner in blocks_in(hints[entry.name]):
-            add(sections, inner, f"{place}.{entry.name}", kind)
+    for entry in fields(block):
+        inside = blocks_in(hints[entry.name])
+        for inner in inside:
+            add(sections, inner, f"{place}.{entry.name}", kind, among_several=len(inside) > 1)
 
 
-def title_of(block: type, place: str) -> str:
-    """The key at which a block stands, without the stage where several have it; the `kind` or form of a variant."""
-    name = place.rpartition(".")[2] if "." in place else place
-    variant = get_args(get_type_hints(block).get("kind"))
-    return f"`{name}`" + (f" of kind `{variant[0]}`" if variant else "")
+def title_of(block: type, place: str, among_several: bool) -> str:
+    """The key at which a block stands, without the stage where several have it; the `kind` or name of one form of several."""
+    name = place.rpartition(".")[2]
+    for tag in TAGS if among_several else ():
+        if variant := get_args(get_type_hints(block).get(tag)):
+            return f"`{name}` of {tag} " + ", ".join(f"`{each}`" for each in variant)
+    return f"`{name}`"
 
 
-def blocks_in(declared: Any) -> list[type]:
+def blocks_in(declared: Any) -> list[Block]:
     """The blocks among the members of a type."""
     if isinstance(declared, type) and is_dataclass(declared):
         return [declared]
@@ -155,7 +167,7 @@ def blocks_in(declared: Any) -> list[type]:
     return [block for member in get_args(declared) for block in blocks_in(member)]
 
 
-def row_of(block: type, entry: Field, anchors: dict[type, str]) -> Row:
+def row_of(block: Block, entry: Field, anchors: dict[Block, str]) -> Row:
     declared = get_type_hints(block, include_extras=True)[entry.name]
     meaning = next((found[entry.name] for base in block.__mro__ if entry.name in (found := meanings(base))), "")
     # The name of an option stays as it is written.
@@ -169,12 +181,14 @@ def meanings(block: type) -> dict[str, str]:
     if not is_dataclass(block):
         return {}
     tree = ast.parse(textwrap.dedent(inspect.getsource(block)))
-    body = tree.body[0].body  # type: ignore[attr-defined]
+    statements = tree.body[0]
+    assert isinstance(statements, ast.ClassDef)
     found = {}
-    for statement, following in pairwise(body):
-        described = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and described:
-            found[statement.target.id] = " ".join(str(following.value.value).split())  # type: ignore[union-attr]
+    for statement, following in pairwise(statements.body):
+        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+            continue
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            found[statement.target.id] = " ".join(str(following.value.value).split())
     return found
 
 
@@ -184,7 +198,7 @@ def described(block: type) -> list[str]:
     return [] if words.startswith(f"{block.__name__}(") else [" ".join(words.split()), ""]
 
 
-def type_words(declared: Any, anchors: dict[type, str]) -> str:
+def type_words(declared: Any, anchors: dict[Block, str]) -> str:
     """A type in the words of somebody who writes YAML."""
     if isinstance(declared, type) and is_dataclass(declared):
         return f"[block]({anchors[declared]})" if declared in anchors else "block"
@@ -220,6 +234,8 @@ def default_words(entry: Field) -> str:
             return str(entry.default).lower()
         case str():
             return f"`{entry.default}`"
+        case int():
+            return str(entry.default)
         case _:
             return f"{entry.default:g}"
 

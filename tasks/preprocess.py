@@ -11,9 +11,9 @@ Byte-level BPE: Sennrich et al. 2016, arXiv:1508.07909.
 from pathlib import Path
 
 from stillhouse.core.params import KindName, block
-from stillhouse.core.stage import run_stage
-from stillhouse.data.config import Preprocess
-from stillhouse.data.kinds import preprocessing_of
+from stillhouse.core.run_stage import run_stage
+from stillhouse.preprocessing.config import Preprocess
+from stillhouse.preprocessing.kinds import preprocessing_of
 
 
 @block

@@ -1,32 +1,41 @@
 """Looks into own data and proposes the block `ingest.source` for them, in JSON: what `make data` writes into params.yaml.
 
 In: files below a folder that stands for `data/raw`, and params.yaml. Out, on stdout: `kind`, `source`, `facts` (sentences
-about what was seen) and `max_tokens` (null where the present one suits). The data are read as `ingest` will read them, so that
+about what was seen) and `preprocess` (keys of that block that the data want otherwise). The data are read as `ingest` will read
+them, so that
 what is proposed is what it takes.
 
     python -m tasks.propose --raw data/raw train.csv
 """
 
+# pandas' own annotations infer unions that do not hold: a column "may be" a table, a sum a column.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
+import argparse
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.errors import DataError
 from stillhouse.core.options import Options
 from stillhouse.core.params import PARAMS_FILE, read_yaml
-from stillhouse.core.stage import one_line_errors
 from stillhouse.kinds.registry import KINDS, with_classes
+from stillhouse.modalities.images.ingest.image_files import KNOWN
+from stillhouse.preprocessing.tables import SPLITS
 from stillhouse.sources.files import FilesSource, read_files
 from stillhouse.sources.folders import RAW, find
 from stillhouse.sources.formats import Form, format_of
 from stillhouse.sources.peek import columns_of
-from stillhouse.sources.tables import SPLITS
 from tasks.proposals.columns import Asked, Chosen, choose
-from tasks.proposals.layout import Layout, look_at
+from tasks.proposals.layout import FolderLayout, look_at
+from tasks.proposals.picture_blocks import image_column, kind_of_pictures, propose_pictures
+from tasks.proposals.picture_layout import look_for_pictures
 
 FEW_DOCUMENTS = 50
 """With fewer documents a split may get none: they are cut."""
@@ -45,10 +54,11 @@ class Proposal:
     kind: str
     source: dict[str, Any]
     facts: list[str]
-    max_tokens: int | None = None
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    """Keys of the block `preprocess` that the data want otherwise than they are."""
 
 
-def propose(layout: Layout, raw: Path, asked: Asked, tree: dict[str, Any]) -> Proposal:
+def propose(layout: FolderLayout, raw: Path, asked: Asked, tree: dict[str, Any]) -> Proposal:
     """The block for what lies in `raw`, and what was seen there. Raises DataError naming what is wrong, or what to say.
 
     tree: the present parameters, for the tokenizer's size.
@@ -76,14 +86,14 @@ def propose(layout: Layout, raw: Path, asked: Asked, tree: dict[str, Any]) -> Pr
         if share:
             source["unlabelled"] = True
         return Proposal(
-            kind=with_classes(True).name, source=source, max_tokens=more_tokens(table, tree, notes),
+            kind=with_classes(True).name, source=source, preprocess=more_tokens(table, tree, notes),
             facts=[*facts_of_table(table, chosen, source), *notes],
         )  # fmt: skip
     table = in_pieces(source, table, raw, notes)
     return Proposal(kind=with_classes(False).name, source=source, facts=[*facts_of_documents(table, source), *notes])
 
 
-def require_labels(layout: Layout, raw: Path, chosen: Chosen) -> None:
+def require_labels(layout: FolderLayout, raw: Path, chosen: Chosen) -> None:
     """Raises DataError if a file to choose or to test by has the texts, but not the column of the classes."""
     for split, name in layout.names().items():
         for path in () if split == "train" else (file.path for file in find([name], raw, True, [])):
@@ -92,7 +102,7 @@ def require_labels(layout: Layout, raw: Path, chosen: Chosen) -> None:
             columns = columns_of(path, {"text": chosen.text}, chosen.form)
             if columns is not None and chosen.text in columns and chosen.label not in columns:
                 raise DataError(
-                    f"{path} has no column '{chosen.label}' with classes (columns: {', '.join(columns)}), and is no {split} "
+                    f"{path} has no column '{chosen.label}' with classes (columns: {', '.join(columns)}), and is not {split} "
                     f"data without them; name the training data alone, FILE={raw / layout.train}"
                 )
 
@@ -107,7 +117,7 @@ def read(source: dict[str, Any], raw: Path, labelled: bool, notes: list[str]) ->
 def options_of(chosen: Chosen, asked: Asked) -> dict[str, Any]:
     """The keys of the block that are not at their defaults, but for the names of the columns."""
     plain = Form()
-    options = {"text": chosen.text} | ({"label": chosen.label} if chosen.label else {})
+    options: dict[str, Any] = {"text": chosen.text} | ({"label": chosen.label} if chosen.label else {})
     if asked.document:
         options["document"] = asked.document
     for key in (each.name for each in fields(Form)):
@@ -166,29 +176,29 @@ def in_pieces(source: dict[str, Any], table: pd.DataFrame, raw: Path, notes: lis
     return read(source, raw, False, [])
 
 
-def more_tokens(table: pd.DataFrame, tree: dict[str, Any], notes: list[str]) -> int | None:
-    """Another 'preprocess.max_tokens' if the present one cuts more than one text of a hundred; None if it does not."""
-    from stillhouse.data.text import normalise
+def more_tokens(table: pd.DataFrame, tree: dict[str, Any], notes: list[str]) -> dict[str, int]:
+    """Another 'preprocess.max_tokens' if the present one cuts more than one text of a hundred; nothing if it does not."""
     from stillhouse.data.tokenizer import TokenizerParams, train_bpe
+    from stillhouse.preprocessing.text import normalise
 
     preprocess = tree["preprocess"]
     present, tokenizer = preprocess.get("max_tokens"), preprocess.get("tokenizer", {})
     if present is None or tokenizer.get("pretrained"):
-        return None
+        return {}
     sample = table.sample(min(len(table), SAMPLE_TEXTS), random_state=0)["text"]
     texts = normalise(sample, bool(preprocess.get("lowercase"))).tolist()
     bpe = train_bpe(texts, TokenizerParams(vocab_size=tokenizer.get("vocab_size", 1024)))
     lengths = np.array([len(encoding.ids) for encoding in bpe.encode_batch(texts)])
     needed = int(np.quantile(lengths, 0.99))
     if needed <= present:
-        return None
+        return {}
     wanted = min(LONGEST_ROW, -(-needed // 32) * 32)
     if wanted <= present:
         notes.append(f"{(lengths > present).mean():.0%} of the texts are longer than {present} tokens, and are cut")
-        return None
+        return {}
     cut, still = (lengths > present).mean(), (lengths > wanted).mean()
     notes.append(f"max_tokens {present} would cut {cut:.0%} of the texts; {wanted} cuts {still:.0%}")
-    return wanted
+    return {"max_tokens": wanted}
 
 
 def main() -> None:
@@ -199,19 +209,33 @@ def main() -> None:
     parser.add_argument("--test", help="file or folder below --raw")
     parser.add_argument("--text", help="column with the text (default: guessed)")
     parser.add_argument("--label", help="column with the class (default: guessed)")
+    parser.add_argument("--image", help="column with the picture or its path (default: guessed)")
     parser.add_argument("--document", help="column that rows of one document share (causal_lm)")
     parser.add_argument("--encoding", help="of texts that are not UTF-8")
     parser.add_argument("--kind", choices=list(KINDS), help="default: by what lies there")
     options = parser.parse_args()
     with one_line_errors("data"):
-        layout = look_at(options.name, options.raw)
-        given = {"validation": options.validation, "test": options.test}
-        layout = Layout(**{**asdict(layout), **{split: name for split, name in given.items() if name}})
-        labelled = None if options.kind is None else KINDS[options.kind].of_classes
-        if labelled is None and options.label:
-            labelled = True
-        asked = Asked(options.text, options.label, options.document, labelled, options.encoding)
-        print(json.dumps(asdict(propose(layout, options.raw, asked, read_yaml(PARAMS_FILE)))))
+        print(json.dumps(asdict(look(options))))
+
+
+def look(options: argparse.Namespace) -> Proposal:
+    """What is proposed for what the command names. Raises DataError."""
+    labelled = None if options.kind is None else KINDS[options.kind].target.of_classes
+    if labelled is None and options.label:
+        labelled = True
+    asked = Asked(options.text, options.label, options.document, labelled, options.encoding, options.image)
+    given = {split: name for split in ("validation", "test") if (name := getattr(options, split))}
+    kind = kind_of_pictures()
+    if kind is not None and options.kind in (None, kind.name) and not (options.text or options.document):
+        pictures = look_for_pictures(options.name, options.raw, partial(image_column, asked=asked))
+        if pictures is not None:
+            found = propose_pictures(replace(pictures, **given), options.raw, asked)
+            return Proposal(kind=kind.name, source=found.source, facts=found.facts, preprocess=found.preprocess)
+        if options.kind is not None or options.image:
+            why = f" (column '{options.image}' has neither bytes nor names of pictures)" if options.image else ""
+            raise DataError(f"{options.raw / options.name} holds no pictures{why}; expected {KNOWN}")
+    layout = replace(look_at(options.name, options.raw), **given)
+    return propose(layout, options.raw, asked, read_yaml(PARAMS_FILE))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Stage `report`: one self-contained HTML page that a manager can read.
 
-In: what `evaluate` wrote, manifests, learning curves and every stage's `timing.json`. Out: `index.html`.
+In: what `evaluate` wrote, manifests, learning curves and every stage's `timing.json`. Out: `index.html`, and its charts as
+pictures in `charts`.
 
     python -m tasks.report
 """
@@ -8,7 +9,7 @@ In: what `evaluate` wrote, manifests, learning curves and every stage's `timing.
 from pathlib import Path
 
 from stillhouse.core.params import block
-from stillhouse.core.stage import run_stage
+from stillhouse.core.run_stage import run_stage
 
 
 @block
@@ -23,7 +24,7 @@ class Params:
 
 
 def run(params: Params, out: Path) -> None:
-    from stillhouse.evaluation.report import write_report
+    from stillhouse.reporting.report_page import write_report
 
     write_report(params.report.title, out / "index.html")
 

@@ -12,11 +12,11 @@ from stillhouse.core.artifacts import DATA
 from stillhouse.core.options import no_options
 from stillhouse.core.params import KindName, Seed, Threads, block
 from stillhouse.data.views import ViewParams
-from stillhouse.training.rates import say_rate
+from stillhouse.training.optim.rates import say_rate
 from stillhouse.training.stage_config import StudentParams, TrainBaseline
 
 if TYPE_CHECKING:
-    from stillhouse.training.distributed import Ranks
+    from stillhouse.runtime.distributed import Ranks
 
 
 @block
@@ -30,12 +30,13 @@ class Params:
 
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
+    from stillhouse.models.kinds import models_of
     from stillhouse.training.kinds import trainer_of
 
-    trainer = trainer_of(params.kind)
-    say_rate(ranks.is_main, "student", params.student.model.pretrained, params.student.training.optimizer)
-    task = trainer.Task.read(DATA / "preprocess" / "source")
-    model = trainer.build(params.student.model, task, params.seed)
+    models, trainer = models_of(params.kind), trainer_of(params.kind)
+    say_rate(ranks.is_main, "student.training", params.student.model.pretrained, params.student.training.optimizer)
+    task = models.read_task(DATA / "preprocess" / "source")
+    model = models.build(params.student.model, task, params.seed)
     training = trainer.without_teacher(params.student.training, params.train_baseline)
     history = trainer.fit(model, task, training, params.views, params.views.count, params.seed, ranks, "baseline")
     ranks.on_main(lambda: trainer.save_training(model, history, out, task.inputs(), task))
@@ -44,7 +45,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
 
 def main() -> None:
     no_options("tasks.train_baseline", __doc__)
-    from stillhouse.training.stage import run_ranked_stage
+    from stillhouse.runtime.ranked_stage import run_ranked_stage
 
     run_ranked_stage("train_baseline", Params, run)
 

@@ -15,12 +15,12 @@ from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, read_json
 from stillhouse.core.options import no_options
 from stillhouse.core.params import KindName, Seed, Threads, block
 from stillhouse.data.views import ViewParams
-from stillhouse.soft_labels.config import TrainStudent
-from stillhouse.training.rates import say_rate
+from stillhouse.distillation.config import TrainStudent
+from stillhouse.training.optim.rates import say_rate
 from stillhouse.training.stage_config import StudentParams
 
 if TYPE_CHECKING:
-    from stillhouse.training.distributed import Ranks
+    from stillhouse.runtime.distributed import Ranks
 
 SOFT_LABELS = DATA / "export_soft_labels" / "soft_labels"
 TEACHER = DATA / "train_teacher"
@@ -37,16 +37,17 @@ class Params:
 
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
+    from stillhouse.distillation.kinds import objective_of
+    from stillhouse.models.kinds import models_of
     from stillhouse.models.layers import copy_teacher_layers
-    from stillhouse.soft_labels.kinds import objective_of
     from stillhouse.training.kinds import trainer_of
 
-    settings, trainer = params.train_student, trainer_of(params.kind)
-    say_rate(ranks.is_main, "student", params.student.model.pretrained, params.student.training.optimizer)
-    task = trainer.Task.read(DATA / "preprocess" / "source")
-    model = trainer.build(params.student.model, task, params.seed)
+    settings, models, trainer = params.train_student, models_of(params.kind), trainer_of(params.kind)
+    say_rate(ranks.is_main, "student.training", params.student.model.pretrained, params.student.training.optimizer)
+    task = models.read_task(DATA / "preprocess" / "source")
+    model = models.build(params.student.model, task, params.seed)
     if settings.teacher_layers is not None:
-        copy_teacher_layers(trainer.load(TEACHER / "model"), model, settings.teacher_layers)
+        copy_teacher_layers(models.load(TEACHER / "model"), model, settings.teacher_layers)
     weights = read_json(TEACHER / MANIFEST)["weights"]
     objective = objective_of(params.kind).student_objective(
         settings.distillation,
@@ -79,7 +80,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
 
 def main() -> None:
     no_options("tasks.train_student", __doc__)
-    from stillhouse.training.stage import run_ranked_stage
+    from stillhouse.runtime.ranked_stage import run_ranked_stage
 
     run_ranked_stage("train_student", Params, run)
 

@@ -1,6 +1,6 @@
 """Stage `train_teacher`: the large model, on the source task.
 
-In: `data/preprocess/source`, `data/preprocess/tokenizer`. Out: `model/` (safetensors and config, loads with
+In: `data/preprocess/source`, `data/preprocess/processor`. Out: `model/` (safetensors and config, loads with
 transformers), `learning_curve.csv`, `metrics.json`, `manifest.json`.
 A classifier learns from random sub-spans of the texts, a new one every epoch, because those are what it labels later.
 
@@ -14,11 +14,11 @@ from stillhouse.core.artifacts import DATA
 from stillhouse.core.options import no_options
 from stillhouse.core.params import KindName, Seed, Threads, block
 from stillhouse.data.views import ViewParams
-from stillhouse.training.rates import say_rate
+from stillhouse.training.optim.rates import say_rate
 from stillhouse.training.stage_config import TrainTeacher
 
 if TYPE_CHECKING:
-    from stillhouse.training.distributed import Ranks
+    from stillhouse.runtime.distributed import Ranks
 
 
 @block
@@ -31,12 +31,13 @@ class Params:
 
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
+    from stillhouse.models.kinds import models_of
     from stillhouse.training.kinds import trainer_of
 
-    settings, trainer = params.train_teacher, trainer_of(params.kind)
-    say_rate(ranks.is_main, "train_teacher", settings.model.pretrained, settings.training.optimizer)
-    task = trainer.Task.read(DATA / "preprocess" / "source")
-    model = trainer.build(settings.model, task, params.seed)
+    settings, models, trainer = params.train_teacher, models_of(params.kind), trainer_of(params.kind)
+    say_rate(ranks.is_main, "train_teacher.training", settings.model.pretrained, settings.training.optimizer)
+    task = models.read_task(DATA / "preprocess" / "source")
+    model = models.build(settings.model, task, params.seed)
     history = trainer.fit(model, task, settings.training, params.views, None, params.seed, ranks, "teacher")
     ranks.on_main(lambda: trainer.save_training(model, history, out, task.inputs(), task))
     return history.timing()
@@ -44,7 +45,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
 
 def main() -> None:
     no_options("tasks.train_teacher", __doc__)
-    from stillhouse.training.stage import run_ranked_stage
+    from stillhouse.runtime.ranked_stage import run_ranked_stage
 
     run_ranked_stage("train_teacher", Params, run)
 

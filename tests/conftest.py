@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 
 from stillhouse.core.params import read_yaml
+from tests.helpers.shapes import check_shapes
+
+check_shapes()
 
 ROOT = Path(__file__).parent.parent
 LONGEST = (
-    "pipeline_graph", "docs", "fp16", "distill", "promote", "new_task", "gang", "package", "prune", "inflight", "checkouts",
-    "elastic", "remote", "export_soft_labels", "pipeline", "notify", "prune_cache", "train_student", "runs", "data", "local",
+    "pipeline_graph", "docs", "fp16", "fp16_ranks", "distill", "promote", "new_task", "gang", "package", "prune", "inflight",
+    "checkouts", "elastic", "remote", "export_soft_labels", "fp16_left_out", "pipeline", "notify", "prune_cache",
+    "train_student", "runs", "data", "local", "data_given", "package_refused", "checkout_disks",
 )  # fmt: skip
 """Files whose tests take longest; the third needs no finished run, which the first two make."""
 
@@ -70,6 +74,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 @pytest.fixture
+def datasets(project, tmp_path, monkeypatch):
+    """The library, offline and with an empty cache."""
+    import datasets
+    import huggingface_hub
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return datasets
+
+
+@pytest.fixture
 def check_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Path], tuple[int, str]]:
     """`tasks.check` of a file in this process, which has transformers already: exit code, and what stderr said."""
     from tasks.check import main
@@ -88,7 +104,7 @@ def check_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A store of soft labels of each sampler. Shared: look, do not touch."""
-    from tests.label_stores import SAMPLERS, write_store  # torch, which most tests do not need
+    from tests.helpers.label_stores import SAMPLERS, write_store  # torch, which most tests do not need
 
     folders = {}
     for method, sampler in SAMPLERS.items():

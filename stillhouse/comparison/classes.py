@@ -1,6 +1,6 @@
 """How runs of classifiers are compared: accuracy with its interval, macro-F1 and gains, as shares of 1."""
 
-from stillhouse.comparison.figures import Scores, gain_over_baseline, interval, known, present
+from stillhouse.comparison.figures import LeadForm, Scores, gain_over_baseline, interval, known, present
 from stillhouse.comparison.kinds import Cell, Metrics
 from stillhouse.core.scores import shipped_task
 
@@ -8,13 +8,15 @@ SCORE = "accuracy"
 SIGN = "macro_f1"
 SCORE_HEADING = "accuracy"
 GAIN_HEADING = "gain, points"
+SHOWN = ("accuracy", "macro_f1", "ece", "parameters", "bytes")
+LEAD = LeadForm(100, ".1f", "points")
 COLUMNS: dict[str, Cell] = {
     "accuracy": lambda scores, latency: f"{scores['accuracy']:.4f}",
     "95 % interval": lambda scores, latency: interval(scores, "accuracy"),
     "macro-F1": lambda scores, latency: f"{scores['macro_f1']:.4f}",
     "parameters": lambda scores, latency: f"{scores['parameters']:,}",
     "bytes": lambda scores, latency: known(scores.get("bytes"), ",d"),
-    "ms a text": lambda scores, latency: known(latency, ".2f"),
+    "ms a row": lambda scores, latency: known(latency, ".2f"),
 }
 
 
@@ -28,7 +30,7 @@ def summary_of(metrics: Metrics) -> dict[str, float]:
 
 
 def last_lines(metrics: Metrics) -> list[str]:
-    return [gain_over_baseline(metrics["source"]["student"], 100, ".1f", "points")]
+    return [gain_over_baseline(metrics["source"]["student"], LEAD)]
 
 
 def gain(value: float) -> str:

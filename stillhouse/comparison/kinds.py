@@ -3,15 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
-from stillhouse.comparison.figures import Scores
+from stillhouse.comparison.figures import LeadForm, Scores
 from stillhouse.core.errors import ArtifactError
+from stillhouse.core.scores import shipped_task
 from stillhouse.kinds.protocol import load
 from stillhouse.kinds.registry import KINDS
 
 Metrics = Mapping[str, Mapping[str, Scores]]
 """Task to model to figures, as `data/evaluate/metrics.json` has them."""
 Cell = Callable[[Scores, float | None], str]
-"""Of a model's figures and its milliseconds for a text."""
+"""Of a model's figures and its milliseconds for a row."""
 
 
 class Comparison(Protocol):
@@ -28,6 +29,13 @@ class Comparison(Protocol):
     def GAIN_HEADING(self) -> str: ...
     @property
     def COLUMNS(self) -> dict[str, Cell]: ...
+    @property
+    def SHOWN(self) -> tuple[str, ...]:
+        """Figures of a model that are shown beside each other, in that order; a model need not have them all."""
+        ...
+
+    @property
+    def LEAD(self) -> LeadForm: ...
 
     def summary_of(self, metrics: Metrics) -> dict[str, float]:
         """At most nine figures, the first of which is `SCORE`; one that was not measured is left out."""
@@ -44,12 +52,12 @@ class Comparison(Protocol):
 
 def comparison_of(kind: str) -> Comparison:
     """How runs of a kind are compared."""
-    return cast(Comparison, load(KINDS[kind].comparison))
+    return cast(Comparison, load(KINDS[kind].target.comparison))
 
 
 def comparison_in(metrics: Metrics) -> Comparison:
     """How the runs are compared that have such figures. Raises ArtifactError for figures of no kind."""
-    student: Mapping[str, Any] = metrics["source"]["student"]
+    student: Mapping[str, Any] = metrics[shipped_task(metrics)]["student"]
     for kind in KINDS:
         if (comparison := comparison_of(kind)).SIGN in student:
             return comparison

@@ -2,7 +2,7 @@
 forgotten of the source task. A gain is better above 0.
 """
 
-from stillhouse.comparison.figures import Scores, change, gain_over_baseline, interval, known, present
+from stillhouse.comparison.figures import LeadForm, Scores, change, gain_over_baseline, interval, known, present
 from stillhouse.comparison.kinds import Cell, Metrics
 from stillhouse.core.scores import shipped_task
 
@@ -10,7 +10,12 @@ SCORE = "bits_per_byte"
 SIGN = "nats_per_token"
 SCORE_HEADING = "bits/byte"
 GAIN_HEADING = "gain"
-NATS = (1, ".3f", "nats per token")
+SHOWN = (
+    "nats_per_token", "bits_per_byte", "perplexity", "accuracy", "ece", "old_nats_per_token", "forgotten",
+    "parameters", "bytes",
+)  # fmt: skip
+"""`forgotten` is what fine-tuning lost of the old task, in nats per token."""
+LEAD = LeadForm(1, ".3f", "nats per token")
 COLUMNS: dict[str, Cell] = {
     "nats/token": lambda scores, latency: f"{scores['nats_per_token']:.4f}",
     "95 % interval": lambda scores, latency: interval(scores, "nats_per_token"),
@@ -45,9 +50,9 @@ def last_lines(metrics: Metrics) -> list[str]:
     lines = []
     if "new" in metrics:
         tuned = metrics["new"]["student"]
-        gained, forgotten = change(tuned, "gained", *NATS), change(tuned, "forgotten", *NATS)
+        gained, forgotten = change(tuned, "gained", LEAD), change(tuned, "forgotten", LEAD)
         lines.append(f"Fine-tuning: gained {gained} on the target task, forgot {forgotten} on the old one")
-    return [*lines, gain_over_baseline(metrics["source"]["student"], *NATS)]
+    return [*lines, gain_over_baseline(metrics["source"]["student"], LEAD)]
 
 
 def gain(value: float) -> str:

@@ -21,6 +21,10 @@ from stillhouse.core.errors import ArtifactError, StorageError
 DATA = Path("data")
 MANIFEST = "manifest.json"
 TIMING = "timing.json"
+CHARTS = DATA / "report" / "charts"
+"""Charts of the report, each as a picture, beside the page."""
+CHART_LIST = "charts.json"
+"""Among them: which there are, in the order of the page."""
 REFUSALS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",

@@ -28,14 +28,14 @@ def main_checkout(folder: Path) -> Path:
     common = git_folder(folder)
     if common is None:
         return folder
-    # Of a submodule's: see `flows.nested.allow_worktrees`.
+    # Of a submodule's: see `flows.repository.nested.allow_worktrees`.
     files = [path for path in (common / "config", common / "config.worktree") if path.is_file()]
     lines = [
         line
         for path in files
         for line in ask("config", "--file", str(path), "--get-regexp", r"^core\.(bare|worktree)$", folder=folder).splitlines()
     ]
-    told = dict(line.partition(" ")[::2] for line in lines)
+    told = {key: value for key, _, value in (line.partition(" ") for line in lines)}
     if place := told.get("core.worktree"):
         return (common / place).resolve()
     if common.name == ".git" and told.get("core.bare") != "true":

@@ -25,7 +25,8 @@ class EnvironmentMismatchError(StillhouseError):
 
 
 class TopologyError(StillhouseError):
-    """The global batch does not fit the number of processes and the micro-batch."""
+    """The global batch does not fit the number of processes and the micro-batch, or a pool or run asks for processes that
+    torchrun cannot start. `flows.dispatch.children` knows it by its name."""
 
 
 class StorageError(StillhouseError):

@@ -12,6 +12,7 @@ from typing import Any
 
 from stillhouse.core.artifacts import digest_bytes, digest_json
 from stillhouse.core.params import read_yaml
+from stillhouse.core.stage_entries import plain_names, stage_entries
 
 
 def ingredients(folder: Path, command: str, params: Mapping[str, Any], deps: Iterable[str]) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def of_stage(folder: Path, stage: str) -> dict[str, Any] | None:
     """The ingredients of a stage of `folder/dvc.yaml`; None if there is no such file, or no such stage in it."""
     if not (folder / "dvc.yaml").is_file():
         return None
-    entry = (read_yaml(folder / "dvc.yaml").get("stages") or {}).get(stage)
+    entry = stage_entries(folder).get(stage)
     if entry is None:
         return None
     params = read_yaml(folder / "params.yaml")
@@ -79,12 +80,6 @@ def recorded_outputs(folder: Path) -> dict[str, str]:
     lock = folder / "dvc.lock"
     stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
     return {out["path"]: out["md5"] for entry in stages.values() for out in entry.get("outs", [])}
-
-
-def plain_names(entry: Mapping[str, Any], *kinds: str) -> tuple[str, ...]:
-    """Names in lists that may hold `name` or `{name: options}`."""
-    items = [item for kind in kinds for item in entry.get(kind) or []]
-    return tuple(item if isinstance(item, str) else next(iter(item)) for item in items)
 
 
 def is_within(path: str, folder: str) -> bool:

@@ -20,14 +20,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from configobj import ConfigObj, ConfigObjError
 
 from stillhouse.core import identity
 from stillhouse.core.artifacts import write_json
 from stillhouse.core.checkout import git_folder, main_checkout
-from stillhouse.core.params import read_yaml
+from stillhouse.core.stage_entries import plain_names, stage_entries
 
 IN_FLIGHT = ".inflight"
 LEASES = Path("stillhouse") / "leases"
@@ -88,8 +88,8 @@ class InFlight:
 
     def publish(self) -> None:
         """Note the digests of the published files, by which a later start sees whether DVC has recorded them."""
-        entry = read_yaml(self.workspace / "dvc.yaml")["stages"][self.stage]
-        paths = [self.workspace / name for name in identity.plain_names(entry, "outs", "metrics", "plots")]
+        entry = stage_entries(self.workspace)[self.stage]
+        paths = [self.workspace / name for name in plain_names(entry, "outs", "metrics", "plots")]
         write_json(self.folder / PUBLISHED, [hashlib.md5(path.read_bytes()).hexdigest() for path in paths if path.is_file()])
 
 
@@ -113,12 +113,6 @@ def locate(stage: str, workspace: Path | None = None) -> InFlight | None:
         return None
     root = main_checkout(workspace)
     return InFlight(stage, ingredients, root, workspace, lock_of(common / LEASES, identity.key(ingredients)))
-
-
-def inflight_folder(stage: str, workspace: Path | None = None) -> Path | None:
-    """The folder in which a stage keeps what it has done so far; it may not exist. None where there is none."""
-    flight = locate(stage, workspace)
-    return flight and flight.folder
 
 
 def lock_of(leases: Path, key: str) -> Path:
@@ -174,7 +168,9 @@ def cache_folder(root: Path) -> Path:
     """Where the checkout's DVC cache lies, by its own settings; DVC itself takes half a second to say so."""
     for name in ("config.local", "config"):
         with suppress(OSError, ConfigObjError):
-            place = ConfigObj(str(root / ".dvc" / name)).get("cache", {}).get("dir")
+            # ConfigObj's own annotations take a section for one of its values.
+            sections = cast(dict[str, dict[str, str]], ConfigObj(str(root / ".dvc" / name)))
+            place = sections.get("cache", {}).get("dir")
             if place:
                 return (root / ".dvc" / Path(place).expanduser()).resolve()
     return root / ".dvc" / "cache"

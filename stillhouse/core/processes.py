@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ LAUNCHER = "STILLHOUSE_LAUNCHER"
 
 FAILURE_FILE = "STILLHOUSE_FAILURE_FILE"
 """Environment variable: where a stage writes why it failed, as JSON, for the flow that runs it."""
+
+PROGRESS_FILE = "STILLHOUSE_PROGRESS_FILE"
+"""Environment variable: where a stage writes how far it is, as JSON, for the flow that runs it."""
 
 OF_A_RANK = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE",
@@ -87,6 +91,17 @@ def forget_job_system(stage: str) -> None:
         )
     for name in found:
         del os.environ[name]
+
+
+def write_progress(what: str, done: int, total: int) -> None:
+    """Tell the flow that runs this stage, if one does, how far it is; what it reads is whole at any moment."""
+    name = os.environ.get(PROGRESS_FILE)
+    if name:
+        scratch = Path(f"{name}.{os.getpid()}")
+        # The flow may have ended, and its scratch folder with it: a picture of progress is not worth a training.
+        with suppress(OSError):
+            scratch.write_text(json.dumps({"what": what, "done": done, "total": total}), encoding="utf-8")
+            scratch.replace(name)
 
 
 def write_failure(kind: str, message: str, **facts: Any) -> None:

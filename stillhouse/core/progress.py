@@ -5,6 +5,8 @@ import time
 
 from tqdm import tqdm
 
+from stillhouse.core.processes import write_progress
+
 PLAIN_INTERVAL_SECONDS = 5.0
 
 
@@ -37,9 +39,10 @@ class Progress:
         rate = (self.done - self.initial) / elapsed
         left = tqdm.format_interval((self.total - self.done) / rate) if rate else "?"
         figures = "".join(f", {name} {value}" for name, value in self.figures.items())
+        write_progress(self.description, self.done, self.total)
         print(
             f"{self.description}: {self.done}/{self.total} {self.unit}, {rate:,.1f} {self.unit}/s, "
-            f"{tqdm.format_interval(elapsed)} gone, {left} left{figures}",
+            f"{tqdm.format_interval(elapsed)} elapsed, {left} left{figures}",
             file=sys.stderr,
             flush=True,
         )

@@ -14,6 +14,11 @@ METRICS = DATA / "evaluate" / "metrics.json"
 AT_CHANCE = "at_chance"
 """Key of a training's `metrics.json`, and of its model's figures: why it has learned nothing, in words."""
 
+MARGIN = 0.01
+"""How far below chance a loss must be to count, as a share of it: it is measured on few rows."""
+REMEDY = "look at learning rate, steps, labels and preprocessing"
+"""For a training that has learned nothing."""
+
 Scores = Mapping[str, Any]
 
 

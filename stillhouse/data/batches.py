@@ -1,69 +1,66 @@
-"""Which rows make up the batch of a step, and the padded tensors of a part of it.
+"""Which rows make up the batch of a step, and what a batch is, whatever its rows are.
 
 The order of the data is a pure function of seed and step: no state to save, none to lose. The training stream is one
 keyed permutation of the rows after another without a cut at the epoch's end, so every batch has the same size and
 every row is seen equally often, unless a `ClassSampler` says otherwise. Inside a window of `bucket_batches` batches rows of
 like length stand together, which keeps padding low, and the batches of a window come in random order.
 
-Shapes: G rows of a global batch, B rows of a part, T tokens of its longest row.
+Shapes: G rows of a global batch, B rows of a part.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from stillhouse.core.hashing import mix, salt
-from stillhouse.data.alterations import Alterations
+from stillhouse.data.batch import Batch
 from stillhouse.data.class_sampling import ClassSampler
-from stillhouse.data.tokenizer import TokenizerFacts
-from stillhouse.data.tokens import TokenTable
-from stillhouse.data.views import ViewParams, view_spans
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Padded rows. `input_ids`, `attention_mask` int64 (B, T); `labels` int64 (B,), -1 where withheld."""
-
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    labels: torch.Tensor
-    rows: np.ndarray
-    """int64 (B,): index of each row in its table."""
-    views: np.ndarray
-    """int64 (B,): number of the view that is shown; -1 is the whole row."""
-    keys: np.ndarray
-    """uint64 (B,): id of each row, for random masks that must not depend on topology."""
-    num_used: int
-    """Positions that are not padding."""
-
-    def to(self, device: torch.device) -> "Batch":
-        if device.type == "cpu":
-            return self
-        moved = (t.pin_memory().to(device, non_blocking=True) for t in (self.input_ids, self.attention_mask, self.labels))
-        return Batch(*moved, rows=self.rows, views=self.views, keys=self.keys, num_used=self.num_used)
 
 
 class AnyBatch(Protocol):
     """What the training loop asks of a batch, whatever its rows are."""
 
-    input_ids: torch.Tensor
-    rows: np.ndarray
-    views: np.ndarray
-    keys: np.ndarray
-    num_used: int
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]: ...
+    @property
+    def size(self) -> tuple[int, int]: ...
+    @property
+    def rows(self) -> np.ndarray: ...
+    @property
+    def views(self) -> np.ndarray: ...
+    @property
+    def keys(self) -> np.ndarray: ...
+    @property
+    def num_used(self) -> int: ...
 
     def to(self, device: torch.device) -> "AnyBatch": ...
+
+
+class Collate(Protocol):
+    """Rows of one table to tensors."""
+
+    def __call__(self, rows: np.ndarray, views: np.ndarray) -> Batch:
+        """rows: int64 (B,), indices; views: int64 (B,), -1 for the whole row."""
+        ...
+
+    @property
+    def evaluation_rows(self) -> int:
+        """Rows of a batch that is only looked at."""
+        ...
+
+    def order(self, rows: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """int64 (B,): positions in `rows`, so that those that fit one batch well stand together."""
+        ...
 
 
 class Rows(Protocol):
     """What a plan asks of a table."""
 
-    keys: np.ndarray
-
     def __len__(self) -> int: ...
 
+    @property
+    def keys(self) -> np.ndarray: ...
     @property
     def lengths(self) -> np.ndarray: ...
 
@@ -128,56 +125,7 @@ class BatchPlan:
         return rows, rounds if self.num_views is None else rounds % self.num_views
 
 
-class Collator:
-    """Padded tensors of chosen rows and views of one table."""
-
-    def __init__(
-        self,
-        table: TokenTable,
-        facts: TokenizerFacts,
-        views: ViewParams,
-        seed: int,
-        alterations: Alterations | None = None,
-    ):
-        self.table, self.facts, self.views, self.seed, self.alterations = table, facts, views, seed, alterations
-        self.lengths = table.lengths
-
-    def __call__(self, rows: np.ndarray, views: np.ndarray) -> Batch:
-        keys, starts, lengths = self.table.keys[rows], np.zeros(len(rows), dtype=np.int64), self.lengths[rows]
-        if (views >= 0).any():
-            starts, lengths = view_spans(keys, lengths, views, self.views, self.seed)
-        positions = (self.table.offsets[rows] + starts)[:, None] + np.arange(max(int(lengths.max()), 1))
-        if self.alterations:
-            positions, lengths = self.alterations(rows, keys, views, positions, lengths)
-        ids, mask = self.pad(positions, lengths)
-        return Batch(
-            input_ids=torch.from_numpy(ids),
-            attention_mask=torch.from_numpy(mask),
-            labels=torch.from_numpy(self.table.labels[rows].astype(np.int64)),
-            rows=rows,
-            views=views,
-            keys=keys,
-            num_used=int(mask.sum()),
-        )
-
-    def pad(self, positions: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and mask, int64 (B, T), of `lengths` (B,) places each in the flat token array, with the tokenizer's
-        special tokens. A row without any token is one padding that is looked at: what attention to nothing is
-        differs from one runtime to the next."""
-        prefix, suffix, pad = self.facts.prefix, self.facts.suffix, self.facts.pad_id
-        width = positions.shape[1]
-        inside = np.arange(width)[None, :] < lengths[:, None]
-        ids = np.full((len(positions), len(prefix) + width + len(suffix)), pad, dtype=np.int64)
-        body = np.where(inside, self.table.tokens.take(positions, mode="clip"), pad)
-        ids[:, len(prefix) : len(prefix) + width] = body
-        ids[:, : len(prefix)] = prefix
-        if suffix:
-            ids[np.arange(len(positions))[:, None], (len(prefix) + lengths)[:, None] + np.arange(len(suffix))] = suffix
-        used = np.maximum(len(prefix) + lengths + len(suffix), 1)
-        return ids, (np.arange(ids.shape[1])[None, :] < used[:, None]).astype(np.int64)
-
-
-def evaluation_parts(table: TokenTable, batch_size: int) -> list[np.ndarray]:
+def evaluation_parts(table: Rows, batch_size: int) -> list[np.ndarray]:
     """Rows of each batch of a pass over the whole table, longest first so that memory trouble shows at once."""
     order = np.argsort(-table.lengths, kind="stable")
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

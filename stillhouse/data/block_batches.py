@@ -4,11 +4,12 @@ Shapes: B blocks of a batch, T positions of a block, R rows of one document, L t
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
+from stillhouse.data.batches import AnyBatch
 from stillhouse.data.blocks import BlockTable
 
 IGNORED = -100
@@ -35,21 +36,38 @@ class BlockBatch:
     lengths: list[np.ndarray] = field(default_factory=list)
     """int (segments,) for each block: positions of its segments, from the first position on."""
 
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """What the loop may know of them; how they are read, `models.reading` says."""
+        return {"input_ids": self.input_ids}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Blocks, and positions of each."""
+        return len(self.rows), self.input_ids.shape[1]
+
     def filled_ids(self) -> torch.Tensor:
         """Token ids with the block's first one at unused positions.
 
         What stands there has no influence, but for one: the padding token is often a row of zeros, and the gradient of its
-        length (Gemma 3n) is no number, which times nothing is no number either.
+        length (Gemma 3n) is not a number, which times nothing is not one either.
         """
         return torch.where(self.targets == IGNORED, self.input_ids[:, :1], self.input_ids)
 
     def to(self, device: torch.device) -> "BlockBatch":
         if device.type == "cpu":
             return self
-        tensors = [self.input_ids, self.targets, self.position_ids, self.mask]
-        moved = [None if t is None else t.pin_memory().to(device, non_blocking=True) for t in tensors]
-        known = {"rows": self.rows, "views": self.views, "keys": self.keys, "num_used": self.num_used, "lengths": self.lengths}
-        return BlockBatch(*moved, **known)  # type: ignore
+        ids, targets, positions = (
+            t.pin_memory().to(device, non_blocking=True) for t in (self.input_ids, self.targets, self.position_ids)
+        )
+        mask = None if self.mask is None else self.mask.pin_memory().to(device, non_blocking=True)
+        return replace(self, input_ids=ids, targets=targets, position_ids=positions, mask=mask)
+
+
+def of_blocks(batch: AnyBatch) -> BlockBatch:
+    """The same batch, where only blocks are ever trained on."""
+    assert isinstance(batch, BlockBatch)
+    return batch
 
 
 class BlockCollator:

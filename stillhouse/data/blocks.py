@@ -16,7 +16,17 @@ import numpy as np
 import pyarrow as pa
 
 from stillhouse.core.errors import ArtifactError
-from stillhouse.data.packing import Segment
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of n + 1 tokens of one document, of which the last n are predicted."""
+
+    tokens: np.ndarray
+
+    def __len__(self) -> int:
+        """Positions that it takes in a block."""
+        return len(self.tokens) - 1
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What is done to a text before it is tokens, and how a tokenizer.json is told apart from it.
 
 White space is what Python's `str.split` takes for it, written out, because regular expressions disagree about U+001C to U+001F
-and U+0085. `data.text_rules` writes the normaliser into a tokenizer's files.
+and U+0085. `preprocessing.text_rules` writes the normaliser into a tokenizer's files.
 """
 
 import json

@@ -8,13 +8,14 @@ import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 from tokenizers import Tokenizer
 
 from stillhouse.core.artifacts import read_json, write_json
 from stillhouse.core.checkout import local_folder
 from stillhouse.core.errors import ArtifactError, HubError
-from stillhouse.core.hub import snapshot
+from stillhouse.core.hub_snapshot import snapshot
 from stillhouse.data.special_tokens import read_config
 from stillhouse.data.tokenizer import CHAT_TEMPLATE, FILES, SPLIT, load_tokenizer
 
@@ -97,7 +98,8 @@ def words_in(path: Path) -> list[str]:
         return list(json.loads(path.read_text(encoding="utf-8")))
     from transformers.convert_slow_tokenizer import import_protobuf
 
-    model = import_protobuf().ModelProto()
+    # protobuf makes the module's classes when it is imported.
+    model = cast(Any, import_protobuf()).ModelProto()
     model.ParseFromString(path.read_bytes())
     return [piece.piece for piece in model.pieces]
 

@@ -1,7 +1,8 @@
 """Whether two tokenizers give a text the same ids, however they are written.
 
 Left out is what does not change what an id means: how ids become text again, a cut and a padding, what the pipeline does to
-texts before (`data.text_rules`), how tokens are matched that are put in by name, and how merges and single steps are written.
+texts before (`preprocessing.text_rules`), how tokens are matched that are put in by name, and how merges and single steps are
+written.
 """
 
 import json

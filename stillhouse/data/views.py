@@ -17,6 +17,8 @@ from stillhouse.core.params import block
 class ViewParams:
     """Shared by the teacher, the export of soft labels, the student and the baseline."""
 
+    mixes: ClassVar[bool] = False
+    """Whether a view shows parts of another row."""
     count: int
     """Views per row that soft labels are exported for; the student cycles through them."""
     min_share: float
@@ -31,6 +33,13 @@ class ViewParams:
             raise ValueError(f"min_share must lie in (0, 1], is {self.min_share}")
         if self.min_tokens < 1:
             raise ValueError(f"min_tokens must be at least 1, is {self.min_tokens}")
+
+    def words(self) -> str:
+        """What soft labels are bound to."""
+        return f"{self.count} of at least {self.min_share} and {self.min_tokens} tokens"
+
+
+WHOLE_ROWS = ViewParams(count=1, min_share=1.0)
 
 
 @block

@@ -4,20 +4,17 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from stillhouse.data.batches import Collator
+from stillhouse.data.batches import Collate
 from stillhouse.data.block_batches import BlockCollator
 from stillhouse.data.blocks import BlockTable
-from stillhouse.data.tokenizer import TokenizerFacts
-from stillhouse.data.tokens import TokenTable
-from stillhouse.training.distributed import Ranks
-from stillhouse.training.predict import WHOLE_ROWS
+from stillhouse.runtime.distributed import Ranks
 
 T = TypeVar("T")
 BATCH = 64
@@ -31,25 +28,25 @@ TRIES = 3
 
 @torch.no_grad()
 def measure_speed(
-    models: dict[str, nn.Module], table: TokenTable, facts: TokenizerFacts, seconds: float, at_any_rate: bool = False
+    models: Mapping[str, nn.Module], collate: Collate, num_rows: int, seconds: float, at_any_rate: bool = False
 ) -> dict[str, float]:
     """Median milliseconds of one row alone and rows per second in batches of 64, as `MODEL_latency_ms` and
     `MODEL_rows_per_second`; each is measured for about `seconds`.
 
-    Models take turns on the same rows: what else the machine does meanwhile slows all of them alike. Where it does so much that
-    a row takes another time each time, figures are left out, unless they are wanted `at_any_rate`; a line says so.
+    collate: of a table of `num_rows`. Models take turns on the same rows: what else the machine does meanwhile slows all
+    of them alike. Where it does so much that a row takes another time each time, figures are left out, unless they are wanted
+    `at_any_rate`; a line says so.
     """
-    collate = Collator(table, facts, WHOLE_ROWS, seed=0)
 
     def run(model: nn.Module, rows: np.ndarray) -> float:
         batch = collate(rows, np.full(len(rows), -1))
         start = time.perf_counter()
-        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        model(**batch.inputs)
         return time.perf_counter() - start
 
     def repeat(size: int) -> dict[str, float]:
         def turn(number: int, model: nn.Module) -> float:
-            return run(model, (np.arange(size) + number * size) % len(table))
+            return run(model, (np.arange(size) + number * size) % num_rows)
 
         times = steady_turns(models, turn, lambda spent: spent, seconds, at_any_rate)
         return {name: statistics.median(spent) for name, spent in times.items()}
@@ -60,7 +57,7 @@ def measure_speed(
 
 
 def steady_turns(
-    models: dict[str, nn.Module],
+    models: Mapping[str, nn.Module],
     turn: Callable[[int, nn.Module], T],
     spent: Callable[[T], float],
     seconds: float,
@@ -76,7 +73,7 @@ def steady_turns(
     left = (
         "the speed that was measured says little" if at_any_rate else "speeds are left out ('dvc repro -f evaluate' repeats it)"
     )
-    said = f"note: something else keeps this machine busy: the same text takes {worst:.1f} times as long another time; {left}"
+    said = f"note: something else keeps this machine busy: the same row takes {worst:.1f} times as long another time; {left}"
     print(said, file=sys.stderr, flush=True)
     return measured if at_any_rate else {}
 
@@ -88,7 +85,7 @@ def unsteadiness(times: list[float]) -> float:
 
 
 def take_turns(
-    models: dict[str, nn.Module], turn: Callable[[int, nn.Module], T], spent: Callable[[T], float], seconds: float
+    models: Mapping[str, nn.Module], turn: Callable[[int, nn.Module], T], spent: Callable[[T], float], seconds: float
 ) -> dict[str, list[T]]:
     """What `turn(number, model)` gives of each model, each number twice, until a model has had `seconds` on the average.
 
@@ -107,7 +104,7 @@ def take_turns(
 
 
 def measure_language_speed(
-    models: dict[str, nn.Module], table: BlockTable, pad_id: int, ranks: Ranks, seconds: float
+    models: Mapping[str, nn.Module], table: BlockTable, pad_id: int, ranks: Ranks, seconds: float
 ) -> dict[str, float]:
     """Median milliseconds of one block alone, and tokens read per second in batches of 4,096, as `MODEL_latency_ms` and
     `MODEL_tokens_per_second`; models take turns, and each is measured for about `seconds`. Left out as in `measure_speed`."""
@@ -131,7 +128,7 @@ def median_ms(passes: list[tuple[float, int]]) -> float:
 
 @torch.no_grad()
 def read_repeatedly(
-    models: dict[str, nn.Module],
+    models: Mapping[str, nn.Module],
     table: BlockTable,
     pad_id: int,
     ranks: Ranks,

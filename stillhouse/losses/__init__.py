@@ -1,0 +1,1 @@
+"""Parts of losses that all targets share: dense distributions, schedules of weights, what a teacher gives."""

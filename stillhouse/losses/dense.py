@@ -3,39 +3,42 @@
 All return the divergence of each row times T^2, which keeps gradients of the same size at every temperature (Hinton et al.
 2015, arXiv:1503.02531, sec. 2). Teachers come as log-probabilities at temperature 1; any constant per row may be added.
 
-Legend: as in `targets.py`; B rows and C classes where nothing is special about vocabularies.
+Legend: as in `teacher_targets.py`; B rows and C classes where nothing is special about vocabularies.
 """
 
 import math
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch.nn import functional as F
 
 from stillhouse.core.errors import DataError, ParamsError
-from stillhouse.losses.targets import DenseTargets, LossSums, SparseTargets, Targets, TeacherHead
+from stillhouse.losses.teacher_targets import DenseTargets, LossSums, SparseTargets, Targets, TeacherHead
 
 Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
+
+Scores = Float[torch.Tensor, "... C"]
+"""Logits, or log-probabilities, of every class; of B rows, or of one."""
+OfRows = Float[torch.Tensor, "..."]
 
 IGNORED = -100
 """Label of a position without next token, as in torch and transformers."""
 
 
-def forward_kl(student_logits_BC: torch.Tensor, teacher_log_probs_BC: torch.Tensor, temperature: float) -> torch.Tensor:
+def forward_kl(student_logits_BC: Scores, teacher_log_probs_BC: Scores, temperature: float) -> OfRows:
     """T^2 KL(teacher || student) of each row, float (B,): Hinton et al. 2015, sec. 2."""
     teacher = F.log_softmax(teacher_log_probs_BC / temperature, dim=-1)
     student = F.log_softmax(student_logits_BC / temperature, dim=-1)
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
 
 
-def reverse_kl(student_logits_BC: torch.Tensor, teacher_log_probs_BC: torch.Tensor, temperature: float) -> torch.Tensor:
+def reverse_kl(student_logits_BC: Scores, teacher_log_probs_BC: Scores, temperature: float) -> OfRows:
     """T^2 KL(student || teacher) of each row, float (B,): Gu et al. 2023, arXiv:2306.08543, eq. 1."""
     return forward_kl(teacher_log_probs_BC, student_logits_BC, temperature)
 
 
-def jsd(
-    student_logits_BC: torch.Tensor, teacher_log_probs_BC: torch.Tensor, temperature: float, beta: float = 0.5
-) -> torch.Tensor:
+def jsd(student_logits_BC: Scores, teacher_log_probs_BC: Scores, temperature: float, beta: float = 0.5) -> OfRows:
     """T^2 times the generalised Jensen-Shannon divergence of each row, float (B,).
 
     `beta` KL(teacher || m) + (1 - `beta`) KL(student || m), m = `beta` teacher + (1 - `beta`) student: Agarwal et al. 2024,
@@ -50,8 +53,8 @@ def jsd(
 
 
 def divergence_of(
-    name: Divergence, student_logits_BC: torch.Tensor, teacher_log_probs_BC: torch.Tensor, temperature: float, beta: float
-) -> torch.Tensor:
+    name: Divergence, student_logits_BC: Scores, teacher_log_probs_BC: Scores, temperature: float, beta: float
+) -> OfRows:
     """The divergence called `name` of each row, float (B,)."""
     match name:
         case "forward_kl":
@@ -166,7 +169,7 @@ def check_settings(
     targets: Targets | None,
     weight: float,
     temperature: float,
-    divergence: Divergence,
+    divergence: str,
     beta: float,
 ) -> None:
     """Raises ParamsError for settings out of range, or for a divergence that these targets cannot give; DataError for

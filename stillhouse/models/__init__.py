@@ -1,0 +1,1 @@
+"""Building, loading and saving models, ours and those of transformers."""

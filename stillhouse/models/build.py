@@ -16,17 +16,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from stillhouse.core.errors import ParamsError, nearest
-from stillhouse.core.hub import snapshot
+from stillhouse.core.hub_snapshot import snapshot
 from stillhouse.models import own  # noqa: F401  registers the architectures
 from stillhouse.models.config import ModelParams
-from stillhouse.models.folders import PATTERNS
 from stillhouse.models.head import order_of, reorder_head, replace_head, set_labels
+from stillhouse.models.model_folders import PATTERNS
 from stillhouse.models.own_options import DEFAULTS
 from stillhouse.models.positions import counts_from_padding, most_positions
 from stillhouse.models.saved import load, read_config
 
 TYPES = ("dtype", "torch_dtype")
-"""Options about the type of the weights, which is float32: `training.precision` says what is computed in another."""
+"""Options about the type of the weights, which is float32: `runtime.precision` says what is computed in another."""
 OF_THE_TASK = ("id2label", "label2id", "num_labels", "problem_type")
 """Options that follow from the task's classes."""
 UNBUILDABLE = (
@@ -158,14 +158,14 @@ def made_for_the_task(params: ModelParams) -> Iterator[None]:
         yield
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ParamsError(f"'{params.pretrained}' is no model for this kind of task ({reason})") from None
+        raise ParamsError(f"'{params.pretrained}' is not a model for this kind of task ({reason})") from None
 
 
 def build_config(params: ModelParams, known: dict[str, Any], **more: Any) -> PretrainedConfig:
     """The architecture's configuration; `known` are defaults that follow from the tokenizer. Raises ParamsError."""
-    if params.architecture not in CONFIG_MAPPING:
+    if params.architecture is None or params.architecture not in CONFIG_MAPPING:
         raise ParamsError(
-            f"model.architecture '{params.architecture}' is no transformers model type"
+            f"model.architecture '{params.architecture}' is not a transformers model type"
             f"{nearest(params.architecture or '', CONFIG_MAPPING.keys())}"
         )
     try:

@@ -51,6 +51,7 @@ class CnnEncoderForSequenceClassification(OwnEncoderForSequenceClassification):
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, nn.Conv1d):
+            assert module.bias is not None
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             nn.init.zeros_(module.bias)
 

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from stillhouse.core.class_names import tidy
 from stillhouse.core.errors import ArtifactError
-from stillhouse.core.labels import tidy
+from stillhouse.runtime.model_types import note
 
 
 def head(model: PreTrainedModel) -> tuple[str, nn.Linear]:
@@ -38,7 +39,7 @@ def name_classes(model: PreTrainedModel, labels: list[str]) -> PreTrainedModel:
     """The same model, whose outputs are called `labels`."""
     set_labels(model.config, labels)
     if hasattr(model, "num_labels"):
-        model.num_labels = len(labels)
+        note(model, num_labels=len(labels))
     return model
 
 
@@ -53,7 +54,7 @@ def set_labels(config: PretrainedConfig, labels: list[str]) -> None:
 def classes_of(config: PretrainedConfig) -> list[str]:
     """The names of a model's outputs, in their order."""
     names = config.id2label or {}
-    return [str(names[number]) for number in sorted(names)]
+    return [str(name) for _, name in sorted(names.items())]
 
 
 def order_of(config: PretrainedConfig, labels: list[str]) -> list[int] | None:

@@ -1,4 +1,10 @@
-"""Start a student from chosen layers of its teacher (DistilBERT: Sanh et al. 2019, arXiv:1910.01108, sec. 3)."""
+"""The stack of layers of a model: what its layers hand on, and a student that starts from chosen layers of its teacher
+(DistilBERT: Sanh et al. 2019, arXiv:1910.01108, sec. 3).
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,12 +23,37 @@ def layer_stack(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
     return max(stacks, key=lambda stack: len(stack[1]), default=None)
 
 
+def count_layers(model: nn.Module) -> int:
+    """Of the stack; 0 if there is none."""
+    stack = layer_stack(model)
+    return len(stack[1]) if stack else 0
+
+
 def body_weights(model: nn.Module) -> set[str]:
     """Names of the tensors in embeddings and layers; a head, a pooler and what stands between are not among them."""
     stack = layer_stack(model)
     inside = [name for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
     inside += [stack[0]] if stack else []
     return {name for name in model.state_dict() if any(name.startswith(f"{place}.") for place in inside)}
+
+
+@contextmanager
+def layer_outputs(stack: nn.ModuleList, numbers: Collection[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """What some layers of a stack hand on in a forward pass during the block, by the layer's number."""
+    found: dict[int, torch.Tensor] = {}
+
+    def keeper(number: int) -> Callable[..., None]:
+        def keep(layer: nn.Module, given: object, output: Any) -> None:
+            found[number] = output[0] if isinstance(output, tuple) else output
+
+        return keep
+
+    handles = [stack[number].register_forward_hook(keeper(number)) for number in numbers]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:

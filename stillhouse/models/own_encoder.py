@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from stillhouse.models.own_options import check_sizes
+from stillhouse.runtime.model_types import count_classes
 
 
 class OwnEncoderConfig(PretrainedConfig):
@@ -50,7 +51,7 @@ class NgramEmbeddings(nn.Module):
         self.pad_token_id = config.pad_token_id
         self.ngram_sizes = list(config.ngram_sizes or [])
         self.ngram_buckets = config.ngram_buckets
-        self.tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.tokens: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.ngrams = nn.ModuleList(nn.Embedding(config.ngram_buckets, config.hidden_size) for _ in self.ngram_sizes)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
 
@@ -73,7 +74,7 @@ class NgramEmbeddings(nn.Module):
 class OwnEncoderForSequenceClassification(PreTrainedModel):
     """`input_ids` (B, T) and `attention_mask` (B, T), padded on the right, to `logits` (B, C)."""
 
-    config_class: type[OwnEncoderConfig] = OwnEncoderConfig
+    config_class = OwnEncoderConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
     layer_class: type[nn.Module]
@@ -85,7 +86,7 @@ class OwnEncoderForSequenceClassification(PreTrainedModel):
         self.layers = nn.ModuleList(self.layer_class(config, number) for number in range(config.num_hidden_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, count_classes(config))
         self.post_init()
 
     def encode(self, hidden_BTH: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:

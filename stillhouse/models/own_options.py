@@ -44,6 +44,16 @@ def check_sizes(architecture: str, options: Mapping[str, Any]) -> None:
         raise ValueError(f"kernel_size must be odd, as many tokens before as behind, is {options['kernel_size']}")
 
 
+def count_layers(architecture: str, options: Mapping[str, Any]) -> int:
+    """Of the model that these options make."""
+    return {**DEFAULTS[architecture], **options}["num_hidden_layers"]
+
+
+def has_batch_norm(architecture: str, options: Mapping[str, Any]) -> bool:
+    """No architecture of ours for texts normalises over the rows of a batch."""
+    return False
+
+
 def are_good(architecture: str, options: Mapping[str, Any]) -> bool:
     """Whether these options are all known, of the type of their default, and make a model. If not, transformers says why."""
     defaults = DEFAULTS[architecture]

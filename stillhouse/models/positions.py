@@ -3,6 +3,7 @@
 from torch import nn
 
 from stillhouse.core.errors import ParamsError
+from stillhouse.runtime.model_types import as_pretrained
 
 TABLES = {"position_embeddings", "position_embedding", "embed_positions", "wpe"}
 """Names that transformers' models give such tables."""
@@ -31,7 +32,10 @@ def counts_from_padding(model: nn.Module) -> bool:
 
 def most_positions(model: nn.Module) -> int | None:
     """The same, or what the config says, where that is less."""
-    known = (getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None), num_positions(model))
+    known = (
+        getattr(as_pretrained(model).config.get_text_config(decoder=True), "max_position_embeddings", None),
+        num_positions(model),
+    )
     # XLNet, which has no limit, says -1.
     return min((number for number in known if number is not None and number > 0), default=None)
 

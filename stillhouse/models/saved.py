@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.models import own  # noqa: F401  registers the architectures
-from stillhouse.models.folders import WEIGHTS, require_model, weight_files
 from stillhouse.models.layers import body_weights
+from stillhouse.models.model_folders import WEIGHTS, require_model, weight_files
 
 NO_MODEL = (KeyError, AttributeError, AssertionError, ImportError, TypeError)
 """What transformers raises for options of a config that mean nothing."""

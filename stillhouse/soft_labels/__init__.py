@@ -1,0 +1,1 @@
+"""Soft labels: `format` reads and writes the store, `produce` fills it."""

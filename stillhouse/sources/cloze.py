@@ -19,11 +19,12 @@ from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import DataError
 from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.core.params import block
-from stillhouse.sources.delimited import Quotes
-from stillhouse.sources.files import Delimiter, FilesSource, read_file
+from stillhouse.preprocessing.tables import canonical
+from stillhouse.sources.dialect import Quotes
+from stillhouse.sources.files import FilesSource, read_file
 from stillhouse.sources.folders import RAW, find
 from stillhouse.sources.formats import format_of
-from stillhouse.sources.tables import RowLimit, canonical
+from stillhouse.sources.source_blocks import Delimiter, RowLimit
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 """Letters, also with an apostrophe inside; in scripts that write no blanks between words this finds whole clauses."""
@@ -42,7 +43,7 @@ class ClozeSource:
     words: Annotated[int, Field(ge=2)] = 400
     """So many words are classes: the most frequent ones after those that `skip` leaves out."""
     skip: Annotated[int, Field(ge=0)] = 30
-    """So many of the most frequent words are no classes; they hardly say what a text is about."""
+    """So many of the most frequent words are not classes; they hardly say what a text is about."""
     per_text: Annotated[int, Field(ge=1)] = 6
     """At most so many rows of one text, those of its rarest words."""
     encoding: str = "utf-8"
@@ -79,7 +80,7 @@ def read_cloze(source: ClozeSource, notes: list[str] | None = None) -> tuple[pd.
             kind="files", train=name, text=source.text, encoding=source.encoding, delimiter=source.delimiter,
             quotes=source.quotes, columns=source.columns,
         )  # fmt: skip
-        # Unicode NFC: letters and their accents apart are no word.
+        # Unicode NFC: letters and their accents apart are not a word.
         found = [unicodedata.normalize("NFC", text) for text in read_file(file.path, columns, False, notes=notes)["text"]]
         texts += lines_of(found, file.path)
         digests.append({"file": name, "sha256": digest_file(file.path)})

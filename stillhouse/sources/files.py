@@ -4,22 +4,25 @@ CSV, TSV, JSON Lines, JSON, parquet, Excel; texts as documents, or in a folder f
 them, a pattern or a folder.
 """
 
+# pandas' own annotations infer unions that do not hold: a column "may be" a table, a sum a column.
+# pyright: reportArgumentType=false, reportReturnType=false
+
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import pandas as pd
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from stillhouse.core.artifacts import digest_file, digest_json
 from stillhouse.core.errors import DataError, nearest
 from stillhouse.core.params import block
-from stillhouse.sources.delimited import Quotes
+from stillhouse.preprocessing.labels import describe_numbers, refuse_implausible
+from stillhouse.preprocessing.tables import SPLITS, complete, settle
 from stillhouse.sources.folders import RAW, Found, find
-from stillhouse.sources.formats import Form, format_of, known_suffixes, read_columns
-from stillhouse.sources.labels import describe_numbers, refuse_implausible
+from stillhouse.sources.formats import format_of, known_suffixes, read_columns
+from stillhouse.sources.source_blocks import Names, OwnFiles
 from stillhouse.sources.streams import decode
-from stillhouse.sources.tables import SPLITS, RowLimit, complete, settle
 
 UNLABELLED_FOLDERS = ("unlabelled", "unlabeled", "unsup", "unsupervised")
 """Usual names of the folder, beside those of the classes, with texts of no class."""
@@ -27,73 +30,21 @@ UNLABELLED = "; or set 'ingest.source.unlabelled: true' to keep them as rows wit
 LABELLED = "; only training rows may be without one"
 
 
-def one_character(delimiter: str) -> str:
-    """Raises ValueError for what cannot stand between fields."""
-    if len(delimiter) != 1 or delimiter in '"\r\n\0':
-        raise ValueError(f"delimiter must be one character, and no quote or line break; is {delimiter!r}")
-    return delimiter
-
-
-def one_or_more(names: str | list[str]) -> str | list[str]:
-    """Raises ValueError for an empty list."""
-    if not names:
-        raise ValueError("expected a file, or a list of them")
-    return names
-
-
-Delimiter = Annotated[str, AfterValidator(one_character)]
-Names = Annotated[str | list[str], AfterValidator(one_or_more)]
-
-
 @block
-class FilesSource:
+class FilesSource(OwnFiles):
     """Tables or texts in `data/raw`; a missing validation or test file is cut out of the training rows by preprocess."""
 
-    kind: Literal["files"]
     train: Names
     """Name below data/raw, or a list of names: a file, a pattern (train/*.csv), or a folder, of which all files are read. A
     folder whose folders hold texts (.txt) has a class in each of them."""
-    validation: Names | None = None
-    """Likewise, of the rows that choose among weights; null: cut out of the training rows."""
-    test: Names | None = None
-    """Likewise, of the rows that are reported on; null: cut out of the training rows."""
     text: str = "text"
     """Name of the column with the text."""
-    label: str = "label"
-    """Name of the column with the class; not read for causal language models."""
-    unlabelled: bool = False
-    """Whether training rows may be without a label. They are never cut out for validation or test, and teach the student
-    through the teacher alone."""
     document: str | None = None
     """Causal language models: rows with the same value in this column of a file are one document, in their order; null: each
     is one."""
     document_characters: Annotated[int, Field(ge=100)] | None = None
     """Causal language models: longer documents are cut, after a blank line or else a line, into documents of at most about so
     many characters, so that few long texts can be split; null: they are not."""
-    encoding: str = "utf-8"
-    """Of all formats but parquet and Excel; a byte-order mark is dropped."""
-    delimiter: Delimiter | None = None
-    """Of CSV and TSV; null: a comma in .csv and a tab in .tsv."""
-    quotes: Quotes | None = None
-    """Of CSV and TSV. standard: a field in quotes may hold delimiters, line breaks and doubled quotes; none: a quote is a
-    character. null: standard, but rows that a quote would join are refused, or with tabs read as with none."""
-    columns: list[str] | None = None
-    """Names of the columns of CSV, TSV and Excel files without a header."""
-    sheet: str | None = None
-    """Of Excel files; null: the only one with rows."""
-    trust: bool = False
-    """Take columns that look like a mistake (ids or measurements as classes, numbers as texts) as they are."""
-    licence: str = "not stated"
-    """Of the data; it stands in the manifest and on the model's card."""
-    labels: list[str] | None = None
-    """Only these classes, also where they look alike; null: all."""
-    max_rows: RowLimit | None = None
-    """At most this many rows of each split; null means all."""
-
-    @property
-    def form(self) -> Form:
-        columns = None if self.columns is None else tuple(self.columns)
-        return Form(self.encoding, self.delimiter, self.quotes, columns, self.sheet)
 
 
 def read_files(
@@ -176,19 +127,23 @@ def read_texts(files: list[Found], source: FilesSource, labelled: bool, split: s
     """A row for each text file: a document, or a text of the class that its folder names. Raises DataError naming the file."""
     rows = []
     for file in files:
-        text, label = decode(file.path, source.encoding), file.group
+        text = decode(file.path, source.encoding)
         if labelled and not text.strip():
             raise DataError(f"{file.path} holds nothing but white space ({len(text)} characters); expected a text: delete it")
-        if labelled and str(label).lower() in UNLABELLED_FOLDERS and label not in (source.labels or ()):
-            if not source.unlabelled or split != "train":
-                remedy = UNLABELLED if split == "train" else LABELLED
-                raise DataError(
-                    f"{file.path.parent} is no class, by its name; if it is one, name the classes in 'labels'{remedy}"
-                )
-            label = ""
-        rows.append((text, label))
+        rows.append((text, class_of(file, source, split) if labelled else None))
     table = pd.DataFrame(rows, columns=["text", "label"])
     return table if labelled else cut_documents(table[["text"]], source.document_characters)
+
+
+def class_of(file: Found, source: OwnFiles, split: str) -> str:
+    """The class that a file's folder names; "" for one with rows of no class, by its name. Raises DataError in other splits."""
+    label = str(file.group)
+    if label.lower() not in UNLABELLED_FOLDERS or label in (source.labels or ()):
+        return label
+    if source.unlabelled and split == "train":
+        return ""
+    remedy = UNLABELLED if split == "train" else LABELLED
+    raise DataError(f"{file.path.parent} is not a class, by its name; if it is one, name the classes in 'labels'{remedy}")
 
 
 def read_file(

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from stillhouse.sources.formats import format_of, known_suffixes
 
 RAW = Path("data/raw")
 SPLIT_FOLDERS = ("train", "training", "validation", "valid", "val", "dev", "test", "testing")
-"""Usual names of folders that hold a split, and are no classes."""
+"""Usual names of folders that hold a split, and are not classes."""
 ABOUT = ("readme", "license", "licence", "copying", "notice", "changelog")
 """Names of files in a folder that are about the data, and no data."""
 
@@ -25,27 +25,36 @@ class Found:
     """Of a text in a folder of classes: the class."""
 
 
+Choice = Callable[[list[Found], Path], list[Found]]
+"""Which of the files in a folder, or of those that a pattern fits, are read. Raises DataError where that is not sure."""
+
+
 def find(names: Sequence[str], raw: Path, labelled: bool, notes: list[str]) -> list[Found]:
+    """Every file of texts that the names stand for, as `find_all` has them; `notes` takes what was left out."""
+    return find_all(names, raw, lambda found, where: readable(found, where, labelled, notes))
+
+
+def find_all(names: Sequence[str], raw: Path, choice: Choice) -> list[Found]:
     """Every file that the names stand for, once, in the order of their paths: so the order of the names changes nothing.
 
-    `notes` takes what was left out. Raises DataError if a name stands for nothing, or lies outside of `raw`.
+    Raises DataError if a name stands for nothing, or lies outside of `raw`.
     """
     found: dict[Path, Found] = {}
     for name in names:
-        for file in find_one(name, raw, labelled, notes):
+        for file in find_one(name, raw, choice):
             found.setdefault(file.path, file)
     return sorted(found.values(), key=lambda file: file.path)
 
 
-def find_one(name: str, raw: Path, labelled: bool, notes: list[str]) -> list[Found]:
+def find_one(name: str, raw: Path, choice: Choice) -> list[Found]:
     """The files of one name."""
     path = below(name, raw)
     # A file may have the characters of a pattern in its name.
     if glob.has_magic(name) and not os.path.lexists(path):
-        return find_pattern(path, raw, labelled, notes)
+        return find_pattern(path, raw, choice)
     # Not is_file(), which raises OSError for a name that is too long.
     if os.path.isdir(path):  # noqa: PTH112
-        return readable([Found(file, group_of(file, path)) for file in walk(path)], path, labelled, notes)
+        return choice([Found(file, group_of(file, path)) for file in walk(path)], path)
     if not os.path.isfile(path):  # noqa: PTH113
         refuse_absent(name, path, raw)
     return [Found(path)]
@@ -63,7 +72,7 @@ def below(name: str, raw: Path) -> Path:
 def refuse_absent(name: str, path: Path, raw: Path) -> None:
     """Raises DataError for what is not a file or folder, with the nearest name that is one."""
     if os.path.lexists(path):
-        what = "is a link that leads nowhere" if not os.path.exists(path) else "is no plain file"  # noqa: PTH110
+        what = "is a link that leads nowhere" if not os.path.exists(path) else "is not a plain file"  # noqa: PTH110
         raise DataError(f"{path} {what}; name a file below {raw}, or bring it back with 'dvc checkout'")
     pointer = next((p for p in [path, *path.parents] if os.path.isfile(f"{p}.dvc")), None)  # noqa: PTH113
     if pointer is not None and not os.path.lexists(pointer):
@@ -72,7 +81,7 @@ def refuse_absent(name: str, path: Path, raw: Path) -> None:
     raise DataError(f"{path} does not exist; add it with 'make data FILE=path/to/{path.name}'{nearest(name, present)}")
 
 
-def find_pattern(pattern: Path, raw: Path, labelled: bool, notes: list[str]) -> list[Found]:
+def find_pattern(pattern: Path, raw: Path, choice: Choice) -> list[Found]:
     """The files that a pattern fits, and those in the folders that it fits; groups count from its part without wildcards."""
     inner = pattern.relative_to(raw)
     fixed = next(parent for parent in inner.parents if not glob.has_magic(str(parent)))
@@ -83,7 +92,7 @@ def find_pattern(pattern: Path, raw: Path, labelled: bool, notes: list[str]) -> 
             found[file] = Found(file, group_of(file, raw / fixed))
     if not found:
         raise DataError(f"{pattern} fits no file; expected a pattern of files in {raw}, such as 'train/*.csv'")
-    return readable([*found.values()], pattern, labelled, notes)
+    return choice([*found.values()], pattern)
 
 
 def walk(folder: Path) -> list[Path]:
@@ -97,16 +106,17 @@ def walk(folder: Path) -> list[Path]:
             if not name.startswith(".") and name != "__MACOSX" and os.path.realpath(Path(parent, name)) not in entered
         ]
         for path in (Path(parent, name) for name in names):
-            if is_data(path) and not path.exists():
+            if not is_data(path):
+                continue
+            if not path.exists():
                 raise DataError(f"{path} is a link that leads nowhere; bring it back with 'dvc checkout', or delete it")
-            if is_data(path):
-                found.append(path)
+            found.append(path)
     return sorted(found)
 
 
 def is_data(path: Path) -> bool:
     """Whether a file is data at all, and not git's, DVC's or the system's."""
-    return not path.name.startswith(".") and path.suffix != ".dvc" and path.name not in ("Thumbs.db", "desktop.ini")
+    return not path.name.startswith(".") and path.suffix != ".dvc" and path.name.lower() not in ("thumbs.db", "desktop.ini")
 
 
 def group_of(path: Path, folder: Path) -> str | None:
@@ -125,11 +135,7 @@ def readable(found: list[Found], where: Path, labelled: bool, notes: list[str]) 
     texts = [file for file in data if format_of(file.path) == "text" and (file.group is not None or not labelled)]
     if labelled:
         groups = {file.group for file in texts}
-        if groups and all(group and group.lower() in SPLIT_FOLDERS for group in groups):
-            raise DataError(
-                f"{where} has the folders {', '.join(sorted(map(repr, groups)))}, which are splits and no classes; name each "
-                f"(train: {where.name}/train, test: {where.name}/test)"
-            )
+        refuse_splits(groups, where)
         if tables and groups:
             raise DataError(
                 f"{where} has tables ({tables[0].path.name}) and folders of texts ({texts[0].group}); name one of them"
@@ -145,3 +151,12 @@ def readable(found: list[Found], where: Path, labelled: bool, notes: list[str]) 
         some = ", ".join(path.name for path in left[:3]) + (", ..." if len(left) > 3 else "")
         notes.append(f"{where}: {len(left):,} of {len(found):,} files are left out ({some})")
     return read
+
+
+def refuse_splits(groups: set[str | None], where: Path) -> None:
+    """Raises DataError if the folders in a folder are splits by their names, and no classes."""
+    if groups and all(group and group.lower() in SPLIT_FOLDERS for group in groups):
+        raise DataError(
+            f"{where} has the folders {', '.join(sorted(map(repr, groups)))}, which are splits and no classes; name each "
+            f"(train: {where.name}/train, test: {where.name}/test)"
+        )

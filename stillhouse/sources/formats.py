@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stillhouse.core.errors import DataError
-from stillhouse.sources.delimited import Dialect, Quotes, is_data, no_header, read_delimited
+from stillhouse.sources.delimited import read_delimited
+from stillhouse.sources.delimited_header import is_data, no_header
+from stillhouse.sources.dialect import Dialect, Quotes
 from stillhouse.sources.streams import PACKINGS, bare_name, decode, lines_of, open_bytes
 
 FORMATS = {
@@ -73,7 +76,7 @@ def read_columns(path: Path, wanted: dict[str, str], form: Form, notes: list[str
 
 
 def chosen(rows: Iterator[dict[str, Any]], wanted: list[str]) -> pd.DataFrame:
-    """The wanted columns of JSON objects; a key that no row has is no column. Without rows, all columns, if one is missing."""
+    """The wanted columns of JSON objects; a key that no row has is not a column. Without rows: all, if one is missing."""
     values: dict[str, list] = {name: [] for name in wanted}
     keys: dict[str, None] = {}
     for row in rows:
@@ -115,7 +118,7 @@ def parse_value(text: str, where: str) -> Any:
 def parse_json(path: Path, form: Form) -> Iterator[dict[str, Any]]:
     """The objects of a list, or of the only list in an object; a file with an object a line is read as such.
 
-    Raises DataError if there is no such list, or with the number of the first row that is no object.
+    Raises DataError if there is no such list, or with the number of the first row that is not an object.
     """
     text = decode(path, form.encoding)
     try:
@@ -226,7 +229,7 @@ def refuse_bare_sheet(path: Path, header: list[str], rows: list[list[str | None]
 def read_sheet(path: Path, form: Form) -> tuple[list[str], list[list[str | None]]]:
     """Header and rows of the only sheet that has rows, or of `form.sheet`.
 
-    Raises DataError if it is no workbook, or if several sheets have rows and none is named.
+    Raises DataError if it is not a workbook, or if several sheets have rows and none is named.
     """
     # Only here: 0.2 s that other formats need not wait for.
     import openpyxl
@@ -270,7 +273,7 @@ def written(cell: Any) -> str | None:
         return unescaped(cell)
     if isinstance(cell, float) and cell.is_integer():
         return str(int(cell))
-    text = cell.isoformat(sep=" ") if hasattr(cell, "hour") and hasattr(cell, "year") else str(cell)
+    text = cell.isoformat(sep=" ") if isinstance(cell, datetime) else str(cell)
     return text.removesuffix(" 00:00:00")
 
 

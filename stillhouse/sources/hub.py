@@ -5,14 +5,16 @@ files: the library guesses types (007 becomes 7, "None" a gap, dates timestamps)
 path and time alone. It is imported on use: it costs most of a second, and the other sources do not need it.
 """
 
+# pandas' stubs infer unions that do not hold.
+# pyright: reportArgumentType=false, reportReturnType=false
+
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -20,13 +22,13 @@ import pyarrow.parquet as pq
 from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import DataError, HubError, ParamsError, nearest
 from stillhouse.core.params import block
-from stillhouse.sources.delimited import Quotes
+from stillhouse.preprocessing.labels import describe_numbers, refuse_implausible
+from stillhouse.preprocessing.tables import SPLITS, complete, settle
 from stillhouse.sources.files import LABELLED, UNLABELLED
 from stillhouse.sources.folders import RAW, below
 from stillhouse.sources.formats import Form, class_names, format_of, named, read_columns
-from stillhouse.sources.labels import describe_numbers, refuse_implausible
+from stillhouse.sources.source_blocks import HubData
 from stillhouse.sources.streams import lines_of
-from stillhouse.sources.tables import SPLITS, RowLimit, complete, settle
 
 READ = {"csv": ("csv", "tsv"), "json": ("json", "jsonl"), "parquet": ("parquet",), "text": ("text",)}
 """Kind of a data set to the formats of its files that are read here."""
@@ -40,51 +42,13 @@ QUOTE_NONE = 3
 
 
 @block
-class HubSource:
+class HubSource(HubData):
     """`dataset` is a hub id (then `revision` is a commit) or a folder below data/raw (then it is null)."""
 
-    kind: Literal["hub"]
-    dataset: str
-    """`owner/name` on the hub, or a folder below data/raw, with that prefix."""
-    revision: str | None = None
-    """Full commit hash: a branch or tag would let the data change under the same name."""
-    config: str | None = None
-    """Which of the data set's configurations; null: its only or default one."""
-    train: str = "train"
-    """Name of the data set's split to train on."""
-    validation: str | None = "validation"
-    """Name of the split that chooses among weights; null: cut out of the training rows."""
-    test: str | None = "test"
-    """Name of the split that is reported on; null: cut out of the training rows."""
     text: str = "text"
     """Name of the column with the text."""
-    label: str = "label"
-    """Name of the column with the class; not read for causal language models."""
-    unlabelled: bool = False
-    """Whether training rows may be without a label (missing, or -1 where the data set names its classes)."""
     document: str | None = None
     """Causal language models: rows with the same value in this column are one document, in their order; null: each is one."""
-    quotes: Quotes | None = None
-    """Of CSV and TSV files in a local folder; as with `kind: files`."""
-    trust: bool = False
-    """Take columns that look like a mistake (ids or measurements as classes, numbers as texts) as they are."""
-    licence: str = "not stated"
-    """Of the data; it stands in the manifest and on the model's card."""
-    labels: list[str] | None = None
-    """Only these classes, also where they look alike; null: all."""
-    max_rows: RowLimit | None = None
-    """At most this many rows of each split; null means all."""
-
-    def __post_init__(self) -> None:
-        if not self.is_local and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
-            raise ValueError(
-                f"a hub data set needs a pinned 'revision' (40 hex digits of a commit), is {self.revision!r}; "
-                "a local folder must lie below data/raw"
-            )
-
-    @property
-    def is_local(self) -> bool:
-        return self.dataset.startswith("data/raw/")
 
 
 def read_hub(source: HubSource, labelled: bool = True, notes: list[str] | None = None) -> tuple[pd.DataFrame, dict]:
@@ -92,12 +56,7 @@ def read_hub(source: HubSource, labelled: bool = True, notes: list[str] | None =
 
     Raises HubError if the hub or the revision does not answer, DataError naming split, column or row.
     """
-    import datasets
-
-    datasets.disable_progress_bars()
     notes = [] if notes is None else notes
-    if source.is_local and not below(source.dataset, RAW).is_dir():
-        raise DataError(f"{source.dataset} is not a folder; put the data set's files there and run 'dvc add {source.dataset}'")
     wanted = {"text": source.text}
     if labelled:
         wanted["label"] = source.label
@@ -124,17 +83,9 @@ def read_splits(
     source: HubSource, names: list[str], wanted: dict[str, str], notes: list[str]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """The wanted columns (role to name) of each split under their roles, and digests of a local folder's files."""
-    import datasets
-
-    with hub_errors(source), tempfile.TemporaryDirectory() as scratch:
-        # A folder is read anew: the library takes what it has read before for what lies there, if the time is the same.
-        builder = datasets.load_dataset_builder(
-            source.dataset, source.config, revision=source.revision, cache_dir=scratch if source.is_local else None
-        )
-        if not source.is_local and builder.hash != source.revision:
-            # Without an answer `datasets` takes the latest revision in its cache, whatever was asked for.
-            raise RuntimeError(f"the hub did not answer, and the cache holds revision {builder.hash} only")
-        files = {str(split): [Path(os.path.relpath(file)) for file in found] for split, found in local_files(source, builder)}
+    tables: dict[str, pd.DataFrame] = {}
+    with builder_of(source) as builder, hub_errors(source):
+        files = local_files(source, builder)
         form = form_of(builder, files, source)
         if form is None:
             builder.download_and_prepare()
@@ -152,14 +103,39 @@ def read_splits(
     return tables, {path.relative_to(folder).as_posix(): digest_file(path) for path in read if folder in path.parents}
 
 
+def require_folder(source: HubData) -> None:
+    """Raises DataError if a local data set is not there."""
+    if source.is_local and not below(source.dataset, RAW).is_dir():
+        raise DataError(f"{source.dataset} is not a folder; put the data set's files there and run 'dvc add {source.dataset}'")
+
+
 @contextmanager
-def hub_errors(source: HubSource) -> Iterator[None]:
-    """Turn what the library raises into one line about the data set."""
+def builder_of(source: HubData) -> Iterator[Any]:
+    """What reads the data set in `datasets`. Raises HubError if the hub or the revision does not answer, DataError."""
     import datasets
+
+    datasets.disable_progress_bars()
+    require_folder(source)
+    with tempfile.TemporaryDirectory() as scratch:
+        with hub_errors(source):
+            # A folder is read anew: the library takes what it has read before for what lies there, if the time is the same.
+            builder = datasets.load_dataset_builder(
+                source.dataset, source.config, revision=source.revision, cache_dir=scratch if source.is_local else None
+            )
+            if not source.is_local and builder.hash != source.revision:
+                # Without an answer `datasets` takes the latest revision in its cache, whatever was asked for.
+                raise RuntimeError(f"the hub did not answer, and the cache holds revision {builder.hash} only")
+        yield builder
+
+
+@contextmanager
+def hub_errors(source: HubData) -> Iterator[None]:
+    """Turn what the library raises into one line about the data set."""
+    from datasets.exceptions import DatasetsError
 
     try:
         yield
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = " ".join(str(error).split())[:300]
         raise HubError(
             f"the data set '{source.dataset}' at revision {source.revision} could not be loaded "
@@ -167,19 +143,20 @@ def hub_errors(source: HubSource) -> Iterator[None]:
         ) from None
 
 
-def local_files(source: HubSource, builder: Any) -> list[tuple[str, list[str]]]:
-    """Split and files of a local folder, as the layout or its README has them; none of a data set of the hub."""
-    return [*(builder.config.data_files or {}).items()] if source.is_local else []
+def local_files(source: HubData, builder: Any) -> dict[str, list[Path]]:
+    """Split to files of a local folder, as the layout or its README has them; none of a data set of the hub."""
+    found = (builder.config.data_files or {}).items() if source.is_local else ()
+    return {str(split): [Path(os.path.relpath(file)) for file in files] for split, files in found}
 
 
-def require_splits(source: HubSource, names: list[str], known: list[str]) -> None:
+def require_splits(source: HubData, names: list[str], known: list[str]) -> None:
     """Raises DataError for a split that the data set lacks."""
     for parameter, name in ((split, getattr(source, split)) for split in SPLITS):
         if name in names and name not in known:
             raise DataError(f"{source.dataset} has no split '{name}' (parameter '{parameter}'){nearest(name, known)}")
 
 
-def form_of(builder: Any, files: dict[str, list[Path]], source: HubSource) -> Form | None:
+def form_of(builder: Any, files: dict[str, list[Path]], source: HubData) -> Form | None:
     """How the files of a local folder are read; None where only the library knows."""
     kind, config = builder.name, builder.config
     formats = {format_of(path) for paths in files.values() for path in paths}
@@ -215,7 +192,7 @@ def read_plain(
     return table if names is None else table.assign(label=named(table["label"], names, path))
 
 
-def require_columns(source: HubSource, wanted: dict[str, str], known: list[str], path: Path | None = None) -> None:
+def require_columns(source: HubData, wanted: dict[str, str], known: list[str], path: Path | None = None) -> None:
     """Raises ParamsError for a column that the data set lacks, DataError for one that a file has twice."""
     for role, column in wanted.items():
         if column not in known:

@@ -7,7 +7,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from stillhouse.core.errors import DataError
-from stillhouse.sources.delimited import LOOK_LINES, header_of, misfit, records, refuse_header, with_blanks
+from stillhouse.sources.delimited import header_of, misfit, records, with_blanks
+from stillhouse.sources.delimited_header import LOOK_LINES, refuse_header
 from stillhouse.sources.formats import Form, format_of, parse_json, parse_json_lines, ranges_of, read_sheet, refuse_bare_sheet
 from stillhouse.sources.streams import PACKINGS
 
@@ -32,7 +33,7 @@ def columns_of(path: Path, wanted: dict[str, str], form: Form) -> list[str] | No
         return header
     if kind == "jsonl" or (kind == "json" and small):
         rows = parse_json_lines(path, form.encoding) if kind == "jsonl" else parse_json(path, form)
-        # A key that no row has is no column; one that none of the first rows has may come later.
+        # A key that no row has is not a column; one that none of the first rows has may come later.
         first = [*islice(rows, FEW_ROWS)]
         found = list(dict.fromkeys(key for row in first for key in row))
         return found if len(first) < FEW_ROWS or set(wanted.values()) <= set(found) else None

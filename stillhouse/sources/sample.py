@@ -5,6 +5,9 @@ languages that have more than one. For causal language models the same wheel's s
 domain task `web`, its HTML and JavaScript.
 """
 
+# pandas' own annotations infer unions that do not hold: a column "may be" a table, a sum a column.
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false
+
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Literal
@@ -15,7 +18,8 @@ import polib
 from stillhouse.core.errors import DataError, ParamsError
 from stillhouse.core.params import block
 from stillhouse.kinds.registry import with_classes
-from stillhouse.sources.tables import RowLimit, canonical, documents
+from stillhouse.preprocessing.tables import canonical, documents
+from stillhouse.sources.source_blocks import SampleData
 
 # Locales whose codes differ though readers of one read the other: they count as varieties of one language.
 TOGETHER = {"nb": "no", "nn": "no", "dsb": "wen", "hsb": "wen"}
@@ -23,16 +27,11 @@ MIN_ROWS_OF_A_VARIETY = 200
 
 
 @block
-class SampleSource:
+class SampleSource(SampleData):
     """The sample that needs no network and no account."""
 
-    kind: Literal["sample"]
     task: Literal["languages", "varieties", "python", "web"]
     """The last two are documents, for causal language models."""
-    labels: list[str] | None = None
-    """Only these classes; null means all."""
-    max_rows: RowLimit | None = None
-    """At most this many rows; null means all."""
 
 
 SUFFIXES = {"python": (".py",), "web": (".html", ".js")}

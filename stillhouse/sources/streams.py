@@ -6,11 +6,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 import pyarrow as pa
 
 from stillhouse.core.errors import DataError
+
+Unpacked = io.BufferedReader | gzip.GzipFile
 
 PACKINGS = {".gz": "gzip", ".zst": "zstd"}
 """Last suffixes of packed texts that are unpacked while they are read."""
@@ -18,7 +20,7 @@ PACKED = {
     b"\x1f\x8b": "a gzip archive", b"PK\x03\x04": "a zip archive or a spreadsheet", b"\xfd7zXZ\0": "an xz archive",
     b"\x28\xb5\x2f\xfd": "a zstd archive", b"PAR1\x15": "a parquet file", b"\xd0\xcf\x11\xe0": "an old spreadsheet or document",
 }  # fmt: skip
-"""First bytes of what is no text, and that no text has."""
+"""First bytes of what is not text, and that no text has."""
 MARKS = {
     b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"
 }  # fmt: skip
@@ -31,7 +33,7 @@ def bare_name(path: Path) -> Path:
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+def open_bytes(path: Path) -> Iterator[Unpacked]:
     """The file's bytes, unpacked. Raises DataError if the system refuses them or a packed file is damaged."""
     packing = PACKINGS.get(path.suffix.lower())
     try:
@@ -56,13 +58,13 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 def lines_of(path: Path, encoding: str, newline: str) -> Iterator[str]:
     """The file's lines with their ends, as `io.TextIOWrapper` cuts them; a byte-order mark is dropped.
 
-    Raises DataError, with the line, for what is no text in this encoding.
+    Raises DataError, with the line, for what is not text in this encoding.
     """
     with open_bytes(path) as file:
         refuse_packed(path, file)
         try:
             check_encoding(encoding)
-            with io.TextIOWrapper(file, encoding=encoding, newline=newline) as text:  # type: ignore[arg-type]
+            with io.TextIOWrapper(file, encoding=encoding, newline=newline) as text:
                 for number, line in enumerate(text):
                     if "\0" in line:
                         explain(path, encoding)
@@ -73,16 +75,16 @@ def lines_of(path: Path, encoding: str, newline: str) -> Iterator[str]:
             explain(path, encoding)
 
 
-def refuse_packed(path: Path, file: IO[bytes]) -> None:
+def refuse_packed(path: Path, file: Unpacked) -> None:
     """Raises DataError if the file begins as no text does."""
-    first = file.peek(8)  # type: ignore[attr-defined]
+    first = file.peek(8)
     packed = next((what for start, what in PACKED.items() if first.startswith(start)), None)
     if packed:
         raise DataError(f"{path} is {packed}, whatever its name says; unpack it, or give it the name of what it is")
 
 
 def check_encoding(encoding: str) -> None:
-    """Raises DataError for a name that Python does not know, or that is no encoding of texts."""
+    """Raises DataError for a name that Python does not know, or that is not an encoding of texts."""
     try:
         "a".encode(encoding)
     except (LookupError, ValueError):
@@ -98,12 +100,13 @@ def explain(path: Path, encoding: str) -> NoReturn:
 def decode(path: Path, encoding: str) -> str:
     """The whole text of a file without a byte-order mark.
 
-    Raises DataError, with the line of the first byte that cannot be decoded, for what is no text in this encoding.
+    Raises DataError, with the line of the first byte that cannot be decoded, for what is not text in this encoding.
     """
     with open_bytes(path) as file:
         refuse_packed(path, file)
         data = file.read()
     check_encoding(encoding)
+    text = ""
     try:
         text = data.decode(encoding).removeprefix("\ufeff")
         text.encode()

@@ -7,50 +7,17 @@ from transformers import PreTrainedModel
 
 from stillhouse.kinds.protocol import load
 from stillhouse.kinds.registry import KINDS
-from stillhouse.models.config import ModelParams
-from stillhouse.training.distributed import Ranks
-from stillhouse.training.loop import History
-from stillhouse.training.methods import Method
-from stillhouse.training.transfer import Hold
+from stillhouse.runtime.distributed import Ranks
+from stillhouse.training.checkpoint.state import History
+from stillhouse.training.job import Hold
+
+A = TypeVar("A", contravariant=True)
 
 
-class TrainingTask(Protocol):
-    """Training and validation rows as `preprocess` wrote them."""
+class Trainer(Protocol[A]):
+    """Trains models towards a target. A: the task. Every function raises StillhouseError for a user's error."""
 
-    train: Any
-
-    @classmethod
-    def read(cls, folder: Path) -> "TrainingTask": ...
-
-    def inputs(self) -> dict[str, str]:
-        """Digests of what a model learns from, for its manifest."""
-        ...
-
-
-T = TypeVar("T")
-
-
-class Trainer(Protocol[T]):
-    """Makes models of a kind, and trains them. T: the kind's task. Every function raises StillhouseError for a user's error."""
-
-    @property
-    def Task(self) -> type[T]: ...
-
-    def build(self, params: ModelParams, task: T, seed: int) -> PreTrainedModel:
-        """A new model, or a pretrained one."""
-        ...
-
-    def load(self, folder: Path) -> PreTrainedModel: ...
-
-    def adapt(self, model: PreTrainedModel, task: T, seed: int) -> PreTrainedModel:
-        """The same body for another task."""
-        ...
-
-    def verify_model(self, model: PreTrainedModel, task: T, ranks: Ranks) -> None:
-        """Refuse a model whose answers depend on what stands beside a row."""
-        ...
-
-    def choose(self, task: T, settings: Any, seed: int) -> Any:
+    def choose(self, task: A, settings: Any, seed: int) -> Any:
         """The rows to fine-tune on."""
         ...
 
@@ -58,14 +25,10 @@ class Trainer(Protocol[T]):
         """The student's training for its baseline."""
         ...
 
-    def method_of(self, model: PreTrainedModel, settings: Any, seed: int) -> Method:
-        """Make a model ready to be fine-tuned."""
-        ...
-
     def fit(
         self,
         model: PreTrainedModel,
-        task: T,
+        task: A,
         params: Any,
         views: Any,
         num_views: int | None,
@@ -78,9 +41,9 @@ class Trainer(Protocol[T]):
         hold: Hold | None = None,
     ) -> History: ...
 
-    def save_training(self, model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str], task: T) -> None: ...
+    def save_training(self, model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str], task: A) -> None: ...
 
 
 def trainer_of(kind: str) -> Trainer[Any]:
     """The module that trains the models of a kind."""
-    return cast(Trainer[Any], load(KINDS[kind].training))
+    return cast(Trainer[Any], load(KINDS[kind].target.training))

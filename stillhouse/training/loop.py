@@ -7,10 +7,8 @@ walks it too, from its last checkpoint.
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -18,57 +16,23 @@ from torch import nn
 
 from stillhouse.core.errors import NonFiniteError, ParamsError, TopologyError
 from stillhouse.core.progress import Progress
-from stillhouse.data.batches import AnyBatch, BatchPlan
+from stillhouse.data.batches import AnyBatch
+from stillhouse.runtime.distributed import Ranks
+from stillhouse.runtime.flops import peak_flops
+from stillhouse.runtime.watchdog import NOW
+from stillhouse.training.checkpoint.checkpoint_manager import CheckpointManager, identity
+from stillhouse.training.checkpoint.state import History, TrainState
 from stillhouse.training.config import TrainingParams
-from stillhouse.training.distributed import Ranks
-from stillhouse.training.dropout import key_dropout
-from stillhouse.training.feed import Feed
-from stillhouse.training.flops import flops_per_token, peak_flops
-from stillhouse.training.guards import FiniteGuard, NonFinite, explain_nonfinite, memory_errors
-from stillhouse.training.layout import num_shares
-from stillhouse.training.optimizers import build_optimizer
-from stillhouse.training.own_draws import own_draws
-from stillhouse.training.parallel import Parallel
-from stillhouse.training.pipeline import Pipeline
-from stillhouse.training.resume import Keeper, identity
-from stillhouse.training.schedules import Schedule
-from stillhouse.training.state import History, TrainState
-from stillhouse.training.watchdog import NOW
-
-
-class Objective(Protocol):
-    """What a training minimises."""
-
-    def count(self, rows: np.ndarray) -> float:
-        """Valid targets among these rows of the training table, each with its weight."""
-        ...
-
-    def __call__(self, model: nn.Module, batch: Any, progress: float) -> torch.Tensor:
-        """Scalar: the loss summed over the valid targets of `batch`; `progress` in [0, 1) is the share of steps done."""
-        ...
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything one training is given; what a row is, only `collate`, `objective` and `evaluate` know."""
-
-    description: str
-    """For the user; its checkpoints bear this name too, so no two trainings of a stage have the same."""
-    num_rows: int
-    plan: Callable[[int, int], BatchPlan]
-    """Batch size and bucket batches to the rows and views of each step."""
-    collate: Callable[[np.ndarray, np.ndarray], AnyBatch]
-    """Rows (B,) and views (B,) to tensors."""
-    objective: Objective
-    evaluate: Callable[[nn.Module, Ranks], dict[str, float]]
-    """Scores on the validation split, `loss` among them; leaves the model in evaluation mode."""
-    params: TrainingParams
-    seed: int
-    fingerprint: str = ""
-    """Of what the objective knows beside the rows, such as soft labels: a checkpoint belongs to the same ones only."""
-    hold: Callable[[nn.Module, int], None] | None = None
-    """Called with the model and the number of steps done when the gradients of a step are complete; takes away those of
-    weights that do not learn yet."""
+from stillhouse.training.job import OBJECTIVE, Job, Objective
+from stillhouse.training.optim.finite_guard import FiniteGuard, NonFinite, explain_nonfinite, memory_errors
+from stillhouse.training.optim.optimizers import build_optimizer
+from stillhouse.training.optim.schedules import Schedule
+from stillhouse.training.parallel.data_parallel import Parallel
+from stillhouse.training.parallel.parallel_dims import data_parallel_size
+from stillhouse.training.parallel.pipeline_parallel import PipelineParallel
+from stillhouse.training.prefetcher import Prefetcher
+from stillhouse.training.reproducible.dropout import key_dropout
+from stillhouse.training.reproducible.own_draws import batch_statistics, own_draws
 
 
 def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
@@ -78,12 +42,23 @@ def train(model: nn.Module, job: Job, ranks: Ranks) -> History:
     another one than the whole, NonFiniteError for a loss or gradient that is NaN, MemoryShortageError, and StorageError if a
     checkpoint cannot be written.
     """
-    training = Training(model, job, ranks)
-    with Keeper(training.identity, job, ranks, training.state, training.look) as keeper:
-        if not keeper.resume():
-            training.run(keeper)
-    training.parallel.finish()
+    with learning_together(model, job.objective):
+        training = Training(model, job, ranks)
+        with CheckpointManager(training.identity, job, ranks, training.state, training.look) as manager:
+            if not manager.resume():
+                training.run(manager)
+        training.parallel.finish()
     return training.state.history
+
+
+@contextmanager
+def learning_together(model: nn.Module, objective: Objective) -> Iterator[None]:
+    """Meanwhile the objective is a part of the model, so whatever is done with weights is done with its own too."""
+    model.add_module(OBJECTIVE, objective)
+    try:
+        yield
+    finally:
+        delattr(model, OBJECTIVE)
 
 
 class Training:
@@ -99,14 +74,14 @@ class Training:
         model.to(ranks.device).train()
         self.dropout_keys = key_dropout(model, job.seed)
         self.require_one_gradient(model, num_parts)
-        self.flops_per_token = flops_per_token(model)
+        self.flops_per_position = job.flops(model)
         self.identity = identity(job, model, self.plan) if ranks.inflight else ""
-        spread = Pipeline if params.parallel.pipeline > 1 else Parallel
-        self.parallel = spread(model, job.objective, params, ranks, (self.dropout_keys,))
+        spread = PipelineParallel if params.parallel.pipeline > 1 else Parallel
+        self.parallel = spread(model, params, ranks, (self.dropout_keys,))
         layout, self.model = self.parallel.layout, self.parallel.model
-        self.parts = np.array_split(np.arange(self.batch_size), num_parts)[layout.share :: layout.num_shares]
+        self.parts = np.array_split(np.arange(self.batch_size), num_parts)[layout.dp_rank :: layout.dp_size]
         """This rank's micro-batches, as positions in the global batch."""
-        self.feed = Feed(self.plan, job.collate, self.parts, params.steps, ranks.device)
+        self.prefetcher = Prefetcher(self.plan, job.collate, self.parts, params.steps, ranks.device)
         self.optimizer = build_optimizer(self.model, params.optimizer)
         self.state = TrainState(self.model, self.optimizer, Schedule(params.schedule, params.steps), params, job.seed)
         self.guard = FiniteGuard(params, ranks, self.optimizer, self.state.scaler)
@@ -117,27 +92,30 @@ class Training:
 
     def require_one_gradient(self, model: nn.Module, num_parts: int) -> None:
         """Raises ParamsError if a batch in several parts has another gradient than in one. In one part, that is a note."""
+        several = num_parts > 1 or self.ranks.world > 1
+        if several and (said := batch_statistics(model)):
+            raise ParamsError(said)
         rows, views = (part[:2] for part in self.plan(0))
         batch = self.job.collate(rows, views).to(self.ranks.device)
         if said := own_draws(model, self.job.objective, self.dropout_keys, batch):
-            if num_parts > 1 or self.ranks.world > 1:
+            if several:
                 raise ParamsError(said)
             print(f"note: {said}", file=sys.stderr, flush=True)
 
-    def run(self, keeper: Keeper) -> None:
+    def run(self, manager: CheckpointManager) -> None:
         """From where the state is to the end."""
         params, state, ranks = self.params, self.state, self.ranks
         start = time.perf_counter() - state.history.seconds
         bar = Progress(params.steps, self.job.description, "steps", enabled=ranks.is_main, initial=state.step)
-        with bar, memory_errors(ranks, params, lambda: (self.doing, *self.shape)), self.feed:
+        with bar, memory_errors(ranks, params, lambda: (self.doing, *self.shape)), self.prefetcher:
             try:
                 while True:
                     if self.due(params.evaluate_every) and state.evaluated < state.step:
-                        self.evaluate(keeper, bar)
+                        self.evaluate(manager, bar)
                     if state.step == params.steps or state.best.exhausted:
                         break
                     state.history.seconds = time.perf_counter() - start
-                    keeper.boundary()
+                    manager.maybe_save()
                     NOW.step = state.step
                     self.doing = f"at step {state.step + 1}"
                     self.take_step(self.parallel)
@@ -149,11 +127,11 @@ class Training:
                     self.log(bar)
                 self.look()
             except NonFinite as error:
-                raise self.explain(error.step, keeper.last_kept()) from None
+                raise self.explain(error.step, manager.last_kept()) from None
             state.best.restore(self.model)
             state.history.seconds = time.perf_counter() - start
-            state.sum_up(ranks, self.flops_per_token, peak_flops(ranks.device, params.precision))
-            keeper.finish()
+            state.sum_up(ranks, self.flops_per_position, peak_flops(ranks.device, params.precision))
+            manager.finish()
 
     def due(self, every: int) -> bool:
         """Whether something that is done every so many steps, and after the last, is due now."""
@@ -167,7 +145,7 @@ class Training:
         rate = state.schedule.factor(step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_rate"] * rate
-        rows, batches = self.feed.step(step)
+        rows, batches = self.prefetcher.step(step)
         total = self.job.objective.count(rows)
         noted, progress = self.noted(batches, step), step / params.steps
         self.step_loss = parallel.accumulate(noted, len(self.parts), progress, total, state.scaler)
@@ -184,12 +162,12 @@ class Training:
 
     def noted(self, batches: Iterator[AnyBatch], step: int) -> Iterator[AnyBatch]:
         """The same, counted, and with the dropout masks of the one that is worked on."""
-        history, speaks = self.state.history, self.parallel.layout.speaks
+        history, counts_losses = self.state.history, self.parallel.layout.counts_losses
         for batch in batches:
-            history.data_seconds += self.feed.waited()
-            self.shape = (len(batch.rows), batch.input_ids.shape[-1])
-            if speaks:
-                history.tokens += batch.input_ids.numel()
+            history.data_seconds += self.prefetcher.waited()
+            self.shape = rows, positions = batch.size
+            if counts_losses:
+                history.tokens += rows * positions
                 self.state.used_tokens += batch.num_used
             self.dropout_keys.set(batch, step)
             yield batch
@@ -210,7 +188,7 @@ class Training:
         bar.update(0, loss=f"{mean:.4f}")
 
     def mean_of_finite(self, losses: torch.Tensor) -> float:
-        """Of the last steps. Raises NonFinite if one is no number and was not left out."""
+        """Of the last steps. Raises NonFinite if one is not a number and was not left out."""
         finite = torch.isfinite(losses)
         if self.params.on_nonfinite == "stop":
             first = self.state.step - len(losses) + 1
@@ -221,11 +199,11 @@ class Training:
                     raise NonFinite(first + number)
         return float(losses[finite].mean())
 
-    def evaluate(self, keeper: Keeper, bar: Progress) -> None:
+    def evaluate(self, manager: CheckpointManager, bar: Progress) -> None:
         """Scores on the validation split; keeps the weights if they are the best so far."""
         state = self.state
         self.doing = f"in the evaluation after step {state.step}"
-        with keeper.evaluating(), state.average.in_place() if state.average else nullcontext():
+        with manager.evaluating(), state.average.in_place() if state.average else nullcontext():
             with self.parallel.gathered() as whole:
                 scores = self.job.evaluate(whole, self.ranks)
             better = state.best.offer(scores, state.step, self.model)
@@ -248,7 +226,7 @@ class Training:
 
     def explain(self, step: int, kept: str) -> NonFiniteError:
         """What was going on at step number `step`, which all ranks know to be bad. Its rows are computed again."""
-        self.feed.close()
+        self.prefetcher.close()
         rows, views = self.plan(step - 1)
         mine = np.concatenate([self.job.collate(rows[part], views[part]).keys for part in self.parts])
         index = step - self.state.step - 1 + len(self.state.losses)
@@ -261,7 +239,7 @@ class Training:
 
 def accumulation(batch_size: int, params: TrainingParams, ranks: Ranks) -> int:
     """Parts that a global batch is cut into, equally many a share. Raises TopologyError if it does not divide."""
-    shares = num_shares(params.parallel, ranks.world)
+    shares = data_parallel_size(params.parallel, ranks.world)
     if params.batch_size == "full":
         size = params.micro_batch_size or -(-batch_size // shares)
         parts = -(-batch_size // size)

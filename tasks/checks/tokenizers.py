@@ -15,12 +15,12 @@ from tokenizers import Tokenizer, models
 from stillhouse.core.artifacts import DATA, MANIFEST
 from stillhouse.core.checkout import local_folder
 from stillhouse.core.errors import ArtifactError, ParamsError
-from stillhouse.data.kinds import preprocessing_of
 from stillhouse.data.pretrained_tokenizer import fetch_pretrained, read_tokenizer, require_room
 from stillhouse.data.tokenizer import describe_tokenizer, frame_of
 from stillhouse.data.tokenizer_identity import identity_of
-from stillhouse.training.rates import note_on_rate
-from tasks.checks.models import named_models
+from stillhouse.preprocessing.kinds import preprocessing_of
+from stillhouse.training.optim.rates import note_on_rate
+from tasks.checks.model_blocks import named_models
 
 KEY = "preprocess.tokenizer.pretrained"
 
@@ -30,6 +30,8 @@ def check_tokenizers(tree: dict[str, Any]) -> list[str]:
 
     Raises ParamsError or ArtifactError naming the key of a model with another tokenizer than the pipeline's, or with none.
     """
+    if "tokenizer" not in tree["preprocess"]:
+        return []
     given = tree["preprocess"]["tokenizer"].get("pretrained")
     folder = local_folder(given) if given else None
     ours = None if folder is None else identity_given(given, preprocessing_of(tree["kind"]).NEEDS_END_TOKEN)
@@ -110,7 +112,7 @@ def identity_given(given: str, needs_end: bool) -> str:
 
 def is_present(identity: str) -> bool:
     """Whether the last run of preprocess made this tokenizer."""
-    folder = DATA / "preprocess" / "tokenizer"
+    folder = DATA / "preprocess" / "processor"
     return (folder / "tokenizer.json").is_file() and describe_tokenizer(folder).identity == identity
 
 
@@ -131,9 +133,7 @@ def notes_on_rates(blocks: dict[str, Any]) -> list[str]:
     teacher, student = blocks["train_teacher"].train_teacher, blocks["train_student"].student
     finetune = blocks["finetune"].finetune
     notes = [
-        note_on_rate("train_teacher", teacher.model.pretrained, teacher.training.optimizer),
-        note_on_rate("student", student.model.pretrained, student.training.optimizer),
+        note_on_rate("train_teacher.training", teacher.model.pretrained, teacher.training.optimizer),
+        note_on_rate("student.training", student.model.pretrained, student.training.optimizer),
     ]
-    start = finetune.start or student.model.pretrained or teacher.model.pretrained
-    notes.append(note_on_rate("finetune", start, finetune.training.optimizer, finetune.mode))
-    return [note for note in notes if note]
+    return [note for note in notes if note] + finetune.notes_on_rates(student, teacher)

@@ -1,6 +1,10 @@
 """Which column holds the text and which the class, how fields are separated, and whether there is a header: guesses that are
 sure, or a question with the answers that are possible."""
 
+# pandas' own annotations infer unions that do not hold: a column "may be" a table, a sum a column.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
+
+import re
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -8,11 +12,11 @@ from pathlib import Path
 import pandas as pd
 
 from stillhouse.core.errors import DataError, nearest
-from stillhouse.sources.delimited import CANDIDATES, LOOK_LINES, is_data, loose_rows
+from stillhouse.preprocessing.tables import blank
+from stillhouse.sources.delimited_header import CANDIDATES, LOOK_LINES, is_data, loose_rows
 from stillhouse.sources.formats import Form, format_of
 from stillhouse.sources.peek import first_rows
 from stillhouse.sources.streams import MARKS, check_encoding, lines_of, open_bytes
-from stillhouse.sources.tables import blank
 
 TEXTS = (
     "text", "texts", "sentence", "utterance", "content", "body", "review", "review_text", "comment", "comment_text", "message",
@@ -23,6 +27,11 @@ LABELS = (
     "label", "labels", "class", "classes", "category", "categories", "intent", "sentiment", "emotion", "topic", "target", "tag",
     "label_text", "label_name", "class_name", "polarity", "rating", "y", "answer", "type", "genre", "language", "lang",
 )  # fmt: skip
+FEW = 200
+"""So many rows are looked at to see whether texts are texts."""
+PATH = re.compile(r"[^\s/\\:]+([/\\][^\s/\\]+)+")
+BASE64 = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
+"""How PNG, JPEG, GIF and WebP begin in base64."""
 MOST_ROWS = 200_000
 """So many rows are looked at to choose columns; all are read when they are chosen."""
 LONGEST_LABEL = 200
@@ -40,6 +49,8 @@ class Asked:
     labelled: bool | None = None
     """Whether there are to be classes."""
     encoding: str | None = None
+    image: str | None = None
+    """The column of pictures or their paths."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +80,30 @@ def choose(path: Path, asked: Asked) -> Chosen:
     else:
         label = asked.label
         text = asked.text or text_column(path, table, {label})
-        label = label or label_column(path, table, text)
+        label = label or label_column(path, table, text, asked)
+    if asked.text is None:
+        refuse_pictures(path, text, table[text])
     if form.columns is not None:
         # Names were made up: these are better ones.
         new = {text: "text"} | ({label: "label"} if label else {})
         form = replace(form, columns=tuple(new.get(name, name) for name in form.columns))
         names, text, label = list(form.columns or ()), "text", "label" if label else None
     return Chosen(form, names, text, label)
+
+
+def refuse_pictures(path: Path, name: str, values: pd.Series) -> None:
+    """Raises DataError where a column that was taken for texts holds paths, or pictures written as text."""
+    texts = [value.strip() for value in values.head(FEW) if isinstance(value, str) and value.strip()]
+    if texts and all(text.startswith(BASE64) for text in texts):
+        raise DataError(
+            f"{path}: column '{name}' holds pictures in base64; write them as bytes of a parquet file, or as files beside a "
+            "column of their paths"
+        )
+    if texts and sum(bool(PATH.fullmatch(text)) for text in texts) >= 0.9 * len(texts):
+        raise DataError(
+            f"{path}: column '{name}' looks like paths ({texts[0]!r}) and not like texts; those of pictures need the suffix of "
+            f"the file ({texts[0]}.png), and if these are the texts, say so: TEXT={name}"
+        )
 
 
 def form_of(path: Path, asked: Asked) -> Form:
@@ -162,8 +190,9 @@ def text_column(path: Path, table: pd.DataFrame, taken: set[str | None]) -> str:
     raise DataError(f"{path}: which column holds the text? Say it, TEXT=...: {', '.join(names) or 'there is none'}")
 
 
-def label_column(path: Path, table: pd.DataFrame, text: str) -> str:
+def label_column(path: Path, table: pd.DataFrame, text: str, asked: Asked) -> str:
     """The column with the class: by its name, or because it is the only one with few values. Raises DataError otherwise."""
+    corpus = "" if asked.image else "KIND=causal_lm for a language model of the texts"
     names = [str(name) for name in table.columns if str(name) not in (text, "")]
     if found := by_name(names, LABELS):
         return found
@@ -179,13 +208,12 @@ def label_column(path: Path, table: pd.DataFrame, text: str) -> str:
         )
     listed = ", ".join(f"{name} ({values[name]:,} values)" for name in several or values)
     if listed:
-        raise DataError(
-            f"{path}: which column holds the class? Say it, LABEL=...: {listed}; or KIND=causal_lm for a language model of the "
-            "texts"
-        )
+        raise DataError(f"{path}: which column holds the class? Say it, LABEL=...: {listed}" + (corpus and f"; or {corpus}"))
+    columns = ", ".join(map(str, table.columns))
     raise DataError(
-        f"{path} has no column that can hold classes (columns: {', '.join(map(str, table.columns))}); name it, LABEL=..., or "
-        "say KIND=causal_lm for a language model of the texts"
+        f"{path} has no column that can hold classes "
+        + (f"(columns: {columns}); name it, LABEL=..." if columns else "beside the one that is read; add one, as 'label'")
+        + (corpus and f", or say {corpus}")
     )
 
 

@@ -19,7 +19,7 @@ SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """Names of the splits below the folder that is looked into, and what they are."""
 
     train: str
@@ -41,18 +41,18 @@ def split_of(name: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def look_at(name: str, raw: Path) -> Layout:
+def look_at(name: str, raw: Path) -> FolderLayout:
     """The layout of the file or folder `name` below `raw`. Raises DataError if nothing there is read, or a split unsure."""
     place = raw / name
     if place.is_file():
-        return Layout(name, texts=format_of(place) == "text")
+        return FolderLayout(name, texts=format_of(place) == "text")
     files = [path for path in walk(place) if path.stem.lower() not in ABOUT and format_of(path) is not None]
     if not files:
         raise DataError(f"{place} holds nothing to read; expected {known_suffixes(labelled=False)}")
     return in_folders(place, raw, files) or in_files(place, raw, files) or as_one(place, raw, files)
 
 
-def in_folders(place: Path, raw: Path, files: list[Path]) -> Layout | None:
+def in_folders(place: Path, raw: Path, files: list[Path]) -> FolderLayout | None:
     """A folder for each split; None if there is none for training."""
     folders = {
         split_of(path.name): path for path in sorted(place.iterdir()) if path.is_dir() and path.name.lower() in SPLIT_FOLDERS
@@ -64,7 +64,7 @@ def in_folders(place: Path, raw: Path, files: list[Path]) -> Layout | None:
     return replace(inside, **{split: name for split, name in names.items() if split != "train"})
 
 
-def in_files(place: Path, raw: Path, files: list[Path]) -> Layout | None:
+def in_files(place: Path, raw: Path, files: list[Path]) -> FolderLayout | None:
     """A file, or numbered files, for each split; None if there is none for training.
 
     Raises DataError if there are several, and none of just that name.
@@ -88,7 +88,7 @@ def in_files(place: Path, raw: Path, files: list[Path]) -> Layout | None:
                 "with TEST=... and VALIDATION=..."
             )
         names[split] = patterns.pop().relative_to(raw).as_posix()
-    return Layout(texts=all(format_of(path) == "text" for path in found["train"]), **names)
+    return FolderLayout(texts=all(format_of(path) == "text" for path in found["train"]), **names)
 
 
 def pattern_of(path: Path) -> Path:
@@ -97,15 +97,15 @@ def pattern_of(path: Path) -> Path:
     return path.with_name(SHARD.sub("-*", stem) + path.name[len(stem) :])
 
 
-def as_one(place: Path, raw: Path, files: list[Path]) -> Layout:
+def as_one(place: Path, raw: Path, files: list[Path]) -> FolderLayout:
     """All files as training data: the only table by its name, tables and texts by the name of the folder."""
     tables = [path for path in files if format_of(path) != "text"]
     name = place.relative_to(raw).as_posix()
     if len(tables) == 1:
-        return Layout(tables[0].relative_to(raw).as_posix())
+        return FolderLayout(tables[0].relative_to(raw).as_posix())
     if tables:
-        return Layout(name)
+        return FolderLayout(name)
     folders = {path.relative_to(place).parts[0] for path in files if len(path.relative_to(place).parts) > 1}
     loose = sum(len(path.relative_to(place).parts) == 1 for path in files)
     # A few files beside the folders are about them; beside many, the folders are volumes of a corpus.
-    return Layout(name, texts=True, classes=len(folders) > 1 and loose < len(files) / 2)
+    return FolderLayout(name, texts=True, classes=len(folders) > 1 and loose < len(files) / 2)

@@ -1,0 +1,1 @@
+"""What runs leave on this disk, and what of it may be freed. No Prefect."""

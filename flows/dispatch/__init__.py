@@ -1,0 +1,1 @@
+"""Stages as flow runs of their own, on a worker or on several at once."""

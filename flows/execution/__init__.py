@@ -1,0 +1,1 @@
+"""One DVC stage in one workspace: run under a guard, and judged. No Prefect."""

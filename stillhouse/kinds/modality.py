@@ -1,0 +1,41 @@
+"""What rows there are."""
+
+from stillhouse.kinds.protocol import Modality
+
+TEXTS = Modality(
+    room="text",
+    row="text",
+    blocks={
+        "ingest": "stillhouse.sources.config:ClassesIngest",
+        "preprocess": "stillhouse.preprocessing.config:RowsPreprocess",
+    },
+    own_options="stillhouse.models.own_options",
+    ingestion="stillhouse.modalities.text.ingest.ingest_texts",
+    preprocessing="stillhouse.modalities.text.preprocess.preprocess_rows",
+    models="stillhouse.modalities.text.rows.text_task",
+)
+BLOCKS = Modality(
+    room="blocks",
+    row="block",
+    blocks={
+        "ingest": "stillhouse.sources.config:DocumentsIngest",
+        "views": "stillhouse.data.views:NoViews",
+        "preprocess": "stillhouse.preprocessing.config:BlocksPreprocess",
+    },
+    ingestion="stillhouse.modalities.blocks.ingest.ingest_documents",
+    preprocessing="stillhouse.modalities.blocks.preprocess.preprocess_blocks",
+    models="stillhouse.modalities.blocks.rows.block_task",
+)
+IMAGES = Modality(
+    room="images",
+    row="image",
+    blocks={
+        "ingest": "stillhouse.modalities.images.ingest.image_sources:ImagesIngest",
+        "views": "stillhouse.modalities.images.table.image_config:ImageViews",
+        "preprocess": "stillhouse.modalities.images.preprocess.image_preprocess_config:ImagesPreprocess",
+    },
+    own_options="stillhouse.models.image_options",
+    ingestion="stillhouse.modalities.images.ingest.ingest_images",
+    preprocessing="stillhouse.modalities.images.preprocess.preprocess_images",
+    models="stillhouse.modalities.images.rows.image_task",
+)

@@ -1,0 +1,1 @@
+"""How the gate measures such a package, and trials of architectures."""

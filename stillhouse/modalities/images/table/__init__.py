@@ -1,0 +1,1 @@
+"""Pictures as `preprocess` leaves them, for all stages behind it."""

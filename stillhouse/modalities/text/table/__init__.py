@@ -1,0 +1,1 @@
+"""Texts as `preprocess` leaves them, for all stages behind it."""

@@ -1,0 +1,1 @@
+"""What packages of all modalities share: ONNX, the card, the checks."""

@@ -1,0 +1,1 @@
+"""The page of a run: what reports of all targets share."""

@@ -1,0 +1,1 @@
+"""What any process with models needs: ranks, determinism, watchdog, precision, predictions."""

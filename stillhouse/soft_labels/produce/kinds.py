@@ -1,0 +1,25 @@
+"""What a kind's module of soft labels must hold."""
+
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from stillhouse.kinds.protocol import load
+from stillhouse.kinds.registry import KINDS
+from stillhouse.runtime.distributed import Ranks
+from stillhouse.soft_labels.produce.export import Teachers
+
+
+class Export(Protocol):
+    def export(
+        self, teachers: Teachers, task: Any, settings: Any, views: Any, seed: int, digest: str, folder: Path, ranks: Ranks
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Write what the teachers say of every training row into `folder`; returns figures, and timing.
+
+        settings: the block `export_soft_labels`. digest: of the teachers' weights and shares. Raises StillhouseError.
+        """
+        ...
+
+
+def export_of(kind: str) -> Export:
+    """The module that writes the soft labels of a kind."""
+    return cast(Export, load(KINDS[kind].target.soft_labels))

@@ -1,0 +1,1 @@
+"""Predictions of one of several classes, and their scores."""

@@ -1,0 +1,19 @@
+"""What soft labels of classes belong to."""
+
+from typing import Any
+
+from stillhouse.soft_labels.format.manifest import Binding, classes_digest
+from stillhouse.targets.classes.predict.classes_task import ClassesTask
+
+
+def classifier_binding(task: ClassesTask, views: Any, seed: int, teacher: str) -> Binding:
+    """Binding of soft labels of the teacher with weights digest `teacher` on the training rows of `task`."""
+    return Binding(
+        teacher=teacher,
+        tokenizer=task.reader,
+        data=task.digest,
+        views=f"{views.words()}, seed {seed}",
+        preprocessing=task.preprocessing,
+        classes=classes_digest(task.labels),
+        vocab=len(task.labels),
+    )

@@ -1,0 +1,1 @@
+"""Losses on predictions of the next token."""

@@ -1,0 +1,1 @@
+"""Trainings on the tokens themselves."""

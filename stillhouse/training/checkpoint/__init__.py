@@ -1,0 +1,1 @@
+"""Checkpoints: when one is written, what is in it, how a killed training resumes."""

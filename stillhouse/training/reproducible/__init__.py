@@ -1,0 +1,1 @@
+"""Random numbers that depend on rows and steps, and never on how a batch was divided."""

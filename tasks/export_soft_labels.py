@@ -16,6 +16,7 @@ from stillhouse.core.artifacts import DATA, MANIFEST, link_folder, read_json, wr
 from stillhouse.core.options import no_options
 from stillhouse.core.params import KindName, Seed, Threads, block
 from stillhouse.data.views import ViewParams
+from stillhouse.kinds.registry import KINDS
 from stillhouse.soft_labels.produce.config import ExportSoftLabels
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     from stillhouse.soft_labels.produce.more_teachers import load_another
 
     settings, models = params.export_soft_labels, models_of(params.kind)
-    task = models.read_task(DATA / "preprocess" / "source")
+    task = models.read_task(DATA / KINDS[params.kind].modality.teacher_data / "source")
     more = settings.mixture or []
     others = [load_another(Path(teacher.model), models, task, params.seed) for teacher in more]
     own = 1 - sum(teacher.share for teacher in more)

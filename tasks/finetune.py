@@ -79,9 +79,12 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         for note in settings.notes_on_rates(params.student, params.train_teacher):
             print(f"note: {note}", flush=True)
     task = models.read_task(DATA / "preprocess" / "new")
-    rows = trainer.choose(task, settings, params.seed)
+    # The same rows, chosen by their ids, as each of them reads them.
+    read_by = {name: task for name in MODELS}
+    read_by["teacher"] = models.read_task(DATA / KINDS[params.kind].modality.teacher_data / "new")
+    rows = {name: trainer.choose(each, settings, params.seed) for name, each in read_by.items()}
     # Whoever compares against these models has to learn from the same rows.
-    ranks.on_main(lambda: write_json(out / "rows.json", rows.ids.to_pylist()))
+    ranks.on_main(lambda: write_json(out / "rows.json", rows["student"].ids.to_pylist()))
     ready = partial(
         prepare,
         mode=settings.mode,
@@ -92,6 +95,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     )
     starts: list[Start] = []
     for name, origin in MODELS.items():
+        task = read_by[name]
         inputs = task.inputs()
         if origin is None:
             model = models.build(params.student.model, task, params.seed)
@@ -114,19 +118,19 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         torch.manual_seed(params.seed)
         history = trainer.fit(
             start.model,
-            task,
+            read_by[start.name],
             start.training,
             params.views,
             None,
             params.seed,
             ranks,
             f"fine-tune {start.name}",
-            rows=rows,
+            rows=rows[start.name],
             fingerprint=start.method.fingerprint,
             hold=start.method.hold,
         )
         model, folder = start.method.finish(start.model), out / start.name
-        ranks.on_main(partial(trainer.save_training, model, history, folder, start.inputs, task))
+        ranks.on_main(partial(trainer.save_training, model, history, folder, start.inputs, read_by[start.name]))
         timing |= {f"{start.name}_{key}": value for key, value in history.timing().items()}
     return timing
 

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stillhouse.core.artifacts import DATA, MANIFEST, digest_file, read_json
+from stillhouse.core.errors import ParamsError
 from stillhouse.core.options import no_options
 from stillhouse.core.params import KindName, Seed, Threads, block
 from stillhouse.data.views import ViewParams
 from stillhouse.distillation.config import TrainStudent
+from stillhouse.distillation.signals import OTHER_TOKENS
+from stillhouse.kinds.registry import KINDS
 from stillhouse.training.optim.rates import say_rate
 from stillhouse.training.stage_config import StudentParams
 
 if TYPE_CHECKING:
+    from stillhouse.models.kinds import TrainingTask
     from stillhouse.runtime.distributed import Ranks
 
 SOFT_LABELS = DATA / "export_soft_labels" / "soft_labels"
@@ -46,7 +50,10 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     say_rate(ranks.is_main, "student.training", params.student.model.pretrained, params.student.training.optimizer)
     task = models.read_task(DATA / "preprocess" / "source")
     model = models.build(params.student.model, task, params.seed)
+    online = settings.distillation.teacher == "online"
+    teacher_task = models.read_task(DATA / KINDS[params.kind].modality.teacher_data / "source") if online else task
     if settings.teacher_layers is not None:
+        require_same_tokens(task, models.read_task(DATA / KINDS[params.kind].modality.teacher_data / "source"))
         copy_teacher_layers(models.load(TEACHER / "model"), model, settings.teacher_layers)
     weights = read_json(TEACHER / MANIFEST)["weights"]
     objective = objective_of(params.kind).student_objective(
@@ -59,6 +66,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         labels=SOFT_LABELS,
         teacher=TEACHER / "model",
         teacher_weights=weights,
+        teacher_task=teacher_task,
         ranks=ranks,
     )
     history = trainer.fit(
@@ -72,10 +80,16 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         "student",
         rows=task.train,
         loss=objective,
-        fingerprint=weights if settings.distillation.teacher == "online" else digest_file(SOFT_LABELS / MANIFEST),
+        fingerprint=weights if online else digest_file(SOFT_LABELS / MANIFEST),
     )
     ranks.on_main(lambda: trainer.save_training(model, history, out, {**task.inputs(), "teacher": weights}, task))
     return history.timing()
+
+
+def require_same_tokens(task: "TrainingTask", teacher_task: "TrainingTask") -> None:
+    """Raises ParamsError where the teacher's embeddings are of other tokens than the student's."""
+    if task.inputs() != teacher_task.inputs():
+        raise ParamsError(OTHER_TOKENS)
 
 
 def main() -> None:

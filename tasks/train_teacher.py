@@ -1,6 +1,6 @@
 """Stage `train_teacher`: the large model, on the source task.
 
-In: `data/preprocess/source`, `data/preprocess/processor`. Out: `model/` (safetensors and config, loads with
+In: the source task as the teacher reads it, `data/preprocess/teacher` where that has a tokenizer of its own. Out: `model/` (safetensors and config, loads with
 transformers), `learning_curve.csv`, `metrics.json`, `manifest.json`.
 A classifier learns from random sub-spans of the texts, a new one every epoch, because those are what it labels later.
 
@@ -14,6 +14,7 @@ from stillhouse.core.artifacts import DATA
 from stillhouse.core.options import no_options
 from stillhouse.core.params import KindName, Seed, Threads, block
 from stillhouse.data.views import ViewParams
+from stillhouse.kinds.registry import KINDS
 from stillhouse.training.optim.rates import say_rate
 from stillhouse.training.stage_config import TrainTeacher
 
@@ -36,7 +37,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
 
     settings, models, trainer = params.train_teacher, models_of(params.kind), trainer_of(params.kind)
     say_rate(ranks.is_main, "train_teacher.training", settings.model.pretrained, settings.training.optimizer)
-    task = models.read_task(DATA / "preprocess" / "source")
+    task = models.read_task(DATA / KINDS[params.kind].modality.teacher_data / "source")
     model = models.build(settings.model, task, params.seed)
     history = trainer.fit(model, task, settings.training, params.views, None, params.seed, ranks, "teacher")
     ranks.on_main(lambda: trainer.save_training(model, history, out, task.inputs(), task))

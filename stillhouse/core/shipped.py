@@ -14,17 +14,20 @@ from stillhouse.core.artifacts import DATA, MANIFEST, read_json, write_json
 LEFT_OUT = "left_out"
 """Key of a manifest that says why there is nothing."""
 NO_NEW_TASK = "ingest.new is null"
+AS_STUDENT = "the teacher reads what the student reads"
 NEW_TASK = DATA / "preprocess" / "new"
+TEACHER = DATA / "preprocess" / "teacher"
+"""Rows as the teacher reads them, where its tokenizer may be its own."""
 
 TaskName = Literal["source", "new"]
 TASK_WORDS = {"source": "source", "new": "target"}
 """Task to what users read; parameters and files keep the short name."""
 
 
-def leave_out(folder: Path) -> None:
+def leave_out(folder: Path, why: str = NO_NEW_TASK) -> None:
     """Make the folder, with a manifest that says so in the place of what would have been made."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / MANIFEST, {LEFT_OUT: NO_NEW_TASK})
+    write_json(folder / MANIFEST, {LEFT_OUT: why})
 
 
 def is_left_out(folder: Path) -> bool:

@@ -24,9 +24,13 @@ class StudentObjective(Protocol):
         labels: Path,
         teacher: Path,
         teacher_weights: str,
+        teacher_task: Any,
         ranks: Ranks,
     ) -> Any:
-        """The `loss` that the kind's `fit` takes. Raises ArtifactError for labels that are not this student's."""
+        """The `loss` that the kind's `fit` takes. Raises ArtifactError for labels that are not this student's.
+
+        teacher_task: `task` as the teacher reads it; asked for only where the teacher is asked in every step.
+        """
         ...
 
 

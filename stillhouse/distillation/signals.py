@@ -16,6 +16,10 @@ OF_SAMPLES = frozenset({EXPECTATION})
 """A store of unbiased samples."""
 OF_TEACHER = frozenset({EXPECTATION, PROBABILITIES, HIDDEN_STATES})
 """The teacher itself, asked in every step."""
+OTHER_TOKENS = (
+    "'train_student.teacher_layers' copies the teacher's embeddings too, and 'preprocess.teacher' gives the teacher other tokens "
+    "than the student; leave teacher_layers out, or set preprocess.teacher to null"
+)
 WITH_PROBABILITIES = ("topk_tail",)
 """Methods of `export_soft_labels.sampler` whose stores hold distributions."""
 
@@ -31,10 +35,11 @@ def needs_of(term: Term) -> frozenset[str]:
             return frozenset()
 
 
-def given_by(settings: DistillationParams, method: str | None) -> frozenset[str]:
-    """What the source of the settings gives. method: of the sampler, None where the store holds every class."""
+def given_by(settings: DistillationParams, method: str | None, same_tokens: bool = True) -> frozenset[str]:
+    """What the source of the settings gives. method: of the sampler, None where the store holds every class. same_tokens:
+    whether the teacher reads the student's."""
     if settings.teacher == "online":
-        return OF_TEACHER
+        return OF_TEACHER if same_tokens else OF_DISTRIBUTIONS
     return OF_DISTRIBUTIONS if method is None or method in WITH_PROBABILITIES else OF_SAMPLES
 
 
@@ -46,6 +51,11 @@ def require_signals(settings: DistillationParams, given: frozenset[str], method:
             continue
         key = "train_student.distillation." + ("divergence" if settings.terms is None else f"terms.{number}.name")
         if HIDDEN_STATES in missing:
+            if settings.teacher == "online":
+                raise ParamsError(
+                    f"'{key}' is {term.name}, which compares hidden states token by token, and 'preprocess.teacher' gives the "
+                    "teacher other tokens than the student; leave the term out, or set preprocess.teacher to null"
+                )
             raise ParamsError(
                 f"'{key}' is {term.name}, which needs the teacher's hidden states, and soft labels hold none; use teacher: "
                 "online"

@@ -16,7 +16,7 @@ from stillhouse.data.block_batches import BlockCollator
 from stillhouse.data.blocks import BlockTable
 from stillhouse.runtime.distributed import Ranks
 
-T = TypeVar("T")
+M, T = TypeVar("M"), TypeVar("T")
 BATCH = 64
 BATCH_TOKENS = 4096
 
@@ -28,25 +28,25 @@ TRIES = 3
 
 @torch.no_grad()
 def measure_speed(
-    models: Mapping[str, nn.Module], collate: Collate, num_rows: int, seconds: float, at_any_rate: bool = False
+    models: Mapping[str, tuple[nn.Module, Collate]], num_rows: int, seconds: float, at_any_rate: bool = False
 ) -> dict[str, float]:
     """Median milliseconds of one row alone and rows per second in batches of 64, as `MODEL_latency_ms` and
     `MODEL_rows_per_second`; each is measured for about `seconds`.
 
-    collate: of a table of `num_rows`. Models take turns on the same rows: what else the machine does meanwhile slows all
+    models: each with what makes its inputs of the same table of `num_rows`. Models take turns on the same rows: what else the machine does meanwhile slows all
     of them alike. Where it does so much that a row takes another time each time, figures are left out, unless they are wanted
     `at_any_rate`; a line says so.
     """
 
-    def run(model: nn.Module, rows: np.ndarray) -> float:
+    def run(model: nn.Module, collate: Collate, rows: np.ndarray) -> float:
         batch = collate(rows, np.full(len(rows), -1))
         start = time.perf_counter()
         model(**batch.inputs)
         return time.perf_counter() - start
 
     def repeat(size: int) -> dict[str, float]:
-        def turn(number: int, model: nn.Module) -> float:
-            return run(model, (np.arange(size) + number * size) % num_rows)
+        def turn(number: int, model: tuple[nn.Module, Collate]) -> float:
+            return run(*model, (np.arange(size) + number * size) % num_rows)
 
         times = steady_turns(models, turn, lambda spent: spent, seconds, at_any_rate)
         return {name: statistics.median(spent) for name, spent in times.items()}
@@ -57,8 +57,8 @@ def measure_speed(
 
 
 def steady_turns(
-    models: Mapping[str, nn.Module],
-    turn: Callable[[int, nn.Module], T],
+    models: Mapping[str, M],
+    turn: Callable[[int, M], T],
     spent: Callable[[T], float],
     seconds: float,
     at_any_rate: bool = False,
@@ -85,7 +85,7 @@ def unsteadiness(times: list[float]) -> float:
 
 
 def take_turns(
-    models: Mapping[str, nn.Module], turn: Callable[[int, nn.Module], T], spent: Callable[[T], float], seconds: float
+    models: Mapping[str, M], turn: Callable[[int, M], T], spent: Callable[[T], float], seconds: float
 ) -> dict[str, list[T]]:
     """What `turn(number, model)` gives of each model, each number twice, until a model has had `seconds` on the average.
 

@@ -9,6 +9,7 @@ TEXTS = Modality(
         "ingest": "stillhouse.sources.config:ClassesIngest",
         "preprocess": "stillhouse.preprocessing.config:RowsPreprocess",
     },
+    teacher_data="preprocess/teacher",
     own_options="stillhouse.models.own_options",
     ingestion="stillhouse.modalities.text.ingest.ingest_texts",
     preprocessing="stillhouse.modalities.text.preprocess.preprocess_rows",

@@ -31,6 +31,8 @@ class Modality:
     """What users call a row."""
     blocks: Mapping[str, str]
     """Block of `params.yaml` to the class `module:name` that declares its keys, where modalities differ."""
+    teacher_data: str = "preprocess"
+    """Where rows lie as the teacher reads them, below `data`: beside the student's, where these may be others."""
     own_options: str | None = None
     """The torch-free module with the options of our own architectures, if there are any."""
 
@@ -97,8 +99,8 @@ class Kind:
 
     @property
     def rooms(self) -> dict[str, str]:
-        """The parameter `rooms`, by which `dvc.yaml` names the code of the kind."""
-        return {"modality": self.modality.room, "target": self.target.room}
+        """The parameter `rooms`, by which `dvc.yaml` names the code of the kind, and what its teachers read."""
+        return {"modality": self.modality.room, "target": self.target.room, "teacher_data": self.modality.teacher_data}
 
     @property
     def blocks(self) -> dict[str, str]:

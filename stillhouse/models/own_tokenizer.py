@@ -5,23 +5,24 @@ With another one every check of shapes passes, and the model learns from other w
 
 from pathlib import Path
 
-from stillhouse.core.artifacts import DATA, MANIFEST, read_json
+from stillhouse.core.artifacts import MANIFEST, read_json
 from stillhouse.core.checkout import local_folder
 from stillhouse.core.errors import ArtifactError
 from stillhouse.core.hub_snapshot import snapshot
+from stillhouse.core.shipped import TEACHER
 from stillhouse.data.pretrained_tokenizer import OLDER_FILES, read_tokenizer, require_room
 from stillhouse.data.tokenizer import FILES, TokenizerFacts, frame_of
 from stillhouse.data.tokenizer_identity import identity_of
 from stillhouse.models.model_folders import weights_digest
 
-PIPELINES = DATA / "preprocess" / "processor"
-
-
-def require_own_tokenizer(pretrained: str, facts: TokenizerFacts, named: str | None = None) -> None:
+def require_own_tokenizer(pretrained: str, facts: TokenizerFacts, task: Path, named: str | None = None) -> None:
     """Raises ArtifactError unless the model in a folder or at a hub id was trained with the tokenizer that `facts` are of.
 
-    A model's tokenizer lies beside its weights, or its training's manifest says which one it was. named: what messages call it.
+    A model's tokenizer lies beside its weights, or its training's manifest says which one it was. task: the folder of the rows
+    that were read by it; named: what messages call the model.
     """
+    processor = task.parent / "processor"
+    key = "preprocess.teacher.tokenizer" if task.parent.name == TEACHER.name else "preprocess.tokenizer"
     named = named or f"model.pretrained '{pretrained}'"
     folder = local_folder(pretrained) or snapshot(pretrained, [*FILES, *OLDER_FILES])
     tokenizer = read_tokenizer(folder, named)
@@ -31,8 +32,8 @@ def require_own_tokenizer(pretrained: str, facts: TokenizerFacts, named: str | N
         found, ours = identity_of(tokenizer, *frame_of(tokenizer, named)), facts.identity
     if found != ours:
         raise ArtifactError(
-            f"{named} was trained with tokenizer {found[:12]}, {PIPELINES} is {ours[:12]}: its token ids mean something else; "
-            "set 'preprocess.tokenizer.pretrained' to its folder, or take a model of this tokenizer"
+            f"{named} was trained with tokenizer {found[:12]}, {processor} is {ours[:12]}: its token ids mean something else; "
+            f"set '{key}.pretrained' to its folder, or take a model of this tokenizer"
         )
     if tokenizer is not None:
         require_room(folder, tokenizer, named)

@@ -14,15 +14,31 @@ class Preprocess:
 
 
 @block
+class TeacherReading:
+    """How the teacher reads texts, where its tokenizer is another one than the student's."""
+
+    tokenizer: WrappingTokenizer
+    """How texts become the teacher's tokens."""
+    max_tokens: int
+    """Tokens of a text that the teacher reads."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, is {self.max_tokens}")
+
+
+@block
 class RowsPreprocess(Preprocess):
     tokenizer: WrappingTokenizer
     """How texts become tokens."""
     lowercase: bool
     """Whether texts are brought to lower case."""
     max_tokens: int
-    """Longer rows are cut; the share of them is reported."""
+    """Tokens of a text that models read; the share of longer ones is reported."""
     withheld_labels: float = 0.0
     """Share of the source task's training rows that lose their true label: only the teacher's label remains."""
+    teacher: TeacherReading | None = None
+    """The teacher's own tokenizer; null: the teacher reads what the student reads."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from stillhouse.core.artifacts import DATA, write_json
-from stillhouse.core.shipped import leave_out
+from stillhouse.core.shipped import AS_STUDENT, TEACHER, leave_out
 from stillhouse.data.pretrained_tokenizer import fetch_pretrained
 from stillhouse.data.tokenizer import TokenizerFacts, TokenizerParams, describe_tokenizer, save_trained, train_bpe
 from stillhouse.preprocessing.tables import read_table
@@ -18,11 +18,14 @@ def ingested() -> dict[str, pd.DataFrame]:
 
 
 def finish(statistics: dict[str, dict], out: Path) -> None:
-    """Write what was counted, and where there is no target task, that there is none."""
+    """Write what was counted, and where there is no target task or no table of the teacher's, that there is none."""
     if "new" not in statistics:
         leave_out(out / "new")
         # There is none to share texts with.
         del statistics["source"]["shared_with_other_task"]
+    if not (out / TEACHER.name).exists():
+        for name in ("processor", "source", "new"):
+            leave_out(out / TEACHER.name / name, AS_STUDENT)
     write_json(out / "statistics.json", statistics)
 
 

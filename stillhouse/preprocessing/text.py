@@ -5,7 +5,7 @@
 
 import pandas as pd
 
-from stillhouse.core.artifacts import digest_bytes
+from stillhouse.core.artifacts import digest_bytes, digest_json
 from stillhouse.data.normaliser import normaliser
 from stillhouse.preprocessing.splits import SplitParams, SplitReport, separate
 
@@ -16,14 +16,22 @@ def normalise(texts: pd.Series, lowercase: bool) -> pd.Series:
     return pd.Series([rules.normalize_str(text) for text in texts], index=texts.index, dtype=str)
 
 
+def cleaning_words(lowercase: bool) -> str:
+    """What is done to texts whatever the tokenizer."""
+    return "NFC, single blanks" + (", lower case" if lowercase else "")
+
+
+def texts_digest(rows: pd.DataFrame) -> str:
+    """SHA-256 of the rows' ids and texts, whatever the tokenizer and the labels: what soft labels belong to."""
+    return digest_json([rows["id"].tolist(), rows["text"].tolist()])
+
+
 def preprocessing_words(lowercase: bool, max_tokens: int | None, chat_template: str | None) -> str:
     """What is done to texts before they are tokens, as labels are bound to it; without a limit, to documents.
 
     A chat template is not applied to anything here, but whoever talks to the student uses the one that its tokenizer brings.
     """
-    words = ["as they are"] if max_tokens is None else ["NFC, single blanks", f"cut at {max_tokens} tokens"]
-    if lowercase:
-        words.insert(1, "lower case")
+    words = ["as they are"] if max_tokens is None else [cleaning_words(lowercase), f"cut at {max_tokens} tokens"]
     if chat_template is not None:
         words.append(f"chat template {digest_bytes(chat_template.encode())[:12]}")
     return ", ".join(words)

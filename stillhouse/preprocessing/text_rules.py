@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from stillhouse.core.artifacts import read_json, write_json
 from stillhouse.core.errors import DataError
@@ -128,16 +128,23 @@ def tokenizer_of(tree: dict[str, Any]) -> Tokenizer:
 
 
 def encode_by_rules(tokenizer: Tokenizer, facts: TokenizerFacts, texts: Sequence[str], ids: Sequence[str]) -> list[list[int]]:
-    """Token ids of each raw text, without special tokens and uncut, by a tokenizer with rules.
+    """Token ids of each raw text, as `encodings_by_rules`."""
+    return [encoding.ids for encoding in encodings_by_rules(tokenizer, facts, texts, ids)]
+
+
+def encodings_by_rules(
+    tokenizer: Tokenizer, facts: TokenizerFacts, texts: Sequence[str], ids: Sequence[str]
+) -> list[Encoding]:
+    """Each raw text in tokens, without special tokens and uncut, by a tokenizer with rules.
 
     ids: of the rows, for messages. Raises DataError if a text holds a special token that is a single character of texts.
     """
     marks = {*facts.prefix, *facts.suffix, facts.pad_id, facts.eos_id}
     unknown = getattr(tokenizer.model, "unk_token", None)
     marks -= {None, unknown and tokenizer.token_to_id(unknown)}
-    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    rows = tokenizer.encode_batch(list(texts), add_special_tokens=False)
     for row, number in zip(rows, ids, strict=True):
-        if found := marks.intersection(row):
+        if found := marks.intersection(row.ids):
             raise DataError(
                 f"row {number}: its text is read as the tokenizer's special token {tokenizer.id_to_token(found.pop())!r}, "
                 "which would end or pad it; take a tokenizer whose special tokens are not characters of texts"

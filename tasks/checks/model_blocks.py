@@ -10,7 +10,7 @@ from stillhouse.core.checkout import local_folder
 from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.params import build
 from stillhouse.distillation.config import DistillationParams
-from stillhouse.distillation.signals import given_by, require_signals
+from stillhouse.distillation.signals import OTHER_TOKENS, given_by, require_signals
 from stillhouse.kinds.protocol import load
 from stillhouse.kinds.registry import KINDS
 from stillhouse.modalities.images.table.image_config import require_shift
@@ -33,7 +33,10 @@ def check_together(tree: dict[str, Any]) -> None:
     export = tree["export_soft_labels"]
     sampler = export.get("sampler")
     method = sampler and sampler["method"]
-    require_signals(distillation, given_by(distillation, method), method)
+    same_tokens = tree["preprocess"].get("teacher") is None
+    require_signals(distillation, given_by(distillation, method, same_tokens), method)
+    if tree["train_student"].get("teacher_layers") is not None and not same_tokens:
+        raise ParamsError(OTHER_TOKENS)
     if distillation.teacher == "online":
         if export.get("mixture"):
             raise ParamsError(
@@ -79,6 +82,8 @@ def named_models(tree: dict[str, Any]) -> Iterator[tuple[str, str | None, str]]:
     for block in ("train_teacher", "student"):
         yield f"{block}.model.pretrained", tree[block]["model"].get("pretrained"), "config.json"
     yield "preprocess.tokenizer.pretrained", (tree["preprocess"].get("tokenizer") or {}).get("pretrained"), "tokenizer.json"
+    own = (tree["preprocess"].get("teacher") or {}).get("tokenizer") or {}
+    yield "preprocess.teacher.tokenizer.pretrained", own.get("pretrained"), "tokenizer.json"
     yield "finetune.start", (tree.get("finetune") or {}).get("start"), "config.json"
     for number, teacher in enumerate(tree["export_soft_labels"].get("mixture") or []):
         yield f"export_soft_labels.mixture.{number}.model", teacher.get("model"), "config.json"

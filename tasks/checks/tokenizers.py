@@ -1,11 +1,12 @@
 """Whether every pretrained model gets the ids of its own tokenizer, as far as local folders tell. Nothing heavy is imported.
 
-All models share the pipeline's tokenizer, which `preprocess` makes before any of them: it reads no model's block, so a model's
-tokenizer is named once more, in `preprocess.tokenizer.pretrained`.
+`preprocess` makes the tokenizers before any model: it reads no model's block, so a model's tokenizer is named once more, the
+student's in `preprocess.tokenizer.pretrained`, and the teacher's, if it is another one, in `preprocess.teacher`.
 """
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer, models
 from stillhouse.core.artifacts import DATA, MANIFEST
 from stillhouse.core.checkout import local_folder
 from stillhouse.core.errors import ArtifactError, ParamsError
+from stillhouse.core.shipped import TEACHER
 from stillhouse.data.pretrained_tokenizer import fetch_pretrained, read_tokenizer, require_room
 from stillhouse.data.tokenizer import describe_tokenizer, frame_of
 from stillhouse.data.tokenizer_identity import identity_of
@@ -22,7 +24,26 @@ from stillhouse.preprocessing.kinds import preprocessing_of
 from stillhouse.training.optim.rates import note_on_rate
 from tasks.checks.model_blocks import named_models
 
-KEY = "preprocess.tokenizer.pretrained"
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer of the pipeline: the student's, or the teacher's own."""
+
+    block: str
+    """The block with its parameters."""
+    settings: dict[str, Any]
+    teacher: bool
+    """Whether it is the teacher's alone."""
+    processor: Path
+    """Where the last run of preprocess left it."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.block}.tokenizer.pretrained"
+
+
+STUDENTS = DATA / "preprocess" / "processor"
+OF_TEACHERS = ("train_teacher.", "export_soft_labels.")
+"""How keys of models begin that read what the teacher reads."""
 
 
 def check_tokenizers(tree: dict[str, Any]) -> list[str]:
@@ -30,14 +51,32 @@ def check_tokenizers(tree: dict[str, Any]) -> list[str]:
 
     Raises ParamsError or ArtifactError naming the key of a model with another tokenizer than the pipeline's, or with none.
     """
-    if "tokenizer" not in tree["preprocess"]:
+    preprocess = tree["preprocess"]
+    if "tokenizer" not in preprocess:
         return []
-    given = tree["preprocess"]["tokenizer"].get("pretrained")
+    students = Reader("preprocess", preprocess["tokenizer"], False, STUDENTS)
+    models = list(pretrained_models(tree))
+    if preprocess.get("teacher") is None:
+        return check_reader(students, models, tree)
+    teachers = Reader("preprocess.teacher", preprocess["teacher"]["tokenizer"], True, TEACHER / "processor")
+    theirs = [model for model in models if model[0].startswith(OF_TEACHERS)]
+    ours = [model for model in models if not model[0].startswith(OF_TEACHERS)]
+    return check_reader(teachers, theirs, tree) + check_reader(students, ours, tree)
+
+
+Model = tuple[str, str, Path | None]
+"""Key, value, and the folder with the weights (None: on the hub)."""
+
+
+def check_reader(reader: Reader, models: list[Model], tree: dict[str, Any]) -> list[str]:
+    """Notes on the models that read by one tokenizer; raises as `check_tokenizers`."""
+    given = reader.settings.get("pretrained")
     folder = local_folder(given) if given else None
-    ours = None if folder is None else identity_given(given, preprocessing_of(tree["kind"]).NEEDS_END_TOKEN)
+    needs_end = preprocessing_of(tree["kind"]).NEEDS_END_TOKEN
+    ours = None if given is None or folder is None else identity_given(given, reader.key, needs_end)
     notes: list[str] = []
     without_key: list[tuple[str, str, str | None]] = []
-    for key, name, place in pretrained_models(tree):
+    for key, name, place in models:
         if place is None:
             if given is None:
                 without_key.append((key, name, None))
@@ -56,40 +95,53 @@ def check_tokenizers(tree: dict[str, Any]) -> list[str]:
         require_room(place, tokenizer, named)
         if ours is not None and found != ours:
             raise ParamsError(
-                f"{named}, whose tokenizer is another one than that of '{KEY}' ('{given}'): its token ids mean something else, "
-                "and all models share one tokenizer; take a model of the same tokenizer, or give all of them this one's"
+                f"{named}, whose tokenizer is another one than that of '{reader.key}' ('{given}'): its token ids mean something "
+                f"else; {remedy(key, name, tree)}"
             )
-        if given is None and not is_present(found):
-            if may_be_trained(tokenizer, bool(prefix), tree):
+        if given is None and not is_present(found, reader.processor):
+            if may_be_trained(tokenizer, bool(prefix), reader, tree):
                 notes.append(
                     f"{named}: whether its tokenizer is the one that preprocess trains, only the stage can tell; "
-                    f"'{KEY}: {name}' makes sure of it"
+                    f"'{reader.key}: {name}' makes sure of it"
                 )
             else:
                 without_key.append((key, name, found))
-    refuse_without_key(without_key)
+    refuse_without_key(without_key, reader, tree)
     return notes
 
 
-def refuse_without_key(needy: list[tuple[str, str, str | None]]) -> None:
+def remedy(key: str, name: str, tree: dict[str, Any]) -> str:
+    """What to do about a model that does not read by the tokenizer it is given."""
+    if key.startswith(OF_TEACHERS) and "max_tokens" in tree["preprocess"] and tree["preprocess"].get("teacher") is None:
+        return (
+            f"give the teacher its own: 'preprocess.teacher: {{tokenizer: {{pretrained: {name}}}, max_tokens: 128}}', or take a "
+            "model of the same tokenizer"
+        )
+    return "take a model of the same tokenizer, or give all that read by it this one's"
+
+
+def refuse_without_key(needy: list[tuple[str, str, str | None]], reader: Reader, tree: dict[str, Any]) -> None:
     """Raises ParamsError for models (key, name, identity if known) of another tokenizer than preprocess would train."""
     if not needy:
         return
     for (key, name, one), (other_key, other_name, other) in pairwise(model for model in needy if model[2] is not None):
         if one != other:
             raise ParamsError(
-                f"'{key}' is '{name}' and '{other_key}' is '{other_name}', whose tokenizers differ: all models share one "
-                f"tokenizer; take two models of the same one, and name it as '{KEY}'"
+                f"'{key}' is '{name}' and '{other_key}' is '{other_name}', whose tokenizers differ: take two models of the same "
+                f"one, and name it as '{reader.key}'"
+                + ("" if reader.teacher or "max_tokens" not in tree["preprocess"] else ", or give the teacher its own as 'preprocess.teacher'")
             )
     key, name, _ = needy[0]
+    own = remedy(key, name, tree)
     raise ParamsError(
-        f"'{key}' is '{name}', which brings a tokenizer of its own, and '{KEY}' is not set: preprocess would train another, "
-        f"whose token ids mean something else to that model; set '{KEY}: {name}'"
+        f"'{key}' is '{name}', which brings a tokenizer of its own, and '{reader.key}' is not set: preprocess would train "
+        "another, whose token ids mean something else to that model; "
+        + (own if own.startswith("give the teacher") else f"set '{reader.key}: {name}'")
     )
 
 
-def pretrained_models(tree: dict[str, Any]) -> Iterator[tuple[str, str, Path | None]]:
-    """Key, value, and the folder with the weights (None: on the hub) of every pretrained model that parameters name."""
+def pretrained_models(tree: dict[str, Any]) -> Iterator[Model]:
+    """Every pretrained model that parameters name."""
     for key, name, file in named_models(tree):
         if name is not None and file == "config.json":
             folder = local_folder(name)
@@ -97,28 +149,27 @@ def pretrained_models(tree: dict[str, Any]) -> Iterator[tuple[str, str, Path | N
             yield key, name, folder / "model" if folder and inner else folder
 
 
-def identity_given(given: str, needs_end: bool) -> str:
+def identity_given(given: str, key: str, needs_end: bool) -> str:
     """The identity of the tokenizer that preprocess will take from a local folder. Raises StillhouseError as it would."""
     with tempfile.TemporaryDirectory() as place:
         fetch_pretrained(given, Path(place))
         facts = describe_tokenizer(Path(place), given)
     if needs_end and facts.eos_id is None:
         raise ParamsError(
-            f"'{KEY}' is '{given}', which names no 'eos_token' that its vocabulary has; a causal language model needs one "
+            f"'{key}' is '{given}', which names no 'eos_token' that its vocabulary has; a causal language model needs one "
             "behind documents: set it in tokenizer_config.json"
         )
     return facts.identity
 
 
-def is_present(identity: str) -> bool:
-    """Whether the last run of preprocess made this tokenizer."""
-    folder = DATA / "preprocess" / "processor"
+def is_present(identity: str, folder: Path) -> bool:
+    """Whether the last run of preprocess made this tokenizer, in `folder`."""
     return (folder / "tokenizer.json").is_file() and describe_tokenizer(folder).identity == identity
 
 
-def may_be_trained(tokenizer: Tokenizer, wrapped: bool, tree: dict[str, Any]) -> bool:
+def may_be_trained(tokenizer: Tokenizer, wrapped: bool, reader: Reader, tree: dict[str, Any]) -> bool:
     """Whether preprocess could have trained it with these parameters, on whatever texts."""
-    settings = tree["preprocess"]["tokenizer"]
+    settings = reader.settings
     special = preprocessing_of(tree["kind"]).SPECIAL_TOKENS
     return (
         isinstance(tokenizer.model, models.BPE)

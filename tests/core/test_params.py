@@ -135,7 +135,7 @@ def test_yaml_is_read_as_version_1_2(project):
     (project.folder / "params.yaml").write_text(
         """
 kind: text_classification
-rooms: {modality: text, target: classes}
+rooms: {modality: text, target: classes, teacher_data: preprocess/teacher}
 ingest: {source: {kind: sample, task: languages, labels: [no, on, off, yes, de]}, new: {kind: sample, task: varieties}}
 preprocess: {lowercase: false, split: {validation_share: 1e-1, test_share: 1.5E-1}, tokenizer: {}, max_tokens: 064,
   withheld_labels: 0.0}
@@ -255,7 +255,7 @@ def test_blocks_that_do_not_go_together_are_refused_before_the_teacher_is_traine
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("kind: causal_lm\nrooms: {modality: text, target: classes}\n", r"is \{'modality': 'text', 'target': 'classes'\}"),
+        ("kind: causal_lm\nrooms: {modality: text, target: classes, teacher_data: preprocess/teacher}\n", r"is \{'modality': 'text', 'target': 'classes'\}"),
         ("kind: causal_lm\n", "is missing"),
     ],
 )

@@ -27,6 +27,7 @@ def rows_of_letters(folder: Path) -> text_task.TextTask:
         rows = [list(map(int, FIRST + generator.integers(0, LETTERS, n))) for n in generator.integers(1, LONGEST + 1, count)]
         labels = np.array([row[len(row) // 2] % len(LABELS) for row in rows], dtype=np.int32)
         ids = [f"{number:016x}" for number in range(count)]
-        write_tokens(folder / f"{split}.arrow", ids, ids, rows, labels, VOCABULARY)
+        words = [np.arange(len(row)) for row in rows]
+        write_tokens(folder / f"{split}.arrow", ids, ids, rows, words, labels, VOCABULARY, LONGEST)
         tables[split] = read_tokens(folder / f"{split}.arrow")
     return text_task.TextTask(tables["train"], tables["validation"], LABELS, CLASSIFIED, "letters")

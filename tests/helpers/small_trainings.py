@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -11,7 +10,7 @@ from stillhouse.core.params import build
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.views import ViewParams
 from stillhouse.modalities.text.rows.text_task import TextTask
-from stillhouse.modalities.text.table.tokens import TokenTable
+from stillhouse.modalities.text.table.tokens import TokenTable, table_of_rows
 from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
 from stillhouse.runtime.distributed import Ranks, join
@@ -30,14 +29,7 @@ def table(rows: int = 96, classes: int = 3) -> TokenTable:
     labels = generator.integers(0, classes, rows).astype(np.int32)
     lengths = generator.integers(1, 13, rows)
     tokens = np.concatenate([generator.integers(1, 25, n) + 5 * label for n, label in zip(lengths, labels, strict=True)])
-    return TokenTable(
-        ids=pa.array([f"{i:016x}" for i in range(rows)]),
-        texts=pa.array([""] * rows),
-        keys=np.arange(rows, dtype=np.uint64),
-        tokens=tokens.astype(np.uint16),
-        offsets=np.concatenate(([0], np.cumsum(lengths))),
-        labels=labels,
-    )
+    return table_of_rows([part.tolist() for part in np.split(tokens, np.cumsum(lengths)[:-1])], labels, room=64)
 
 
 def training(**changes) -> ClassesTraining:

@@ -23,7 +23,7 @@ from stillhouse.targets.next_token.soft_labels.token_binding import language_bin
 from tasks.preprocess import Params, run
 from tests.helpers.label_stores import BINDING
 
-VIEWS = ViewParams(count=2, min_share=0.5, min_tokens=4)
+VIEWS = ViewParams(count=2, min_share=0.5, min_words=4)
 SPLIT = {"validation_share": 0.2, "test_share": 0.2}
 
 
@@ -60,23 +60,34 @@ def of_documents(**settings) -> Binding:
 
 
 def test_a_binding_says_in_words_what_was_done_to_texts(given):
-    assert of_rows().preprocessing == "NFC, single blanks, cut at 32 tokens"
-    assert of_rows(lowercase=True, max_tokens=9).preprocessing == "NFC, single blanks, lower case, cut at 9 tokens"
+    assert of_rows().preprocessing == "NFC, single blanks"
+    assert read_json(Path("data/preprocess/new/manifest.json"))["preprocessing"] == "NFC, single blanks, cut at 32 tokens"
+    assert of_rows(lowercase=True, max_tokens=9).preprocessing == "NFC, single blanks, lower case"
     assert of_documents().preprocessing == "as they are"
     assert read_json(Path("data/preprocess/new/manifest.json"))["preprocessing"] == "as they are"
 
 
-@pytest.mark.parametrize("binding_of", [of_rows, of_documents])
+def test_labels_of_texts_belong_to_no_tokenizer(given):
+    """Views are of words, so a student with another tokenizer, which cuts texts elsewhere, learns from the same labels."""
+    bindings = [of_rows(), of_rows(max_tokens=9), of_rows(tokenizer={"vocab_size": 270})]
+    assert bindings[0] == bindings[1] == bindings[2]
+    assert bindings[0].tokenizer == ""
+    with pytest.raises(ArtifactError, match=r"made with preprocessing \(NFC, single blanks\), but .*lower case\)"):
+        bindings[0].require(of_rows(lowercase=True), Path("store"))
+    with pytest.raises(ArtifactError, match=r"made with data \w{12}, but this student"):
+        bindings[0].require(of_rows(split={"validation_share": 0.3, "test_share": 0.2}), Path("store"))
+
+
 @pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
-def test_another_chat_template_is_refused_by_name(given, binding_of, place):
-    bindings = [binding_of()]
+def test_another_chat_template_is_refused_by_name(given, place):
+    bindings = [of_documents()]
     for template in ("{{ messages }}", "{{ messages | reverse }}"):
         if place.endswith(".jinja"):
             (given / place).write_text(template)
         else:
             config = json.loads((given / place).read_text())
             (given / place).write_text(json.dumps(config | {"chat_template": template}))
-        bindings.append(binding_of())
+        bindings.append(of_documents())
     assert bindings[1].preprocessing.startswith(f"{bindings[0].preprocessing}, chat template ")
     for wanted in (bindings[0], bindings[2]):
         with pytest.raises(

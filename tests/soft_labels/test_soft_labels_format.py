@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from stillhouse.data.label_scope import LabelScope
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.views import ViewParams
 from stillhouse.soft_labels.format.manifest import Layout
@@ -258,11 +259,10 @@ def test_the_digests_of_the_binding_are_those_of_the_page():
     packing = {"block_tokens": 32, "boundaries": "segments do not see each other", "method": "best-fit decreasing"}
     task = SimpleNamespace(
         facts=TokenizerFacts(vocab_size=9, pad_id=0, prefix=[], suffix=[], digest="k", eos_id=1),
-        reader="k",
-        digest="d", preprocessing="as they are", packing=packing, labels=["s\u00fc\u00df", "b"],
+        label_scope=LabelScope("d", "", "NFC"), digest="d", preprocessing="as they are", packing=packing, labels=["s\u00fc\u00df", "b"],
     )  # fmt: skip
     assert language_binding(task, "t", Sampler()).packing == json_digest(packing)  # pyright: ignore[reportArgumentType]
-    views = ViewParams(count=1, min_share=0.5, min_tokens=1)
+    views = ViewParams(count=1, min_share=0.5, min_words=1)
     assert classifier_binding(task, views, 1, "t").classes == json_digest(task.labels)  # pyright: ignore[reportArgumentType]
 
 

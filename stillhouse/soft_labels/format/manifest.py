@@ -42,14 +42,14 @@ class Binding:
     teacher: str | None
     """SHA-256 of the teacher's weights; for a mixture as `mixture` spells it."""
     tokenizer: str | None
-    """Digest of the tokenizer's folder."""
+    """Digest of the folder of tokenizer or image processor; "" for labels of texts, which hold whatever the tokenizer."""
     data: str | None
-    """SHA-256 of the tokenised training rows."""
+    """SHA-256 of the training rows: of texts that have a class each of ids and texts, of others as models read them."""
     views: str | None
     """Settings of the views in words: count, shares, seed."""
     preprocessing: str | None = ""
-    """What was done to texts before they were tokens, in words (`preprocessing.text.preprocessing_words`), with the digest of
-    the tokenizer's chat template if it has one."""
+    """What was done to rows before models read them, in words; of documents with the digest of the tokenizer's chat template if
+    it has one."""
     packing: str | None = ""
     """Digest of block length and boundary rule; empty for rows that are not packed."""
     classes: str | None = ""

@@ -31,6 +31,8 @@ class BlockTask:
     """Split to bytes of text, for bits per byte."""
     preprocessing: str = ""
     """What was done to texts before they were tokens, in words."""
+    folder: Path = Path()
+    """Where the blocks are."""
 
     def labelled(self) -> BlockTable:
         """Every token is the label of the one before it."""
@@ -51,6 +53,7 @@ def read_task(folder: Path) -> BlockTask:
         packing=manifest["packing"],
         bytes=manifest["bytes"],
         preprocessing=manifest["preprocessing"],
+        folder=folder,
     )
 
 
@@ -58,7 +61,7 @@ def build(params: ModelParams, task: BlockTask, seed: int) -> PreTrainedModel:
     """Raises ArtifactError for a pretrained model of another tokenizer, and what `build_language_model` raises."""
     facts, block_tokens = task.facts, task.train.block_tokens
     if params.pretrained is not None:
-        require_own_tokenizer(params.pretrained, facts)
+        require_own_tokenizer(params.pretrained, facts, task.folder)
     bos_id = next(iter(facts.begin), None)
     return build_language_model(params, facts.vocab_size, facts.pad_id, facts.eos_id, block_tokens, seed, bos_id)
 
@@ -79,7 +82,7 @@ def verify_model(model: PreTrainedModel, task: BlockTask, ranks: Ranks) -> None:
 
 def require_own(folder: str, task: BlockTask, named: str) -> None:
     """Raises ArtifactError unless the model in `folder` was trained with the task's tokenizer. named: what messages call it."""
-    require_own_tokenizer(folder, task.facts, named)
+    require_own_tokenizer(folder, task.facts, task.folder, named)
 
 
 def require_fit(model: PreTrainedModel, task: BlockTask) -> None:

@@ -75,4 +75,4 @@ class Images:
         rows = np.arange(len(pixels))
         table = ImageTable(self.test.ids[: len(rows)], self.test.keys[rows], pixels, rows, self.test.labels[rows])
         collate = ImageCollator(table, facts, WHOLE_IMAGES, seed=0)
-        return measure_speed({"served": Served()}, collate, len(table), seconds, at_any_rate=True)["served_latency_ms"]
+        return measure_speed({"served": (Served(), collate)}, len(table), seconds, at_any_rate=True)["served_latency_ms"]

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from stillhouse.core.artifacts import MANIFEST, read_json
 from stillhouse.core.errors import ParamsError
+from stillhouse.data.label_scope import LabelScope
 from stillhouse.modalities.images.rows.image_batches import ImageCollator
 from stillhouse.modalities.images.rows.image_build import build_image_model, load_image_model, require_channels, require_size
 from stillhouse.modalities.images.table.image_config import WHOLE_IMAGES, ImageViews
@@ -50,8 +51,9 @@ class ImageTask:
     whole_rows: ClassVar[ImageViews] = WHOLE_IMAGES
 
     @property
-    def reader(self) -> str:
-        return self.facts.digest
+    def label_scope(self) -> LabelScope:
+        """Views are of pixels, which the image processor makes."""
+        return LabelScope(data=self.digest, reader=self.facts.digest, preprocessing=self.preprocessing)
 
     @property
     def size(self) -> tuple[int, int]:

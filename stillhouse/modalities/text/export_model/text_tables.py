@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from tokenizers import Tokenizer
 
 from stillhouse.core.errors import ArtifactError
 from stillhouse.data.tokenizer import TokenizerFacts, load_tokenizer
-from stillhouse.modalities.text.table.tokens import TokenTable
+from stillhouse.modalities.text.table.tokens import TokenTable, table_of_rows
 from stillhouse.packaging.package_check import shortened
 from stillhouse.preprocessing.labels import WITHHELD
 from stillhouse.preprocessing.tables import read_table
@@ -27,21 +26,13 @@ def raw_texts(table: Path, test: TokenTable) -> list[str]:
 def table_of(texts: list[str], package: Path, facts: TokenizerFacts, max_tokens: int) -> TokenTable:
     """Raw texts as `preprocess` makes rows of them, without labels."""
     rows = encode_by_rules(load_tokenizer(package), facts, texts, [f"{text[:30]!r}" for text in texts])
-    return table_of_rows(texts, rows, facts, max_tokens)
+    return unlabelled_table(texts, rows, facts, max_tokens)
 
 
-def table_of_rows(texts: list[str], rows: list[list[int]], facts: TokenizerFacts, max_tokens: int) -> TokenTable:
+def unlabelled_table(texts: list[str], rows: list[list[int]], facts: TokenizerFacts, max_tokens: int) -> TokenTable:
     """A table of token ids without special tokens, cut at `max_tokens` with them."""
     room = max_tokens - len(facts.prefix) - len(facts.suffix)
-    rows = [row[:room] for row in rows]
-    return TokenTable(
-        ids=pa.array([f"{number:016x}" for number in range(len(texts))]),
-        texts=pa.array(texts),
-        keys=np.arange(len(texts), dtype=np.uint64),
-        tokens=np.array([token for row in rows for token in row], dtype=np.int32),
-        offsets=np.concatenate(([0], np.cumsum([len(row) for row in rows]))),
-        labels=np.full(len(texts), WITHHELD, dtype=np.int32),
-    )
+    return table_of_rows(rows, np.full(len(texts), WITHHELD), room, texts=texts)
 
 
 def require_equal_tokens(package: Path, texts: list[str], table: TokenTable, facts: TokenizerFacts, names: list[str]) -> None:

@@ -21,7 +21,7 @@ from stillhouse.evaluation.speed import measure_speed
 from stillhouse.gate.gate_classes import judge_classes
 from stillhouse.gate.gate_parts import Judgement
 from stillhouse.modalities.text.export_model.classifier_package import open_package
-from stillhouse.modalities.text.export_model.text_tables import raw_texts, table_of, table_of_rows
+from stillhouse.modalities.text.export_model.text_tables import raw_texts, table_of, unlabelled_table
 from stillhouse.modalities.text.gate.onnx_answers import run_onnx
 from stillhouse.modalities.text.rows.text_batches import Collator
 from stillhouse.modalities.text.table.tokens import TokenTable, read_tokens
@@ -101,7 +101,7 @@ def tokenised(package: Path, texts: list[str], rules: TextRules) -> tuple[TokenT
         return table_of(texts, package, facts, description["max_tokens"]), facts
     normal = [" ".join(unicodedata.normalize("NFC", text).split()) for text in texts]
     read = encode_texts(load_tokenizer(package), facts, [text.lower() if rules.lowercase else text for text in normal])
-    return table_of_rows(texts, read, facts, rules.max_tokens), facts
+    return unlabelled_table(texts, read, facts, rules.max_tokens), facts
 
 
 def latency_ms(package: Path, texts: list[str], rules: TextRules, seconds: float) -> float:
@@ -114,4 +114,4 @@ def latency_ms(package: Path, texts: list[str], rules: TextRules, seconds: float
     session = session_of(package / MODEL, threads=1)
     table, facts = tokenised(package, texts, rules)
     collate = Collator(table, facts, WHOLE_ROWS, seed=0)
-    return measure_speed({"served": ServedClassifier()}, collate, len(table), seconds, at_any_rate=True)["served_latency_ms"]
+    return measure_speed({"served": (ServedClassifier(), collate)}, len(table), seconds, at_any_rate=True)["served_latency_ms"]

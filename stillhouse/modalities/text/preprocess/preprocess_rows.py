@@ -3,8 +3,8 @@
 # pandas' own annotations infer unions that do not hold: a column "may be" a table, a sum a column.
 # pyright: reportArgumentType=false
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 
-from stillhouse.core.artifacts import MANIFEST, digest_file, write_json
+from stillhouse.core.artifacts import MANIFEST, digest_file, link_folder, write_json
 from stillhouse.core.errors import ParamsError
 from stillhouse.core.params import PARAMS_FILE
+from stillhouse.core.shipped import TEACHER, leave_out
 from stillhouse.data.pretrained_tokenizer import chat_template_of
 from stillhouse.data.special_tokens import CLS, MASK, PAD, SEP, UNK
-from stillhouse.data.tokenizer import TokenizerFacts, describe_tokenizer, load_tokenizer
+from stillhouse.data.tokenizer import TokenizerFacts, WrappingTokenizer, describe_tokenizer, load_tokenizer
 from stillhouse.modalities.text.table.tokens import write_tokens
 from stillhouse.preprocessing.class_labels import label_names, require_known_labels, withhold_labels
 from stillhouse.preprocessing.config import RowsPreprocess
@@ -25,8 +26,9 @@ from stillhouse.preprocessing.ingested import finish, ingested, make_tokenizer
 from stillhouse.preprocessing.labels import WITHHELD
 from stillhouse.preprocessing.splits import SplitReport, drop_rows_of_other_task, thin_classes, thin_note
 from stillhouse.preprocessing.tables import SPLITS
-from stillhouse.preprocessing.text import preprocessing_words, split_rows
-from stillhouse.preprocessing.text_rules import encode_by_rules, write_row_rules
+from stillhouse.preprocessing.text import cleaning_words, preprocessing_words, split_rows, texts_digest
+from stillhouse.preprocessing.text_rules import encodings_by_rules, write_row_rules
+from stillhouse.preprocessing.words import first_tokens, words_of
 
 UNIT = "rows"
 SPECIAL_TOKENS = (PAD, UNK, CLS, SEP, MASK)
@@ -46,57 +48,117 @@ def preprocess(settings: RowsPreprocess, out: Path) -> None:
         tasks["source"] = drop_rows_of_other_task(source, tasks["new"][0], report), report
     names = {task: label_names(table, task) for task, (table, _) in tasks.items()}
 
-    folder = out / "processor"
-    facts = make_tokenizer(settings.tokenizer, tasks["source"][0], folder, documents=False)
-    num_special = len(facts.prefix) + len(facts.suffix)
-    if settings.max_tokens <= num_special:
-        raise ParamsError(
-            f"{PARAMS_FILE}: 'preprocess.max_tokens' is {settings.max_tokens}, which the tokenizer's {num_special} special "
-            f"tokens use up; expected at least {num_special + 1}"
-        )
-    write_row_rules(folder, facts, settings.lowercase, settings.max_tokens)
-    tokenizer, facts = load_tokenizer(folder), describe_tokenizer(folder)
+    source = tasks["source"][0]
+    reader = make_reader(settings.tokenizer, settings.max_tokens, settings.lowercase, source, out, "preprocess")
     shares = {"source": settings.withheld_labels, "new": 0.0}
     withheld = {task: withhold_labels(table, shares[task]) for task, (table, _) in tasks.items()}
     for task, (table, _) in tasks.items():
         if note := require_known_labels(table, withheld[task], names[task], task, shares[task]):
             print(f"note: {task}: {note}")
-    words = preprocessing_words(settings.lowercase, settings.max_tokens, chat_template_of(folder))
-    statistics = {}
-    for task, (table, report) in tasks.items():
-        statistics[task] = write_task(
-            out / task, table, names[task], withheld[task], tokenizer, facts, settings.max_tokens, report, words
-        )
+    rows = {
+        task: CleanRows(table, names[task], withheld[task], words_of(table["raw"].tolist()), report)
+        for task, (table, report) in tasks.items()
+    }
+    statistics = {task: write_task(out / task, each, reader) for task, each in rows.items()}
+    for task, each in rows.items():
+        say(task, each, statistics[task])
+    if settings.teacher is None:
+        share_with_teacher(out, rows)
+    else:
+        own, place = settings.teacher, out / TEACHER.name
+        reader = make_reader(own.tokenizer, own.max_tokens, settings.lowercase, source, place, "preprocess.teacher")
+        for task, each in rows.items():
+            counted = write_task(place / task, each, reader)
+            print(f"{task}, as the teacher reads it: {counted['mean_tokens']} tokens a text, {counted['truncated_share']:.1%} truncated")
+            statistics[task] |= {f"teacher_{key}": counted[key] for key in ("truncated_share", "mean_tokens")}
+        if "new" not in rows:
+            leave_out(place / "new")
     finish(statistics, out)
 
 
-def write_task(
-    folder: Path,
-    table: pd.DataFrame,
-    names: list[str],
-    hidden: np.ndarray,
-    tokenizer: Tokenizer,
-    facts: TokenizerFacts,
-    max_tokens: int,
-    report: SplitReport,
-    preprocessing: str,
-) -> dict:
-    """Tokenise and write one task; returns its statistics. `preprocessing`: in words, for the manifest."""
-    folder.mkdir()
-    room = max_tokens - len(facts.prefix) - len(facts.suffix)
+def share_with_teacher(out: Path, tasks: Iterable[str]) -> None:
+    """The teacher reads what the student reads: the same bytes in the teacher's place."""
+    place = out / TEACHER.name
+    for name in ("processor", *tasks):
+        link_folder(out / name, place / name)
+    if not (place / "new").exists():
+        leave_out(place / "new")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer with its rules, and how much of a text it is to read."""
+
+    tokenizer: Tokenizer
+    facts: TokenizerFacts
+    max_tokens: int
+    cleaning: str
+    """What is done to texts before, whatever the tokenizer, in words."""
+    words: str
+    """All that is done to texts."""
+
+    @property
+    def room(self) -> int:
+        """Tokens of a text that fit beside the special ones."""
+        return self.max_tokens - len(self.facts.prefix) - len(self.facts.suffix)
+
+
+def make_reader(
+    params: WrappingTokenizer, max_tokens: int, lowercase: bool, source: pd.DataFrame, place: Path, key: str
+) -> Reader:
+    """Train or fetch a tokenizer into `place / "processor"`. key: the block with its parameters, for messages."""
+    folder = place / "processor"
+    facts = make_tokenizer(params, source, folder, documents=False)
+    num_special = len(facts.prefix) + len(facts.suffix)
+    if max_tokens <= num_special:
+        raise ParamsError(
+            f"{PARAMS_FILE}: '{key}.max_tokens' is {max_tokens}, which the tokenizer's {num_special} special "
+            f"tokens use up; expected at least {num_special + 1}"
+        )
+    write_row_rules(folder, facts, lowercase, max_tokens)
+    words = preprocessing_words(lowercase, max_tokens, chat_template_of(folder))
+    return Reader(load_tokenizer(folder), describe_tokenizer(folder), max_tokens, cleaning_words(lowercase), words)
+
+
+@dataclass(frozen=True)
+class CleanRows:
+    """The rows of a task, before any tokenizer reads them."""
+
+    table: pd.DataFrame
+    names: list[str]
+    """Of the classes."""
+    hidden: np.ndarray
+    """bool (N,): whose label is withheld."""
+    words: list[np.ndarray]
+    """Of each row, the characters of its raw text at which its words begin."""
+    report: SplitReport
+
+
+def write_task(folder: Path, rows: CleanRows, reader: Reader) -> dict:
+    """Tokenise and write one task; returns its statistics."""
+    folder.mkdir(parents=True)
+    table, names, facts, room = rows.table, rows.names, reader.facts, reader.room
     index = {name: number for number, name in enumerate(names)}
-    labels = np.where(hidden, WITHHELD, table["label"].map(index)).astype(np.int32)
+    labels = np.where(rows.hidden, WITHHELD, table["label"].map(index)).astype(np.int32)
     # The texts as they came: the normaliser is the tokenizer's, here as wherever the package is used.
-    whole = encode_by_rules(tokenizer, facts, table["raw"].tolist(), table["id"].tolist())
-    rows = [ids[:room] for ids in whole]
-    lengths = np.array([len(ids) for ids in whole])
+    encodings = encodings_by_rules(reader.tokenizer, facts, table["raw"].tolist(), table["id"].tolist())
+    tokens = [encoding.ids for encoding in encodings]
+    words = [first_tokens(encoding, starts) for encoding, starts in zip(encodings, rows.words, strict=True)]
+    lengths = np.array([len(ids) for ids in tokens])
     digests, counts = {}, {}
     for split in SPLITS:
         chosen = np.flatnonzero((table["split"] == split).to_numpy())
         path = folder / f"{split}.arrow"
         part = table.iloc[chosen]
         write_tokens(
-            path, part["id"].tolist(), part["text"].tolist(), [rows[i] for i in chosen], labels[chosen], facts.vocab_size
+            path,
+            part["id"].tolist(),
+            part["text"].tolist(),
+            [tokens[i] for i in chosen],
+            [words[i] for i in chosen],
+            labels[chosen],
+            facts.vocab_size,
+            room,
         )
         digests[split] = digest_file(path)
         counts[split] = part["label"].value_counts().reindex(names, fill_value=0)
@@ -106,33 +168,42 @@ def write_task(
         folder / MANIFEST,
         {
             "splits": digests,
+            "rows": texts_digest(table[table["split"] == "train"]),
             "tokenizer": asdict(facts),
-            "preprocessing": preprocessing,
-            "max_tokens": max_tokens,
+            "cleaning": reader.cleaning,
+            "preprocessing": reader.words,
+            "max_tokens": reader.max_tokens,
             "classes": len(names),
         },
     )
     statistics = {
-        **asdict(report),
+        **asdict(rows.report),
         **{f"{split}_rows": int((table["split"] == split).sum()) for split in SPLITS},
         "classes": len(names),
         "balance": round(float(counts["train"].max() / counts["train"].min()), 2),
-        "withheld_labels": int(hidden.sum()),
+        "withheld_labels": int(rows.hidden.sum()),
         "truncated_share": round(float((lengths > room).mean()), 5),
         "mean_tokens": round(float(lengths.mean()), 2),
     }
-    thin = thin_classes(table.loc[table["split"] == "test", "label"], names)
-    statistics |= {f"classes_{key}": len(found) for key, found in thin.items() if found}
+    statistics |= {f"classes_{key}": len(found) for key, found in thin_of(rows).items() if found}
     unlabelled = int((table["label"] == "").sum())
-    if unlabelled:
-        # They are among 'withheld_labels', too. Where every row has a label, nothing is said of it.
-        statistics["unlabelled"] = unlabelled
+    # They are among 'withheld_labels', too. Where every row has a label, nothing is said of it.
+    return statistics | ({"unlabelled": unlabelled} if unlabelled else {})
+
+
+def say(task: str, rows: CleanRows, counted: dict) -> None:
+    """A line about a task, and one about its classes of few rows."""
+    report, unlabelled = rows.report, counted.get("unlabelled", 0)
     print(
-        f"{folder.name}: {statistics['train_rows']:,} / {statistics['validation_rows']:,} / {statistics['test_rows']:,} rows, "
-        f"{len(names)} classes; dropped {report.duplicates:,} duplicates, {report.shared_between_published_splits:,} shared "
+        f"{task}: {counted['train_rows']:,} / {counted['validation_rows']:,} / {counted['test_rows']:,} rows, "
+        f"{len(rows.names)} classes; dropped {report.duplicates:,} duplicates, {report.shared_between_published_splits:,} shared "
         f"between splits; {report.conflicting_labels:,} rows with conflicting labels; "
-        f"{statistics['truncated_share']:.1%} truncated" + (f"; {unlabelled:,} rows without a label" if unlabelled else "")
+        f"{counted['truncated_share']:.1%} truncated" + (f"; {unlabelled:,} rows without a label" if unlabelled else "")
     )
-    if note := thin_note(thin, len(names)):
-        print(f"note: {folder.name}: {note}")
-    return statistics
+    if note := thin_note(thin_of(rows), len(rows.names)):
+        print(f"note: {task}: {note}")
+
+
+def thin_of(rows: CleanRows) -> dict[str, list[str]]:
+    """Classes with no test row, or one."""
+    return thin_classes(rows.table.loc[rows.table["split"] == "test", "label"], rows.names)

@@ -9,7 +9,7 @@ import torch
 from stillhouse.data.augmentation import Augmentation
 from stillhouse.data.batch import Batch
 from stillhouse.data.tokenizer import TokenizerFacts
-from stillhouse.data.views import ViewParams, view_spans
+from stillhouse.data.views import ViewParams, kept_words, view_spans
 from stillhouse.modalities.text.table.tokens import TokenTable
 
 
@@ -32,8 +32,12 @@ class Collator:
     def __call__(self, rows: np.ndarray, views: np.ndarray) -> Batch:
         keys, starts, lengths = self.table.keys[rows], np.zeros(len(rows), dtype=np.int64), self.lengths[rows]
         if (views >= 0).any():
-            starts, lengths = view_spans(keys, lengths, views, self.views, self.seed)
+            starts, lengths = self.spans(rows, views)
         positions = (self.table.offsets[rows] + starts)[:, None] + np.arange(max(int(lengths.max()), 1))
+        if self.views.word_dropout and (views >= 0).any():
+            positions, lengths = self.without_words(positions, lengths, keys, views)
+        lengths = np.minimum(lengths, self.table.room)
+        positions = positions[:, : max(int(lengths.max()), 1)]
         if self.augmentation:
             positions, lengths = self.augmentation(rows, keys, views, positions, lengths)
         ids, mask = self.pad(positions, lengths)
@@ -49,8 +53,23 @@ class Collator:
 
     def order(self, rows: np.ndarray, views: np.ndarray) -> np.ndarray:
         """Shortest first."""
-        _, spans = view_spans(self.table.keys[rows], self.lengths[rows], views, self.views, self.seed)
-        return np.argsort(spans, kind="stable")
+        _, spans = self.spans(rows, views)
+        return np.argsort(np.minimum(spans, self.table.room), kind="stable")
+
+    def spans(self, rows: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First token, counted within its row, and number of tokens, int64 (B,) each, of what each view shows."""
+        words = self.table.num_words[rows]
+        return self.table.token_spans(rows, *view_spans(self.table.keys[rows], words, views, self.views, self.seed))
+
+    def without_words(
+        self, positions: np.ndarray, lengths: np.ndarray, keys: np.ndarray, views: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the tokens that stay when words are left out, int64 (B, T), and how many of each row are tokens."""
+        inside = np.arange(positions.shape[1])[None, :] < lengths[:, None]
+        words = self.table.words_of_tokens.take(positions, mode="clip").astype(np.int64)
+        kept = kept_words(keys, words, inside, views, self.views, self.seed)
+        order = np.argsort(~kept, axis=1, kind="stable")
+        return np.take_along_axis(positions, order, axis=1), kept.sum(1)
 
     def pad(self, positions: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and mask, int64 (B, T), of `lengths` (B,) places each in the flat token array, with the tokenizer's

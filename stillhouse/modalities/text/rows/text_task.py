@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from stillhouse.core.artifacts import MANIFEST, read_json
 from stillhouse.data.augmentation import Augmentation
+from stillhouse.data.label_scope import LabelScope
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.data.views import WHOLE_ROWS, ViewParams
 from stillhouse.modalities.text.rows.batch_invariance import require_batch_invariance
@@ -38,6 +39,10 @@ class TextTask:
     """SHA-256 of the training rows."""
     preprocessing: str = ""
     """What was done to texts before they were tokens, in words."""
+    cleaning: str = ""
+    """What of it was done whatever the tokenizer."""
+    texts_digest: str = ""
+    """SHA-256 of ids and texts of the training rows."""
     longest_test: int = 0
     """Tokens of the longest test row, without special ones: a later stage shows it to the model."""
     folder: Path = Path()
@@ -51,8 +56,9 @@ class TextTask:
         return max(*lengths, self.longest_test) + len(self.facts.prefix) + len(self.facts.suffix)
 
     @property
-    def reader(self) -> str:
-        return self.facts.digest
+    def label_scope(self) -> LabelScope:
+        """Views are of words, so labels are of texts and belong to no tokenizer."""
+        return LabelScope(data=self.texts_digest, reader="", preprocessing=self.cleaning)
 
     def test(self) -> TokenTable:
         return read_tokens(self.folder / "test.arrow")
@@ -98,6 +104,8 @@ def read_task(folder: Path) -> TextTask:
         facts=TokenizerFacts(**manifest["tokenizer"]),
         digest=manifest["splits"]["train"],
         preprocessing=manifest["preprocessing"],
+        cleaning=manifest["cleaning"],
+        texts_digest=manifest["rows"],
         longest_test=int(read_tokens(folder / "test.arrow").lengths.max(initial=0)),
         folder=folder,
     )
@@ -107,7 +115,7 @@ def build(params: ModelParams, task: TextTask, seed: int) -> PreTrainedModel:
     """Raises ParamsError also if the model has fewer positions than a row has tokens, ArtifactError for a pretrained model of
     another tokenizer."""
     if params.pretrained is not None:
-        require_own_tokenizer(params.pretrained, task.facts)
+        require_own_tokenizer(params.pretrained, task.facts, task.folder)
     end_id = task.facts.suffix[-1] if task.facts.suffix else None
     model = build_model(params, task.facts.vocab_size, task.facts.pad_id, task.labels, seed, end_id)
     note(model, weights_are_new=params.pretrained is None)
@@ -132,7 +140,7 @@ def verify_model(model: PreTrainedModel, task: TextTask, ranks: Ranks) -> None:
 
 def require_own(folder: str, task: TextTask, named: str) -> None:
     """Raises ArtifactError unless the model in `folder` was trained with the task's tokenizer. named: what messages call it."""
-    require_own_tokenizer(folder, task.facts, named)
+    require_own_tokenizer(folder, task.facts, task.folder, named)
 
 
 def require_fit(model: PreTrainedModel, task: TextTask) -> None:

@@ -10,8 +10,10 @@ from torch import nn
 from stillhouse.comparison.intervals import Ends, MeanOfClasses, Share
 from stillhouse.core.artifacts import DATA, read_json, write_json
 from stillhouse.core.shipped import Shipped, TaskName
+from stillhouse.data.batches import Collate
 from stillhouse.evaluation.at_chance import said_of_training
 from stillhouse.evaluation.speed import measure_speed
+from stillhouse.kinds.registry import KINDS
 from stillhouse.models.build import count_parameters
 from stillhouse.models.kinds import models_of
 from stillhouse.models.model_folders import WEIGHTS
@@ -51,23 +53,24 @@ def evaluate(
     speed: dict = {}
     for task_name, folders in models.items():
         task = cast(ClassesTask, made.read_task(DATA / "preprocess" / task_name))
-        test = task.test()
-        collate = task.collator(test, task.whole_rows, seed=0)
+        teachers = cast(ClassesTask, made.read_task(DATA / KINDS[kind].modality.teacher_data / task_name))
+        test, collate = as_read_by(task)
         if note := thin_note(thin_classes(np.array(task.labels)[test.labels], task.labels), len(task.labels)):
             print(f"note: {task_name}: {note}", flush=True)
         bootstrap = Bootstrap(test.labels, len(task.labels), bootstrap_samples)
         logits: dict[str, np.ndarray] = {}
         scores: dict[str, dict] = {}
-        loaded: dict[str, nn.Module] = {}
+        loaded: dict[str, tuple[nn.Module, Collate]] = {}
         for name, folder in folders.items():
             model = made.load(folder)
-            logits[name] = predict(on_device(model, ranks.device), test, collate, ranks)
+            rows, inputs = (test, collate) if name != "teacher" else as_read_by(teachers)
+            logits[name] = predict(on_device(model, ranks.device), rows, inputs, ranks)
             scores[name] = test_scores(logits[name], test.labels, calibration_bins)
             scores[name] |= agreement(logits[name], logits["teacher"]) | said_of_training(folder)
             scores[name] |= {"parameters": count_parameters(model), "bytes": (folder / WEIGHTS).stat().st_size}
-            loaded[name] = model.cpu()
+            loaded[name] = model.cpu(), inputs
             print(f"{task_name} {name}: accuracy {scores[name]['accuracy']:.4f}", flush=True)
-        measured = measure_speed(loaded, collate, len(test), speed_seconds)
+        measured = measure_speed(loaded, len(test), speed_seconds)
         speed |= {f"{task_name}_{key}": value for key, value in measured.items()}
         predicted = {name: values.argmax(1) for name, values in logits.items()}
         if linear_baseline:
@@ -103,6 +106,12 @@ def evaluate(
             nearest_classes(labels, task.train, task.labels).to_csv(out / "tables" / "nearest_classes.csv", index=False)
     write_json(out / "metrics.json", metrics)
     return speed
+
+
+def as_read_by(task: ClassesTask) -> tuple[Any, Collate]:
+    """The test rows, and what makes inputs of them."""
+    test = task.test()
+    return test, task.collator(test, task.whole_rows, seed=0)
 
 
 def write_tables(

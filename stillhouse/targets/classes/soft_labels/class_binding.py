@@ -8,12 +8,13 @@ from stillhouse.targets.classes.predict.classes_task import ClassesTask
 
 def classifier_binding(task: ClassesTask, views: Any, seed: int, teacher: str) -> Binding:
     """Binding of soft labels of the teacher with weights digest `teacher` on the training rows of `task`."""
+    scope = task.label_scope
     return Binding(
         teacher=teacher,
-        tokenizer=task.reader,
-        data=task.digest,
+        tokenizer=scope.reader,
+        data=scope.data,
         views=f"{views.words()}, seed {seed}",
-        preprocessing=task.preprocessing,
+        preprocessing=scope.preprocessing,
         classes=classes_digest(task.labels),
         vocab=len(task.labels),
     )

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
+from stillhouse.core.errors import ArtifactError
 from stillhouse.data.batch import Batch
+from stillhouse.data.batches import Collate
 from stillhouse.distillation.signals import OF_DISTRIBUTIONS, OF_TEACHER
 from stillhouse.models.layers import layer_outputs, layer_stack
 from stillhouse.runtime.distributed import Ranks
@@ -64,17 +67,30 @@ class StoredTeacher:
 class OnlineTeacher:
     """Asks the teacher in every step."""
 
-    gives = OF_TEACHER
-
-    def __init__(self, folder: Path, task: ClassesTask, ranks: Ranks):
+    def __init__(self, folder: Path, task: ClassesTask, teacher_task: ClassesTask, views: Any, seed: int, ranks: Ranks):
+        """teacher_task: the rows of `task` as the teacher reads them. Raises ArtifactError if they are others."""
         self.model = on_device(task.load(folder), ranks.device).requires_grad_(False)
+        self.device = ranks.device
+        self.collate: Collate | None = None
+        if task.inputs() != teacher_task.inputs():
+            if not np.array_equal(task.train.keys, teacher_task.train.keys):
+                raise ArtifactError("the teacher's training rows are not the student's; run 'dvc repro preprocess'")
+            self.collate = teacher_task.collator(teacher_task.train, views, seed)
+        # Layers are compared token by token, and tokens of another tokenizer are others.
+        self.gives = OF_DISTRIBUTIONS if self.collate else OF_TEACHER
         found = layer_stack(self.model)
         self.stack = found and found[1]
+
+    def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The rows and views of a batch as the teacher reads them."""
+        if self.collate is None:
+            return batch.inputs
+        return self.collate(batch.rows, batch.views).to(self.device).inputs
 
     @torch.no_grad()
     def __call__(self, batch: Batch, layers: Collection[int] = ()) -> TeacherAnswer:
         if not layers:
-            return TeacherAnswer(self.model(**batch.inputs).logits.float())
+            return TeacherAnswer(self.model(**self.inputs(batch)).logits.float())
         assert self.stack is not None
         with layer_outputs(self.stack, layers) as states:
             return TeacherAnswer(self.model(**batch.inputs).logits.float(), states)

@@ -33,6 +33,7 @@ def student_objective(
     labels: Path,
     teacher: Path,
     teacher_weights: str,
+    teacher_task: ClassesTask,
     ranks: Ranks,
 ) -> Loss | Objective:
     """A loss on a classifier's logits, or on what else its layers hand on.
@@ -40,7 +41,7 @@ def student_objective(
     Raises ArtifactError for labels that are not this student's, ParamsError for layers that there are not.
     """
     if settings.teacher == "online":
-        source: TeacherSource = OnlineTeacher(teacher, task, ranks)
+        source: TeacherSource = OnlineTeacher(teacher, task, teacher_task, views, seed, ranks)
     else:
         source = StoredTeacher(labels, task, views, seed, teacher_weights, ranks)
     require_signals(settings, source.gives, None)

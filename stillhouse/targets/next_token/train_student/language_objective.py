@@ -43,9 +43,11 @@ def student_objective(
     labels: Path,
     teacher: Path,
     teacher_weights: str,
+    teacher_task: BlockTask,
     ranks: Ranks,
 ) -> language_model.Distillation:
-    """The objective of a causal language model. Raises ArtifactError for labels that are not this student's."""
+    """The objective of a causal language model, which reads its teacher's tokens. Raises ArtifactError for labels that are not
+    this student's."""
     verify_model(model, task, ranks)
     method = None if settings.teacher == "online" else SoftLabels.open(labels, verify=False).form
     require_signals(settings, given_by(settings, method), method)

@@ -42,7 +42,7 @@ class Params:
 
 def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     from stillhouse.distillation.kinds import objective_of
-    from stillhouse.models.kinds import models_of
+    from stillhouse.models.kinds import models_of, student_start_of
     from stillhouse.models.layers import copy_teacher_layers
     from stillhouse.training.kinds import trainer_of
 
@@ -51,10 +51,12 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     task = models.read_task(DATA / "preprocess" / "source")
     model = models.build(params.student.model, task, params.seed)
     online = settings.distillation.teacher == "online"
-    teacher_task = models.read_task(DATA / KINDS[params.kind].modality.teacher_data / "source") if online else task
+    teacher_task = models.read_task(DATA / KINDS[params.kind].modality.teacher_data / "source")
     if settings.teacher_layers is not None:
-        require_same_tokens(task, models.read_task(DATA / KINDS[params.kind].modality.teacher_data / "source"))
+        require_same_tokens(task, teacher_task)
         copy_teacher_layers(models.load(TEACHER / "model"), model, settings.teacher_layers)
+    if settings.start is not None and (way := student_start_of(params.kind)):
+        way.start_from_teacher(model, task, models.load(TEACHER / "model"), teacher_task, ranks)
     weights = read_json(TEACHER / MANIFEST)["weights"]
     objective = objective_of(params.kind).student_objective(
         settings.distillation,

@@ -1,7 +1,7 @@
 """The block `train_student`; torch-free, so that it can be checked in milliseconds."""
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -160,6 +160,19 @@ class TrainStudent:
     """The loss against the teacher."""
     teacher_layers: list[int] | None = None
     """Layers of the teacher that the student starts from, with its embeddings and head; with null, random weights."""
+    start: ClassVar[Literal["teacher_embeddings"] | None] = None
+    """Only texts have words that a teacher can be asked about one by one."""
+
+
+@block
+class TextsStudent(TrainStudent):
+    start: Literal["teacher_embeddings"] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """What the student's token vectors start as: `teacher_embeddings` what the teacher makes of each token's text alone, in as
+    many principal components as the vectors have numbers; with null, random ones."""
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.teacher_layers is not None:
+            raise ValueError("start and teacher_layers both say where the token vectors come from; leave one of them out")
 
 
 @block

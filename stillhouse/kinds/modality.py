@@ -8,12 +8,14 @@ TEXTS = Modality(
     blocks={
         "ingest": "stillhouse.sources.config:ClassesIngest",
         "preprocess": "stillhouse.preprocessing.config:RowsPreprocess",
+        "train_student": "stillhouse.distillation.config:TextsStudent",
     },
     teacher_data="preprocess/teacher",
     own_options="stillhouse.models.own_options",
     ingestion="stillhouse.modalities.text.ingest.ingest_texts",
     preprocessing="stillhouse.modalities.text.preprocess.preprocess_rows",
     models="stillhouse.modalities.text.rows.text_task",
+    student_start="stillhouse.modalities.text.rows.teacher_vectors",
 )
 BLOCKS = Modality(
     room="blocks",

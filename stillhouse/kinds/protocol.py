@@ -21,6 +21,11 @@ def part(*stages: str) -> Any:
     return field(metadata={"stages": stages})
 
 
+def optional_part(*stages: str) -> Any:
+    """The same of a module that some lack."""
+    return field(default=None, metadata={"stages": stages})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Modality:
     """What a row is: a text, a block of documents, a picture."""
@@ -40,6 +45,8 @@ class Modality:
     """Sources to canonical tables (`sources.kinds.Ingestion`)."""
     preprocessing: str = part("preprocess")
     """Tables to what a model reads (`preprocessing.kinds.Preprocessing`)."""
+    student_start: str | None = optional_part("train_student")
+    """What a student begins with of what its teacher knows (`models.kinds.StudentStart`), where there is a way."""
     models: str = part(*EVERY_TRAINING, "export_soft_labels", "evaluate", "export_model")
     """The task as it lies on disk, and models that read its rows (`models.kinds.Models`)."""
 
@@ -119,7 +126,8 @@ class Kind:
         for owner in (self.modality, self.target, self):
             for each in fields(owner):
                 stages = each.metadata.get("stages")
-                if stages is not None and (stage is None or stage in stages):
+                named = stages is not None and getattr(owner, each.name) is not None
+                if named and (stage is None or stage in stages):
                     yield each.name, getattr(owner, each.name)
 
 

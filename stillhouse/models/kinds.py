@@ -57,6 +57,20 @@ class Models(Protocol[T]):
         ...
 
 
+class StudentStart(Protocol):
+    def start_from_teacher(
+        self, student: PreTrainedModel, task: Any, teacher: PreTrainedModel, teacher_task: Any, ranks: Ranks
+    ) -> None:
+        """Change the student's first weights in place. Raises ParamsError if it has no place for what the teacher knows."""
+        ...
+
+
+def student_start_of(kind: str) -> StudentStart | None:
+    """The module that knows how the student of a kind can start from its teacher; None where there is no way."""
+    module = KINDS[kind].modality.student_start
+    return cast(StudentStart, load(module)) if module else None
+
+
 def models_of(kind: str) -> Models[TrainingTask]:
     """The module that makes the models of a kind."""
     return cast(Models[TrainingTask], load(KINDS[kind].modality.models))

@@ -77,12 +77,13 @@ class OwnEncoderForSequenceClassification(PreTrainedModel):
     config_class = OwnEncoderConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
+    embeddings_class: type[NgramEmbeddings] = NgramEmbeddings
     layer_class: type[nn.Module]
     """Made of the configuration and the number of the layer, from 0 at the bottom."""
 
     def __init__(self, config: OwnEncoderConfig):
         super().__init__(config)
-        self.embeddings = NgramEmbeddings(config)
+        self.embeddings = self.embeddings_class(config)
         self.layers = nn.ModuleList(self.layer_class(config, number) for number in range(config.num_hidden_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.classifier_dropout)

@@ -18,6 +18,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "ngram_encoder": COMMON | {"num_attention_heads": 2, "intermediate_size": 128, "rope_theta": 10000.0},
     "gru_encoder": COMMON,
     "cnn_encoder": COMMON | {"kernel_size": 3, "dilation_growth": 1},
+    "static_encoder": COMMON | {"num_hidden_layers": 1, "intermediate_size": 256},
 }
 """Our own architectures, and what their options are unless given."""
 LEAST = {"num_hidden_layers": 0, "ngram_buckets": 1}

@@ -21,7 +21,8 @@ from stillhouse.models import own  # noqa: F401  registers the architectures
 from stillhouse.models.config import ModelParams
 from stillhouse.models.head import order_of, reorder_head, replace_head, set_labels
 from stillhouse.models.model_folders import PATTERNS
-from stillhouse.models.own_options import DEFAULTS
+from stillhouse.models.own_options import DEFAULTS, POOLED
+from stillhouse.models.pooled_load import load_pooled, pooling_for
 from stillhouse.models.positions import counts_from_padding, most_positions
 from stillhouse.models.saved import load, read_config
 
@@ -48,7 +49,7 @@ def build_model(
     if params.pretrained is not None:
         folder = pretrained_folder(params)
         with made_for_the_task(params):
-            return load_for_task(folder, vocab_size, pad_id, labels, seed)
+            return load_for_task(folder, vocab_size, pad_id, labels, seed, params)
     known = {"vocab_size": vocab_size, "pad_token_id": pad_id} | ({} if end_id is None else {"eos_token_id": end_id})
     taken = [key for key in OF_THE_TASK if key in params.config]
     if taken:
@@ -61,29 +62,42 @@ def build_model(
     return from_config(AutoModelForSequenceClassification, config, "classify sequences")
 
 
-def load_for_task(folder: Path, vocab_size: int, pad_id: int, labels: list[str], seed: int) -> PreTrainedModel:
-    """A classifier over `labels` from a folder: its own head where it is about the same classes, or else a new one.
+def load_for_task(
+    folder: Path, vocab_size: int, pad_id: int, labels: list[str], seed: int, params: ModelParams
+) -> PreTrainedModel:
+    """A classifier over `labels` from a folder: its own head where it is about the same classes, or else a new one; a pooled
+    encoder where the folder is of sentence-transformers, or `params` ask for one.
 
     The padding id becomes the tokenizer's, from which decoders see where a text ends.
     """
     config = read_config(folder)
     require_vocabulary(config, vocab_size)
-    text = config.get_text_config(decoder=True)
-    theirs, same_classes = getattr(text, "pad_token_id", None), config.num_labels == len(labels)
-    order = order_of(config, labels) if same_classes else None
+    theirs = getattr(config.get_text_config(decoder=True), "pad_token_id", None)
+    pooling = pooling_for(folder, config, params.pooling, params.head)
     set_padding(config, pad_id)
+    if pooling is not None:
+        model = load_pooled(folder, config, pooling, params.head, labels, seed)
+        require_same_padding(model, folder, theirs, pad_id)
+        return replace_head(model, labels, seed)
+    same_classes = config.num_labels == len(labels)
+    order = order_of(config, labels) if same_classes else None
     if order is None:
         set_labels(config, labels)
     model = load(AutoModelForSequenceClassification, folder, config, new_head=True)
-    if theirs not in (None, pad_id) and counts_from_padding(model):
-        raise ParamsError(
-            f"model: {type(model).__name__} counts positions from its padding id, which is {theirs} in "
-            f"{folder / 'config.json'} and {pad_id} in the tokenizer; "
-            "set preprocess.tokenizer.pretrained to the model's own tokenizer"
-        )
+    require_same_padding(model, folder, theirs, pad_id)
     if order is not None and not model.head_is_new:
         return reorder_head(model, order, labels)
     return replace_head(model, labels, seed) if same_classes else model
+
+
+def require_same_padding(model: PreTrainedModel, folder: Path, theirs: int | None, ours: int) -> None:
+    """Raises ParamsError for a model that counts its positions from another padding id than the tokenizer's."""
+    if theirs not in (None, ours) and counts_from_padding(model):
+        raise ParamsError(
+            f"model: {type(model).__name__} counts positions from its padding id, which is {theirs} in "
+            f"{folder / 'config.json'} and {ours} in the tokenizer; "
+            "set preprocess.tokenizer.pretrained to the model's own tokenizer"
+        )
 
 
 def build_language_model(
@@ -101,6 +115,7 @@ def build_language_model(
     Raises ParamsError for an unknown architecture or key, a vocabulary smaller than the tokenizer's, or too few positions.
     """
     torch.manual_seed(seed)
+    params.refuse_pooling("language models")
     if params.pretrained is not None:
         folder = pretrained_folder(params)
         with made_for_the_task(params):
@@ -202,7 +217,7 @@ def has_option(config: PretrainedConfig, key: str) -> bool:
 
 def asked_for(config: PretrainedConfig, key: str) -> bool:
     """Whether the config's module, or those beside it with its models, read an option of this name."""
-    if config.model_type in DEFAULTS:
+    if config.model_type in (*DEFAULTS, POOLED):
         # Ours declare what they read, and beside them stand others of ours.
         return False
     place = Path(inspect.getfile(type(config))).parent

@@ -21,6 +21,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "static_encoder": COMMON | {"num_hidden_layers": 1, "intermediate_size": 256},
 }
 """Our own architectures, and what their options are unless given."""
+POOLED = "pooled_encoder"
+"""Ours too: an encoder of transformers under pooling and a head. What it may say, its body's config says."""
+POOLINGS = ("mean", "cls", "last")
 LEAST = {"num_hidden_layers": 0, "ngram_buckets": 1}
 WHOLE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "ngram_buckets",
          "kernel_size", "dilation_growth")  # fmt: skip
@@ -43,6 +46,18 @@ def check_sizes(architecture: str, options: Mapping[str, Any]) -> None:
         raise ValueError(f"hidden_size must be even, half of it for each direction, is {size}")
     if architecture == "cnn_encoder" and options["kernel_size"] % 2 == 0:
         raise ValueError(f"kernel_size must be odd, as many tokens before as behind, is {options['kernel_size']}")
+
+
+def check_head(pooling: str, layers: int, size: int, dropout: float) -> None:
+    """Raises ValueError for a pooled encoder's options that mean nothing."""
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, is {pooling!r}")
+    if layers not in (0, 1):
+        raise ValueError(f"a head has 0 or 1 hidden layers, not {layers!r}")
+    if size < 1 or not 0 <= dropout < 1:
+        raise ValueError(
+            f"a head's size must be at least 1 and its dropout from 0 to below 1, they are {size!r} and {dropout!r}"
+        )
 
 
 def count_layers(architecture: str, options: Mapping[str, Any]) -> int:

@@ -30,6 +30,7 @@ def build_image_model(
     that does not take pictures of this size.
     """
     torch.manual_seed(seed)
+    params.refuse_pooling("classifiers of pictures")
     if params.pretrained is not None:
         with made_for_the_task(params):
             model = load_for_images(pretrained_folder(params), channels, labels, seed)

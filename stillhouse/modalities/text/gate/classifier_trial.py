@@ -14,12 +14,13 @@ from stillhouse.gate.trial import ALONE, BLOCK_TOKENS, made_small, vocabulary_of
 from stillhouse.modalities.text.rows.batch_invariance import require_batch_invariance
 from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
-from stillhouse.models.own_options import DEFAULTS
+from stillhouse.models.own_options import DEFAULTS, POOLED
 from stillhouse.packaging.onnx import LogitsOnly, export_onnx
 from stillhouse.runtime.model_types import note
 
 KNOWN = (
-    "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta", *DEFAULTS,
+    "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta", POOLED,
+    *DEFAULTS,
 )  # fmt: skip
 """Not tried, for the sake of speed: the table of docs/classifiers.md has them; the stage asks its own model all the same."""
 CLASSIFIED = TokenizerFacts(vocab_size=VOCABULARY, pad_id=0, prefix=[1], suffix=[2], digest="none", eos_id=2)

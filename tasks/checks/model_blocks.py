@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.core.checkout import local_folder
-from stillhouse.core.errors import ArtifactError, ParamsError
+from stillhouse.core.errors import ArtifactError, ParamsError, StillhouseError
 from stillhouse.core.params import build
 from stillhouse.distillation.config import DistillationParams
 from stillhouse.distillation.signals import OTHER_TOKENS, given_by, require_signals
@@ -16,9 +16,11 @@ from stillhouse.kinds.registry import KINDS
 from stillhouse.modalities.images.table.image_config import require_shift
 from stillhouse.models.config import ModelParams
 from stillhouse.models.model_folders import ADAPTER, CONFIG, require_model
+from stillhouse.models.sentence_modules import read_modules
 from stillhouse.targets.classes.train_student.feature_layers import Layers, wanted_layers
 
 HUB_ID = re.compile(r"[^/@\s]+/[^/@\s]+@[0-9a-f]{40}")
+RAW = ("data", "raw")
 
 
 def check_together(tree: dict[str, Any]) -> None:
@@ -89,18 +91,25 @@ def named_models(tree: dict[str, Any]) -> Iterator[tuple[str, str | None, str]]:
         yield f"export_soft_labels.mixture.{number}.model", teacher.get("model"), "config.json"
 
 
-def check_folders(tree: dict[str, Any]) -> None:
-    """Whether the folders of models and tokenizers are there, in the repository. Raises ParamsError naming the key."""
+def check_folders(tree: dict[str, Any]) -> list[str]:
+    """Whether the folders of models and tokenizers are there, in the repository, with all their files.
+
+    Returns notes on models that no training depends on. Raises ParamsError naming the key.
+    """
+    notes = []
     for key, name, file in named_models(tree):
         if name is None or HUB_ID.fullmatch(name):
             continue
         here, path = Path.cwd(), Path(os.path.abspath(name))  # noqa: PTH100
         if here != path and here not in path.parents:
+            command = "data FILE" if "tokenizer" in key else "model FROM"
             raise ParamsError(
                 f"'{key}' is '{name}', which lies outside of the repository: DVC does not see it change, and other hosts do "
-                f"not have it; 'make data FILE={name}' puts it into data/raw"
+                f"not have it; 'make {command}={name}' puts it into data/raw"
             )
         folder = local_folder(name)
+        if folder is None and Path(f"{name}.dvc").is_file():
+            raise ParamsError(f"'{key}' is '{name}', which DVC tracks and which is not here; 'dvc pull {name}' brings it back")
         if folder is None:
             raise ParamsError(
                 f"'{key}' is '{name}': there is no such folder, and a hub id needs its commit: 'owner/model@<40 hex digits>'"
@@ -112,6 +121,46 @@ def check_folders(tree: dict[str, Any]) -> None:
                 raise ParamsError(f"'{key}': {error}") from None
         elif not (folder / file).is_file():
             raise ParamsError(f"'{key}' is '{name}', a folder without {file}; expected one written by save_pretrained")
+        notes += notes_on_place(key, name, path.relative_to(here)) if file == CONFIG else []
+    return notes
+
+
+def notes_on_place(key: str, name: str, path: Path) -> list[str]:
+    """What to say of a model among own data, where trainings do not see it change."""
+    outside = path.parts[:2] == RAW and path.parts[2:3] != ("models",)
+    # Of a mixture's teachers, the stage depends on all of data/raw.
+    if not outside or key.startswith("export_soft_labels"):
+        return []
+    return [
+        f"'{key}' is '{name}', and trainings depend on data/raw/models alone: they are not repeated when it changes; "
+        f"'make model FROM={name}' puts it there"
+    ]
+
+
+def check_pooling(name: str, params: ModelParams, kind: str) -> None:
+    """Whether the keys about pooled encoders mean something for the block `NAME.model`, as far as its folder tells.
+
+    Raises ParamsError.
+    """
+    options = KINDS[kind].modality.own_options
+    if not (options and hasattr(load(options), "POOLED")):
+        try:
+            params.refuse_pooling("this kind of model")
+        except ParamsError as error:
+            raise ParamsError(f"'{name}': {error}") from None
+        return
+    folder = local_folder(params.pretrained or "")
+    if folder is None or not (folder / CONFIG).is_file():
+        return
+    try:
+        if read_modules(folder) is None and params.head is not None and params.pooling is None:
+            # torch and transformers: which architectures have a classifier, only they know.
+            from stillhouse.models.pooled_load import pooling_for
+            from stillhouse.models.saved import read_config
+
+            pooling_for(folder, read_config(folder), params.pooling, params.head)
+    except StillhouseError as error:
+        raise ParamsError(f"'{name}': {error}") from None
 
 
 def check_layers(tree: dict[str, Any], student: int | None, teacher: int | None) -> None:
@@ -132,12 +181,13 @@ def has_parts(training: dict[str, Any]) -> bool:
 def check_model(name: str, tree: dict[str, Any]) -> int | None:
     """Whether a model can be made of the block `NAME.model`; returns how many layers it has. Raises ParamsError.
 
-    A pretrained one is not looked at.
+    Of a pretrained one only its files are looked at.
     """
     params, preprocess = build(ModelParams, tree[name]["model"], name), tree["preprocess"]
     options = KINDS[tree["kind"]].modality.own_options
     own = load(options) if options and params.architecture in load(options).DEFAULTS else None
     if params.architecture is None:
+        check_pooling(name, params, tree["kind"])
         return None
     if own and own.are_good(params.architecture, params.config):
         if has_parts(tree[name]["training"]) and own.has_batch_norm(params.architecture, params.config):

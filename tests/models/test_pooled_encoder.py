@@ -198,9 +198,7 @@ def test_pooling_and_head_are_refused_where_no_pooled_encoder_results(tmp_path):
 
 def test_modules_that_are_not_read_are_refused(tmp_path):
     write_sentence_model(tmp_path / "st", "max_tokens")
-    with pytest.raises(
-        ArtifactError, match=r"1_Pooling/config\.json pools by max_tokens, which is not read; expected one of cls"
-    ):
+    with pytest.raises(ArtifactError, match=r"1_Pooling/config\.json pools by max_tokens, which is not read; expected"):
         made(tmp_path / "st")
     config = tmp_path / "st" / "1_Pooling" / "config.json"
     config.write_text(json.dumps({"pooling_mode": "lasttoken"}))
@@ -215,9 +213,7 @@ def test_modules_that_are_not_read_are_refused(tmp_path):
         made(tmp_path / "st")
     config.unlink()
     (tmp_path / "st" / "modules.json").write_text(json.dumps(entries[:2]))
-    with pytest.raises(
-        ArtifactError, match=r"modules\.json names '1_Pooling', where no config\.json is; copy the whole folder"
-    ):
+    with pytest.raises(ArtifactError, match=r"modules\.json names '1_Pooling', where no config\.json is; copy the whole"):
         made(tmp_path / "st")
 
 

@@ -250,7 +250,7 @@ def test_folders_of_models_and_tokenizers_must_be_there_and_in_the_repository(pr
     for outside in (str(tmp_path / "elsewhere"), "../elsewhere"):
         assert said(outside) == (
             f"'{name}' is '{outside}', which lies outside of the repository: DVC does not see it change, and other hosts do "
-            f"not have it; 'make data FILE={outside}' puts it into data/raw"
+            f"not have it; 'make {'data FILE' if 'tokenizer' in key else 'model FROM'}={outside}' puts it into data/raw"
         )
 
 

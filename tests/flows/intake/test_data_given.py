@@ -94,12 +94,25 @@ def test_texts_become_a_language_model_by_the_recipe_for_them(root, given, make_
     assert "by hand" not in (make_data(given / "novels", "--yes") and (root / "params.yaml").read_text())
 
 
-def test_a_model_is_tracked_and_no_data(root, given, make_data):
+def test_a_tokenizer_is_tracked_and_no_data(root, given, make_data):
     put(given, "bert/config.json", "{}")
     put(given, "bert/tokenizer.json", "{}")
     before = (root / "params.yaml").read_bytes()
     assert make_data(given / "bert") == (
-        "data/raw/bert: a model, tracked by DVC; name it where it is wanted, 'pretrained: data/raw/bert'\n"
+        "data/raw/bert: a tokenizer, tracked by DVC; 'preprocess.tokenizer.pretrained: data/raw/bert' names it\n"
     )
     assert (root / "data" / "raw" / "bert.dvc").is_file()
     assert (root / "params.yaml").read_bytes() == before
+
+
+def test_a_model_is_for_another_command(root, given, make_data):
+    put(given, "bert/config.json", "{}")
+    put(given, "bert/model.safetensors", "")
+    put(given, "tiny.gguf", "")
+    put(given, "lora/adapter_config.json", "{}")
+    for name in ("bert", "tiny.gguf", "lora"):
+        assert make_data(given / name) == (
+            f"error: data: {given / name} is a model, not data: 'make model FROM={given / name}' puts it into data/raw/models, "
+            "on which trainings depend\n"
+        )
+    assert [path.name for path in (root / "data" / "raw").iterdir()] == [".gitkeep"]

@@ -21,6 +21,13 @@ def head(model: PreTrainedModel) -> tuple[str, nn.Linear]:
     return linear[-1]
 
 
+def freeze_body(model: PreTrainedModel) -> None:
+    """Only the head keeps learning."""
+    _, last = head(model)
+    model.requires_grad_(False)
+    last.requires_grad_(True)
+
+
 def replace_head(model: PreTrainedModel, labels: list[str], seed: int) -> PreTrainedModel:
     """The same body with a new head over `labels`, drawn from `seed`."""
     name, old = head(model)
@@ -32,6 +39,7 @@ def replace_head(model: PreTrainedModel, labels: list[str], seed: int) -> PreTra
             new.bias.zero_()
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, new)
+    note(model, head_is_new=True)
     return name_classes(model, labels)
 
 

@@ -41,6 +41,16 @@ class Trainer(Protocol[A]):
         hold: Hold | None = None,
     ) -> History: ...
 
+    def fit_head(
+        self, model: PreTrainedModel, task: A, params: Any, views: Any, seed: int, ranks: Ranks, description: str
+    ) -> History:
+        """Train the head of a model whose body keeps its weights."""
+        ...
+
+    def as_it_is(self, model: PreTrainedModel, task: A, ranks: Ranks) -> History:
+        """The scores of a model that is not trained, on the validation split. Raises ParamsError if it cannot have any."""
+        ...
+
     def save_training(self, model: PreTrainedModel, history: History, out: Path, inputs: dict[str, str], task: A) -> None: ...
 
 

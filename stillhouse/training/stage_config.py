@@ -16,8 +16,24 @@ from stillhouse.training.optim.rates import PARTS, note_on_rate
 class TrainTeacher:
     model: ModelParams
     """Architecture, or pretrained weights."""
-    training: TrainingParams
-    """Steps, batches, optimiser and schedule."""
+    training: TrainingParams | None
+    """Steps, batches, optimiser and schedule; null: a pretrained model that teaches as it is."""
+    mode: Literal["full", "lora"] = "full"
+    """What of a pretrained model is trained: `full` everything (at rates of its layers' own with optimizer.layer_decay), `lora`
+    low-rank additions to the body."""
+    lora: LoraParams | None = None
+    """Low-rank additions, in mode `lora`."""
+    unfreeze_every: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        if self.training is None and (self.model.pretrained is None or self.mode != "full"):
+            raise ValueError(
+                "training is null, which passes a pretrained model on as it is; give model.pretrained, and leave mode out"
+            )
+        if self.mode != "full" and self.model.pretrained is None:
+            raise ValueError(f"mode '{self.mode}' keeps weights of a pretrained model; give model.pretrained, or leave mode out")
+        if (self.mode == "lora") != (self.lora is not None):
+            raise ValueError(f"mode 'lora' goes with a block lora, and no other mode does; given '{self.mode}' and {self.lora}")
 
 
 @block
@@ -82,7 +98,7 @@ class Finetune:
         """`teacher`: how the teacher was made."""
         if self.teacher_training is not None:
             return self.teacher_training
-        if teacher.model.pretrained is None or self.mode in PARTS:
+        if teacher.training is None or teacher.model.pretrained is None or {self.mode, teacher.mode} & {*PARTS}:
             return self.training
         # Layer-wise rates stay those of the fine-tuning.
         decay = self.training.optimizer.layer_decay

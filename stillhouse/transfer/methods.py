@@ -13,7 +13,8 @@ from stillhouse.training.optim.optimizers import required_matrices
 from stillhouse.training.parallel.block_reading import require_parallel
 from stillhouse.training.parallel.pipeline_parallel import require_decoder
 from stillhouse.training.parallel.tensor_parallel import divisible_plan
-from stillhouse.transfer.unfreezing import GradualUnfreezing, freeze_body
+from stillhouse.models.head import freeze_body
+from stillhouse.transfer.unfreezing import GradualUnfreezing
 
 Mode = Literal["full", "frozen", "layerwise", "gradual", "lora"]
 
@@ -39,17 +40,18 @@ def prepare(
     seed: int,
     unfreeze_every: int | None = None,
     lora: LoraParams | None = None,
+    block: str = "finetune",
 ) -> Method:
     """Make `model` itself ready. `full` and `layerwise` change nothing here: rates are the optimiser's.
 
-    `new_head`: the head is the target task's, and learns whatever the method. Raises ParamsError for a layer group that would
+    `new_head`: the head is the target task's, and learns whatever the method. `block`: of these settings, for messages. Raises ParamsError for a layer group that would
     never learn in `steps` steps, and for LoRA targets that the model does not have.
     """
     if mode == "frozen":
         freeze_body(model)
     elif mode == "gradual":
         assert unfreeze_every is not None
-        hold = GradualUnfreezing.of(model, unfreeze_every, steps)
+        hold = GradualUnfreezing.of(model, unfreeze_every, steps, block)
         return Method(hold, fingerprint=digest_json({"mode": mode, "groups": hold.groups, "every": unfreeze_every}))
     elif mode == "lora":
         assert lora is not None

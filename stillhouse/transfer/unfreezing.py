@@ -3,18 +3,9 @@
 from dataclasses import dataclass
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from stillhouse.core.errors import ParamsError
-from stillhouse.models.head import head
 from stillhouse.training.optim.optimizers import embedding_ids, layers_below_head, num_layers
-
-
-def freeze_body(model: PreTrainedModel) -> None:
-    """Only the head keeps learning."""
-    _, last = head(model)
-    model.requires_grad_(False)
-    last.requires_grad_(True)
 
 
 def layer_groups(model: nn.Module) -> list[list[str]]:
@@ -40,7 +31,7 @@ class GradualUnfreezing:
     every: int
 
     @classmethod
-    def of(cls, model: nn.Module, every: int, steps: int) -> "GradualUnfreezing":
+    def of(cls, model: nn.Module, every: int, steps: int, block: str = "finetune") -> "GradualUnfreezing":
         """Raises ParamsError if a group would never learn."""
         groups = layer_groups(model)
         last = every * (len(groups) - 1)
@@ -48,7 +39,7 @@ class GradualUnfreezing:
             most = (steps - 1) // (len(groups) - 1)
             advice = f"lower it to at most {most}" if most else "take more steps"
             raise ParamsError(
-                f"finetune.unfreeze_every is {every}: the lowest of the {len(groups)} layer groups of {type(model).__name__} "
+                f"{block}.unfreeze_every is {every}: the lowest of the {len(groups)} layer groups of {type(model).__name__} "
                 f"begins to learn after step {last}, and training.steps is {steps}; {advice}"
             )
         return cls(groups, every)

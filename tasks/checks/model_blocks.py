@@ -173,9 +173,9 @@ def check_layers(tree: dict[str, Any], student: int | None, teacher: int | None)
                 Layers(whose, tree[block]["model"]["architecture"], count).number(layer, key)
 
 
-def has_parts(training: dict[str, Any]) -> bool:
+def has_parts(training: dict[str, Any] | None) -> bool:
     """Whether a batch is computed in several parts."""
-    return training.get("micro_batch_size") not in (None, training.get("batch_size"))
+    return training is not None and training.get("micro_batch_size") not in (None, training.get("batch_size"))
 
 
 def check_model(name: str, tree: dict[str, Any]) -> int | None:

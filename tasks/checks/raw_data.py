@@ -20,6 +20,8 @@ def notes_on_batches(tree: dict[str, Any], rows: int | None) -> list[str]:
         rows = preprocessing.most_rows(rows, tree["preprocess"])
     for key in ("train_teacher", "student"):
         training = tree[key]["training"]
+        if training is None:
+            continue
         batch, steps, warmup = training["batch_size"], training["steps"], training["schedule"].get("warmup_steps", 0)
         if rows is not None and batch != "full" and batch > rows:
             notes.append(

@@ -184,7 +184,8 @@ def notes_on_rates(blocks: dict[str, Any]) -> list[str]:
     teacher, student = blocks["train_teacher"].train_teacher, blocks["train_student"].student
     finetune = blocks["finetune"].finetune
     notes = [
-        note_on_rate("train_teacher.training", teacher.model.pretrained, teacher.training.optimizer),
+        teacher.training
+        and note_on_rate("train_teacher.training", teacher.model.pretrained, teacher.training.optimizer, teacher.mode),
         note_on_rate("student.training", student.model.pretrained, student.training.optimizer),
     ]
     return [note for note in notes if note] + finetune.notes_on_rates(student, teacher)

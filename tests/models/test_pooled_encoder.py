@@ -24,7 +24,8 @@ from stillhouse.packaging.onnx import export_onnx
 from stillhouse.targets.classes.train.classifier import fit
 from stillhouse.training.config import LoraParams
 from stillhouse.transfer.lora import add_lora
-from stillhouse.transfer.unfreezing import freeze_body, layer_groups
+from stillhouse.models.head import freeze_body
+from stillhouse.transfer.unfreezing import layer_groups
 from tests.helpers.sentence_folders import add_modules, write_encoder, write_sentence_model
 from tests.helpers.small_trainings import FACTS, VIEWS, losses, one_thread, table, training  # noqa: F401
 

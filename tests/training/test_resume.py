@@ -179,7 +179,7 @@ def test_early_stopping_counts_on_over_a_kill(tmp_path, monkeypatch):
 
 def test_a_weight_that_never_had_a_gradient_gets_no_state(tmp_path, monkeypatch):
     """Frozen and unused parameters: an optimiser that made state for them would decay them."""
-    from stillhouse.transfer.unfreezing import freeze_body
+    from stillhouse.models.head import freeze_body
 
     def frozen(folder: Path | None) -> dict:
         rows, model = table(), small_model(0.2)

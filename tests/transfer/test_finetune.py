@@ -18,7 +18,7 @@ from stillhouse.models.head import head, replace_head
 from stillhouse.models.saved import load_model
 from stillhouse.targets.classes.train.classes_config import ClassesFinetune as Finetune
 from stillhouse.targets.classes.train.classifier import few_examples
-from stillhouse.transfer.unfreezing import freeze_body
+from stillhouse.models.head import freeze_body
 from tests.distillation.test_train_student import launch, one_error_line
 
 TRAINING = {

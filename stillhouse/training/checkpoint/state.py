@@ -54,7 +54,9 @@ class History:
         }
 
     def timing(self) -> dict[str, float]:
-        """Wall-clock figures, for `timing.json`."""
+        """Wall-clock figures, for `timing.json`; none of a training of no steps."""
+        if not self.seconds:
+            return {}
         return {
             "train_seconds": round(self.seconds, 3),
             "train_tokens_per_second": round(self.tokens / self.seconds),

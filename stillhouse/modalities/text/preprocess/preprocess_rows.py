@@ -86,7 +86,7 @@ def share_with_teacher(out: Path, tasks: Iterable[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Reader:
+class TextReader:
     """A tokenizer with its rules, and how much of a text it is to read."""
 
     tokenizer: Tokenizer
@@ -105,7 +105,7 @@ class Reader:
 
 def make_reader(
     params: WrappingTokenizer, max_tokens: int, lowercase: bool, source: pd.DataFrame, place: Path, key: str
-) -> Reader:
+) -> TextReader:
     """Train or fetch a tokenizer into `place / "processor"`. key: the block with its parameters, for messages."""
     folder = place / "processor"
     facts = make_tokenizer(params, source, folder, documents=False)
@@ -117,7 +117,7 @@ def make_reader(
         )
     write_row_rules(folder, facts, lowercase, max_tokens)
     words = preprocessing_words(lowercase, max_tokens, chat_template_of(folder))
-    return Reader(load_tokenizer(folder), describe_tokenizer(folder), max_tokens, cleaning_words(lowercase), words)
+    return TextReader(load_tokenizer(folder), describe_tokenizer(folder), max_tokens, cleaning_words(lowercase), words)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class CleanRows:
     report: SplitReport
 
 
-def write_task(folder: Path, rows: CleanRows, reader: Reader) -> dict:
+def write_task(folder: Path, rows: CleanRows, reader: TextReader) -> dict:
     """Tokenise and write one task; returns its statistics."""
     folder.mkdir(parents=True)
     table, names, facts, room = rows.table, rows.names, reader.facts, reader.room

@@ -72,8 +72,22 @@ def require_smoothing(share: float) -> None:
 
 @block
 class ClassesTeacher(TrainTeacher):
-    training: ClassesTraining
-    """Steps, batches, optimiser and schedule."""
+    training: ClassesTraining | None
+    """Steps, batches, optimiser and schedule; null: a pretrained model, with a head for these classes, that teaches as it
+    is."""
+    mode: Literal["full", "frozen", "gradual", "lora"] = "full"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """What of a pretrained model is trained: `full` everything (at rates of its layers' own with optimizer.layer_decay), `frozen`
+    the head alone (over the cached states of a pooled encoder, which costs one pass a view), `gradual` one more group of layers
+    every so many steps, `lora` a head and low-rank additions to the body."""
+    unfreeze_every: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Steps until the next group of layers is trained too, in mode `gradual`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.mode == "gradual") != (self.unfreeze_every is not None):
+            raise ValueError(f"mode 'gradual' goes with unfreeze_every; given '{self.mode}' and {self.unfreeze_every}")
+        if self.unfreeze_every is not None and self.unfreeze_every < 1:
+            raise ValueError(f"unfreeze_every must be at least 1, is {self.unfreeze_every}")
 
 
 @block

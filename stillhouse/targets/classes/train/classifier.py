@@ -21,6 +21,8 @@ from stillhouse.core.scores import AT_CHANCE
 from stillhouse.data.batch import Batch
 from stillhouse.data.batches import BatchPlan
 from stillhouse.models.build import count_parameters
+from stillhouse.models.head import freeze_body
+from stillhouse.models.pooled_encoder import PooledEncoderForSequenceClassification
 from stillhouse.models.saved import save_model
 from stillhouse.runtime.distributed import Ranks
 from stillhouse.runtime.predict import predict
@@ -29,7 +31,8 @@ from stillhouse.targets.classes.predict.class_chance import nothing_learned
 from stillhouse.targets.classes.predict.class_scores import score
 from stillhouse.targets.classes.predict.classes_task import ClassesTask, ClassRows
 from stillhouse.targets.classes.train.classes_config import ClassesBaseline, ClassesFinetune, ClassesTraining
-from stillhouse.targets.classes.train.imbalance import cross_entropy, refuse_imbalance, sampler_of
+from stillhouse.targets.classes.train.frozen_body import StatesHead, cached
+from stillhouse.targets.classes.train.imbalance import cross_entropy, refuse_altered_copies, refuse_imbalance, sampler_of
 from stillhouse.training.checkpoint.state import History
 from stillhouse.training.job import Hold, Job, Objective
 from stillhouse.training.loop import train
@@ -140,9 +143,65 @@ def fit(
         refuse_imbalance(params, "it goes by true labels, which this training has not, or not of all rows")
     loss = loss or cross_entropy(rows.labels, len(task.labels), params)
     history = train(model, job_of(task, params, views, num_views, seed, description, rows, loss, fingerprint, hold), ranks)
+    warn(description, history, task, ranks)
+    return history
+
+
+def fit_head(
+    model: PreTrainedModel, task: ClassesTask, params: ClassesTraining, views: Any, seed: int, ranks: Ranks, description: str
+) -> History:
+    """Train the head alone, on the labelled rows. Of a pooled encoder the body's states are computed once: of each row, and of
+    the views that soft labels are exported for. Raises as `fit`."""
+    rows = task.labelled()
+    if not isinstance(model, PooledEncoderForSequenceClassification):
+        freeze_body(model)
+        return fit(model, task, params, views, None, seed, ranks, description)
+    task.verify(model, ranks)
+    refuse_altered_copies(params)
+    states = cached(model, rows, task.collator(rows, views, seed), views, ranks, params.precision)
+    whole = cached(model, task.validation, task.collator(task.validation, task.whole_rows, 0), None, ranks, params.precision)
+
+    def evaluate(head: nn.Module, ranks: Ranks) -> dict[str, float]:
+        with torch.no_grad():
+            batch = whole(np.arange(len(task.validation)), np.zeros(len(task.validation), dtype=np.int64)).to(ranks.device)
+            logits = head.eval()(**batch.inputs).logits.float().cpu().numpy()
+        return score(logits, task.validation.labels)
+
+    job = Job(
+        description=description,
+        num_rows=len(rows),
+        plan=lambda batch_size, bucket_batches: BatchPlan(
+            rows, batch_size, seed, bucket_batches, views.count + 1, sampler_of(rows, params.imbalance, seed)
+        ),
+        collate=states,
+        objective=Classification(cross_entropy(rows.labels, len(task.labels), params)),
+        evaluate=evaluate,
+        params=params,
+        seed=seed,
+    )
+    history = train(StatesHead(model), job, ranks)
+    model.eval()
+    warn(description, history, task, ranks)
+    return history
+
+
+def as_it_is(model: PreTrainedModel, task: ClassesTask, ranks: Ranks) -> History:
+    """Scores of a model that is not trained. Raises ParamsError if its head is not about the task's classes."""
+    if getattr(model, "head_is_new", True):
+        raise ParamsError(
+            "train_teacher.training is null, and the pretrained model has no head for the task's classes "
+            f"({', '.join(task.labels[:3])}{' ...' if len(task.labels) > 3 else ''}); train one (train_teacher.mode: frozen is cheap)"
+        )
+    task.verify(model, ranks)
+    model.to(ranks.device)
+    logits = predict(model, task.validation, task.collator(task.validation, task.whole_rows, seed=0), ranks)
+    return History(points=[{"step": 0, "split": "validation", **score(logits, task.validation.labels)}])
+
+
+def warn(description: str, history: History, task: ClassesTask, ranks: Ranks) -> None:
+    """Say so of a training that never left chance."""
     if ranks.is_main and (said := learned_nothing(history, task)):
         print(f"warning: {description}: {said}", file=sys.stderr, flush=True)
-    return history
 
 
 def learned_nothing(history: History, task: ClassesTask) -> str | None:

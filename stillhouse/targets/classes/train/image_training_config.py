@@ -25,8 +25,9 @@ class ImageTraining(ClassesTraining):
 
 @block
 class ImageTeacher(ClassesTeacher):
-    training: ImageTraining
-    """Steps, batches, optimiser and schedule."""
+    training: ImageTraining | None
+    """Steps, batches, optimiser and schedule; null: a pretrained model, with a head for these classes, that teaches as it
+    is."""
 
 
 @block

@@ -44,6 +44,15 @@ def sampler_of(rows: ClassRows, params: ImbalanceParams, seed: int) -> ClassSamp
     return ClassSampler(rows.keys, rows.labels, params.sampling, seed, up_to)
 
 
+def refuse_altered_copies(params: ClassesTraining) -> None:
+    """Raises ParamsError where rows would have to be altered whose states are computed once."""
+    if params.imbalance.augmentation is not None:
+        raise ParamsError(
+            "training.imbalance.augmentation alters rows anew in every step, and train_teacher.mode frozen computes the body's states "
+            "once; use imbalance.sampling or class_weights"
+        )
+
+
 def refuse_imbalance(params: ClassesTraining, reason: str) -> None:
     """Raises ParamsError if anything is asked for about unequal classes where nothing can be done."""
     if params.imbalance.is_on:

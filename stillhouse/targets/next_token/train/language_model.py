@@ -30,6 +30,7 @@ from stillhouse.losses.teacher_targets import Targets
 from stillhouse.modalities.blocks.rows.block_task import BlockTask, verify_model
 from stillhouse.modalities.blocks.rows.verification import note_idle_weights, require_training_pass
 from stillhouse.models.build import count_parameters
+from stillhouse.models.head import freeze_body
 from stillhouse.models.reading import head_of, hidden_states
 from stillhouse.models.saved import require_same_when_loaded, save_model
 from stillhouse.runtime.distributed import Ranks
@@ -163,6 +164,22 @@ def fit(
     if ranks.is_main and (said := learned_nothing(history, task)):
         print(f"warning: {description}: {said}", file=sys.stderr, flush=True)
     return history
+
+
+def fit_head(
+    model: PreTrainedModel, task: BlockTask, params: TrainingParams, views: NoViews, seed: int, ranks: Ranks, description: str
+) -> History:
+    """Train the head alone: `train_teacher` has no such mode for language models."""
+    freeze_body(model)
+    return fit(model, task, params, views, None, seed, ranks, description)
+
+
+def as_it_is(model: PreTrainedModel, task: BlockTask, ranks: Ranks) -> History:
+    """Scores of a model that is not trained, on the validation split. Raises ParamsError if it cannot be scored in blocks."""
+    verify_model(model, task, ranks)
+    model.to(ranks.device)
+    scores = next_token_scores(model, task.validation, task.facts.pad_id, ranks, "fp32")
+    return History(points=[{"step": 0, "split": "validation", **scores}])
 
 
 def learned_nothing(history: History, task: BlockTask) -> str | None:

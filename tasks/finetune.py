@@ -80,7 +80,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
             print(f"note: {note}", flush=True)
     task = models.read_task(DATA / "preprocess" / "new")
     # The same rows, chosen by their ids, as each of them reads them.
-    read_by = {name: task for name in MODELS}
+    read_by = dict.fromkeys(MODELS, task)
     read_by["teacher"] = models.read_task(DATA / KINDS[params.kind].modality.teacher_data / "new")
     rows = {name: trainer.choose(each, settings, params.seed) for name, each in read_by.items()}
     # Whoever compares against these models has to learn from the same rows.

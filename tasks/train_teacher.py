@@ -1,7 +1,7 @@
 """Stage `train_teacher`: the large model, on the source task.
 
-In: the source task as the teacher reads it, `data/preprocess/teacher` where that has a tokenizer of its own. Out: `model/` (safetensors and config, loads with
-transformers), `learning_curve.csv`, `metrics.json`, `manifest.json`.
+In: the source task as the teacher reads it, `data/preprocess/teacher` where that has a tokenizer of its own. Out: `model/`
+(safetensors and config, loads with transformers), `learning_curve.csv`, `metrics.json`, `manifest.json`.
 A classifier learns from random sub-spans of the texts, a new one every epoch, because those are what it labels later. A
 pretrained one may keep its body's weights, or all of them.
 
@@ -54,7 +54,9 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     return history.timing()
 
 
-def adapted(model: "PreTrainedModel", task: "TrainingTask", params: Params, ranks: "Ranks") -> "tuple[PreTrainedModel, History]":
+def adapted(
+    model: "PreTrainedModel", task: "TrainingTask", params: Params, ranks: "Ranks"
+) -> "tuple[PreTrainedModel, History]":
     """The model after a training of its body, all of it or a part."""
     import torch
 

@@ -1,4 +1,4 @@
-"""Views of a text: random sub-spans of its words, perhaps with words left out, the augmentation that soft labels are stored for.
+"""Views of a text: random spans of its words, perhaps with words left out, the augmentation that soft labels are made for.
 
 A view is a pure function of row id, view number and seed, so teacher and student see the same words although one
 exports labels today and the other trains next week (the condition of Beyer et al. 2022, arXiv:2106.05237, "consistent

@@ -17,8 +17,8 @@ OF_SAMPLES = frozenset({EXPECTATION})
 OF_TEACHER = frozenset({EXPECTATION, PROBABILITIES, HIDDEN_STATES})
 """The teacher itself, asked in every step."""
 OTHER_TOKENS = (
-    "'train_student.teacher_layers' copies the teacher's embeddings too, and 'preprocess.teacher' gives the teacher other tokens "
-    "than the student; leave teacher_layers out, or set preprocess.teacher to null"
+    "'train_student.teacher_layers' copies the teacher's embeddings too, and 'preprocess.teacher' gives the teacher other "
+    "tokens than the student; leave teacher_layers out, or set preprocess.teacher to null"
 )
 WITH_PROBABILITIES = ("topk_tail",)
 """Methods of `export_soft_labels.sampler` whose stores hold distributions."""

@@ -33,9 +33,9 @@ def measure_speed(
     """Median milliseconds of one row alone and rows per second in batches of 64, as `MODEL_latency_ms` and
     `MODEL_rows_per_second`; each is measured for about `seconds`.
 
-    models: each with what makes its inputs of the same table of `num_rows`. Models take turns on the same rows: what else the machine does meanwhile slows all
-    of them alike. Where it does so much that a row takes another time each time, figures are left out, unless they are wanted
-    `at_any_rate`; a line says so.
+    models: each with what makes its inputs of the same table of `num_rows`. Models take turns on the same rows: what else the
+    machine does meanwhile slows all of them alike. Where it does so much that a row takes another time each time, figures are
+    left out, unless they are wanted `at_any_rate`; a line says so.
     """
 
     def run(model: nn.Module, collate: Collate, rows: np.ndarray) -> float:

@@ -15,6 +15,7 @@ from stillhouse.data.tokenizer import FILES, TokenizerFacts, frame_of
 from stillhouse.data.tokenizer_identity import identity_of
 from stillhouse.models.model_folders import weights_digest
 
+
 def require_own_tokenizer(pretrained: str, facts: TokenizerFacts, task: Path, named: str | None = None) -> None:
     """Raises ArtifactError unless the model in a folder or at a hub id was trained with the tokenizer that `facts` are of.
 

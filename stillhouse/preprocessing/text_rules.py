@@ -132,9 +132,7 @@ def encode_by_rules(tokenizer: Tokenizer, facts: TokenizerFacts, texts: Sequence
     return [encoding.ids for encoding in encodings_by_rules(tokenizer, facts, texts, ids)]
 
 
-def encodings_by_rules(
-    tokenizer: Tokenizer, facts: TokenizerFacts, texts: Sequence[str], ids: Sequence[str]
-) -> list[Encoding]:
+def encodings_by_rules(tokenizer: Tokenizer, facts: TokenizerFacts, texts: Sequence[str], ids: Sequence[str]) -> list[Encoding]:
     """Each raw text in tokens, without special tokens and uncut, by a tokenizer with rules.
 
     ids: of the rows, for messages. Raises DataError if a text holds a special token that is a single character of texts.

@@ -31,7 +31,9 @@ class TrainTeacher:
                 "training is null, which passes a pretrained model on as it is; give model.pretrained, and leave mode out"
             )
         if self.mode != "full" and self.model.pretrained is None:
-            raise ValueError(f"mode '{self.mode}' keeps weights of a pretrained model; give model.pretrained, or leave mode out")
+            raise ValueError(
+                f"mode '{self.mode}' keeps weights of a pretrained model; give model.pretrained, or leave mode out"
+            )
         if (self.mode == "lora") != (self.lora is not None):
             raise ValueError(f"mode 'lora' goes with a block lora, and no other mode does; given '{self.mode}' and {self.lora}")
 

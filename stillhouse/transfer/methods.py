@@ -7,13 +7,13 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from stillhouse.core.artifacts import digest_json
+from stillhouse.models.head import freeze_body
 from stillhouse.training.config import LoraParams, TrainingParams
 from stillhouse.training.job import Hold
 from stillhouse.training.optim.optimizers import required_matrices
 from stillhouse.training.parallel.block_reading import require_parallel
 from stillhouse.training.parallel.pipeline_parallel import require_decoder
 from stillhouse.training.parallel.tensor_parallel import divisible_plan
-from stillhouse.models.head import freeze_body
 from stillhouse.transfer.unfreezing import GradualUnfreezing
 
 Mode = Literal["full", "frozen", "layerwise", "gradual", "lora"]
@@ -44,8 +44,9 @@ def prepare(
 ) -> Method:
     """Make `model` itself ready. `full` and `layerwise` change nothing here: rates are the optimiser's.
 
-    `new_head`: the head is the target task's, and learns whatever the method. `block`: of these settings, for messages. Raises ParamsError for a layer group that would
-    never learn in `steps` steps, and for LoRA targets that the model does not have.
+    `new_head`: the head is the target task's, and learns whatever the method. `block`: of these settings, for messages.
+    Raises ParamsError for a layer group that would never learn in `steps` steps, and for LoRA targets that the model does not
+    have.
     """
     if mode == "frozen":
         freeze_body(model)

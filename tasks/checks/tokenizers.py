@@ -24,6 +24,7 @@ from stillhouse.preprocessing.kinds import preprocessing_of
 from stillhouse.training.optim.rates import note_on_rate
 from tasks.checks.model_blocks import named_models
 
+
 @dataclass(frozen=True)
 class Reader:
     """A tokenizer of the pipeline: the student's, or the teacher's own."""
@@ -95,8 +96,8 @@ def check_reader(reader: Reader, models: list[Model], tree: dict[str, Any]) -> l
         require_room(place, tokenizer, named)
         if ours is not None and found != ours:
             raise ParamsError(
-                f"{named}, whose tokenizer is another one than that of '{reader.key}' ('{given}'): its token ids mean something "
-                f"else; {remedy(key, name, tree)}"
+                f"{named}, whose tokenizer is another one than that of '{reader.key}' ('{given}'): its token ids mean "
+                f"something else; {remedy(key, name, tree)}"
             )
         if given is None and not is_present(found, reader.processor):
             if may_be_trained(tokenizer, bool(prefix), reader, tree):
@@ -114,8 +115,8 @@ def remedy(key: str, name: str, tree: dict[str, Any]) -> str:
     """What to do about a model that does not read by the tokenizer it is given."""
     if key.startswith(OF_TEACHERS) and "max_tokens" in tree["preprocess"] and tree["preprocess"].get("teacher") is None:
         return (
-            f"give the teacher its own: 'preprocess.teacher: {{tokenizer: {{pretrained: {name}}}, max_tokens: 128}}', or take a "
-            "model of the same tokenizer"
+            f"give the teacher its own: 'preprocess.teacher: {{tokenizer: {{pretrained: {name}}}, max_tokens: 128}}', or take "
+            "a model of the same tokenizer"
         )
     return "take a model of the same tokenizer, or give all that read by it this one's"
 
@@ -127,9 +128,13 @@ def refuse_without_key(needy: list[tuple[str, str, str | None]], reader: Reader,
     for (key, name, one), (other_key, other_name, other) in pairwise(model for model in needy if model[2] is not None):
         if one != other:
             raise ParamsError(
-                f"'{key}' is '{name}' and '{other_key}' is '{other_name}', whose tokenizers differ: take two models of the same "
-                f"one, and name it as '{reader.key}'"
-                + ("" if reader.teacher or "max_tokens" not in tree["preprocess"] else ", or give the teacher its own as 'preprocess.teacher'")
+                f"'{key}' is '{name}' and '{other_key}' is '{other_name}', whose tokenizers differ: take two models of the "
+                f"same one, and name it as '{reader.key}'"
+                + (
+                    ""
+                    if reader.teacher or "max_tokens" not in tree["preprocess"]
+                    else ", or give the teacher its own as 'preprocess.teacher'"
+                )
             )
     key, name, _ = needy[0]
     own = remedy(key, name, tree)

@@ -255,7 +255,10 @@ def test_blocks_that_do_not_go_together_are_refused_before_the_teacher_is_traine
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("kind: causal_lm\nrooms: {modality: text, target: classes, teacher_data: preprocess/teacher}\n", r"is \{'modality': 'text', 'target': 'classes'\}"),
+        (
+            "kind: causal_lm\nrooms: {modality: text, target: classes, teacher_data: preprocess/teacher}\n",
+            r"is \{'modality': 'text', 'target': 'classes'\}",
+        ),
         ("kind: causal_lm\n", "is missing"),
     ],
 )

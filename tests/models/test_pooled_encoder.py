@@ -17,14 +17,13 @@ from stillhouse.modalities.text.rows.batch_invariance import require_batch_invar
 from stillhouse.modalities.text.rows.text_task import TextTask
 from stillhouse.models.build import build_language_model, build_model
 from stillhouse.models.config import ModelParams
-from stillhouse.models.head import head, replace_head
+from stillhouse.models.head import freeze_body, head, replace_head
 from stillhouse.models.layers import layer_stack
 from stillhouse.models.saved import load_model, save_model
 from stillhouse.packaging.onnx import export_onnx
 from stillhouse.targets.classes.train.classifier import fit
 from stillhouse.training.config import LoraParams
 from stillhouse.transfer.lora import add_lora
-from stillhouse.models.head import freeze_body
 from stillhouse.transfer.unfreezing import layer_groups
 from tests.helpers.sentence_folders import add_modules, write_encoder, write_sentence_model
 from tests.helpers.small_trainings import FACTS, VIEWS, losses, one_thread, table, training  # noqa: F401

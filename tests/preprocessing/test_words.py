@@ -78,7 +78,10 @@ def spelt(tokenizer: Tokenizer, views: ViewParams, view: int, seed: int) -> list
     collate, rows = Collator(table_by(tokenizer), FACTS, views, seed), np.arange(len(TEXTS))
     batch = collate(rows, np.full(len(rows), view))
     ids, mask = batch.inputs["input_ids"].numpy(), batch.inputs["attention_mask"].numpy()
-    return [tokenizer.decode(row[used == 1].tolist()).replace(" ", "").replace("##", "") for row, used in zip(ids, mask, strict=True)]
+    return [
+        tokenizer.decode(row[used == 1].tolist()).replace(" ", "").replace("##", "")
+        for row, used in zip(ids, mask, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])

@@ -29,7 +29,8 @@ from stillhouse.training.kinds import Trainer
 from tests.helpers.tiny_run import ROOT
 
 PROTOCOLS = {
-    "ingestion": Ingestion, "preprocessing": Preprocessing, "student_start": StudentStart, "models": Models, "training": Trainer,
+    "ingestion": Ingestion, "preprocessing": Preprocessing, "student_start": StudentStart, "models": Models,
+    "training": Trainer,
     "soft_labels": Export, "objective": StudentObjective,
     "evaluation": Evaluation, "package": Packaging, "page": Page, "judge": Judge, "trial": Trial, "comparison": Comparison,
 }  # fmt: skip

@@ -259,7 +259,8 @@ def test_the_digests_of_the_binding_are_those_of_the_page():
     packing = {"block_tokens": 32, "boundaries": "segments do not see each other", "method": "best-fit decreasing"}
     task = SimpleNamespace(
         facts=TokenizerFacts(vocab_size=9, pad_id=0, prefix=[], suffix=[], digest="k", eos_id=1),
-        label_scope=LabelScope("d", "", "NFC"), digest="d", preprocessing="as they are", packing=packing, labels=["s\u00fc\u00df", "b"],
+        label_scope=LabelScope("d", "", "NFC"), digest="d", preprocessing="as they are", packing=packing,
+        labels=["s\u00fc\u00df", "b"],
     )  # fmt: skip
     assert language_binding(task, "t", Sampler()).packing == json_digest(packing)  # pyright: ignore[reportArgumentType]
     views = ViewParams(count=1, min_share=0.5, min_words=1)

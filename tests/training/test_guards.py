@@ -121,7 +121,7 @@ def test_memory_that_runs_out_says_what_to_lower_and_can_be_gone_on_from(tmp_pat
             resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, resource.RLIM_INFINITY))
             collate = self.prefetcher.collate
 
-            # So long that one allocation is over 32 MiB: malloc asks the kernel for such a one even when its heap has free room.
+            # One allocation is then over 32 MiB, for which malloc asks the kernel even when its heap has free room.
             def long(rows: np.ndarray, views: np.ndarray) -> Batch:
                 batch = collate(rows, views)
                 inputs = {name: value.repeat(1, 5000) for name, value in batch.inputs.items()}

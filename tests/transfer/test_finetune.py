@@ -14,11 +14,10 @@ from stillhouse.core.params import build, read_yaml
 from stillhouse.modalities.text.rows.text_task import read_task
 from stillhouse.models.build import build_model
 from stillhouse.models.config import ModelParams
-from stillhouse.models.head import head, replace_head
+from stillhouse.models.head import freeze_body, head, replace_head
 from stillhouse.models.saved import load_model
 from stillhouse.targets.classes.train.classes_config import ClassesFinetune as Finetune
 from stillhouse.targets.classes.train.classifier import few_examples
-from stillhouse.models.head import freeze_body
 from tests.distillation.test_train_student import launch, one_error_line
 
 TRAINING = {

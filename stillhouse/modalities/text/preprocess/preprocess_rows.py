@@ -69,7 +69,10 @@ def preprocess(settings: RowsPreprocess, out: Path) -> None:
         reader = make_reader(own.tokenizer, own.max_tokens, settings.lowercase, source, place, "preprocess.teacher")
         for task, each in rows.items():
             counted = write_task(place / task, each, reader)
-            print(f"{task}, as the teacher reads it: {counted['mean_tokens']} tokens a text, {counted['truncated_share']:.1%} truncated")
+            print(
+                f"{task}, as the teacher reads it: {counted['mean_tokens']} tokens a text, "
+                f"{counted['truncated_share']:.1%} truncated"
+            )
             statistics[task] |= {f"teacher_{key}": counted[key] for key in ("truncated_share", "mean_tokens")}
         if "new" not in rows:
             leave_out(place / "new")
@@ -196,8 +199,8 @@ def say(task: str, rows: CleanRows, counted: dict) -> None:
     report, unlabelled = rows.report, counted.get("unlabelled", 0)
     print(
         f"{task}: {counted['train_rows']:,} / {counted['validation_rows']:,} / {counted['test_rows']:,} rows, "
-        f"{len(rows.names)} classes; dropped {report.duplicates:,} duplicates, {report.shared_between_published_splits:,} shared "
-        f"between splits; {report.conflicting_labels:,} rows with conflicting labels; "
+        f"{len(rows.names)} classes; dropped {report.duplicates:,} duplicates, {report.shared_between_published_splits:,} "
+        f"shared between splits; {report.conflicting_labels:,} rows with conflicting labels; "
         f"{counted['truncated_share']:.1%} truncated" + (f"; {unlabelled:,} rows without a label" if unlabelled else "")
     )
     if note := thin_note(thin_of(rows), len(rows.names)):

@@ -34,7 +34,8 @@ def start_from_teacher(
     vectors = student.get_input_embeddings()
     if not isinstance(vectors, nn.Embedding):
         raise ParamsError(
-            f"train_student.start: {type(student).__name__} has no table of token vectors to start from the teacher; set it to null"
+            f"train_student.start: {type(student).__name__} has no table of token vectors that could start from the teacher; "
+            "set it to null"
         )
     texts = texts_of_tokens(load_tokenizer(task.folder.parent / "processor"), task)
     known = np.flatnonzero([bool(text) for text in texts])

@@ -76,9 +76,9 @@ class ClassesTeacher(TrainTeacher):
     """Steps, batches, optimiser and schedule; null: a pretrained model, with a head for these classes, that teaches as it
     is."""
     mode: Literal["full", "frozen", "gradual", "lora"] = "full"  # pyright: ignore[reportIncompatibleVariableOverride]
-    """What of a pretrained model is trained: `full` everything (at rates of its layers' own with optimizer.layer_decay), `frozen`
-    the head alone (over the cached states of a pooled encoder, which costs one pass a view), `gradual` one more group of layers
-    every so many steps, `lora` a head and low-rank additions to the body."""
+    """What of a pretrained model is trained: `full` everything (at rates of its layers' own with optimizer.layer_decay),
+    `frozen` the head alone (over the cached states of a pooled encoder, which costs one pass a view), `gradual` one more group
+    of layers every so many steps, `lora` a head and low-rank additions to the body."""
     unfreeze_every: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     """Steps until the next group of layers is trained too, in mode `gradual`."""
 

@@ -190,7 +190,8 @@ def as_it_is(model: PreTrainedModel, task: ClassesTask, ranks: Ranks) -> History
     if getattr(model, "head_is_new", True):
         raise ParamsError(
             "train_teacher.training is null, and the pretrained model has no head for the task's classes "
-            f"({', '.join(task.labels[:3])}{' ...' if len(task.labels) > 3 else ''}); train one (train_teacher.mode: frozen is cheap)"
+            f"({', '.join(task.labels[:3])}{' ...' if len(task.labels) > 3 else ''}); train one (train_teacher.mode: frozen is "
+            "cheap)"
         )
     task.verify(model, ranks)
     model.to(ranks.device)

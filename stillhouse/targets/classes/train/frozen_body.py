@@ -77,9 +77,7 @@ def states_of_rows(
     return result
 
 
-def cached(
-    model: PreTrainedModel, rows: ClassRows, collate: Collate, views: Any, ranks: Ranks, precision: str
-) -> CachedStates:
+def cached(model: PreTrainedModel, rows: ClassRows, collate: Collate, views: Any, ranks: Ranks, precision: str) -> CachedStates:
     """The states of every view of every row, and of the row itself. views: None for the rows alone."""
     assert isinstance(model, PooledEncoderForSequenceClassification)
     model.to(ranks.device).eval()

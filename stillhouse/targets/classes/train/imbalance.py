@@ -48,8 +48,8 @@ def refuse_altered_copies(params: ClassesTraining) -> None:
     """Raises ParamsError where rows would have to be altered whose states are computed once."""
     if params.imbalance.augmentation is not None:
         raise ParamsError(
-            "training.imbalance.augmentation alters rows anew in every step, and train_teacher.mode frozen computes the body's states "
-            "once; use imbalance.sampling or class_weights"
+            "training.imbalance.augmentation alters rows anew in every step, and train_teacher.mode frozen computes the body's "
+            "states once; use imbalance.sampling or class_weights"
         )
 
 

@@ -25,14 +25,17 @@ class StaticEncoderConfig(OwnEncoderConfig):
     intermediate_size: int = 256
 
 
+class TokenWeights(nn.Embedding):
+    """The logarithm of each token's weight in the mean."""
+
+
 class StaticEmbeddings(NgramEmbeddings):
     """Vectors of tokens and n-grams as they are: how long one is says how much it counts, which a norm would take away."""
 
     def __init__(self, config: StaticEncoderConfig):
         super().__init__(config)
         self.norm = nn.Identity()
-        self.importance = nn.Embedding(config.vocab_size, 1)
-        """Logarithm of each token's weight in the mean."""
+        self.importance = TokenWeights(config.vocab_size, 1)
 
 
 class StaticEncoderLayer(nn.Module):
@@ -57,9 +60,10 @@ class StaticEncoderForSequenceClassification(OwnEncoderForSequenceClassification
     layer_class = StaticEncoderLayer
 
     def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, StaticEmbeddings):
-            nn.init.zeros_(module.importance.weight)
+        if isinstance(module, TokenWeights):
+            nn.init.zeros_(module.weight)
+        else:
+            super()._init_weights(module)
 
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(B, H): the weighted mean of the vectors of a row's tokens."""

@@ -65,6 +65,11 @@ def adapted(
 
     settings = params.train_teacher
     assert settings.training is not None
+    if settings.head_training is not None:
+        trainer_of(params.kind).fit_head(
+            model, task, settings.head_training, params.views, params.seed, ranks, "teacher's head"
+        )
+        model.requires_grad_(True)
     method = prepare(
         model,
         mode=settings.mode,

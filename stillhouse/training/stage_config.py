@@ -24,6 +24,7 @@ class TrainTeacher:
     lora: LoraParams | None = None
     """Low-rank additions, in mode `lora`."""
     unfreeze_every: ClassVar[int | None] = None
+    head_training: ClassVar[TrainingParams | None] = None
 
     def __post_init__(self) -> None:
         if self.training is None and (self.model.pretrained is None or self.mode != "full"):

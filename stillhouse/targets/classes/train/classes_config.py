@@ -81,6 +81,9 @@ class ClassesTeacher(TrainTeacher):
     of layers every so many steps, `lora` a head and low-rank additions to the body."""
     unfreeze_every: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     """Steps until the next group of layers is trained too, in mode `gradual`."""
+    head_training: ClassesTraining | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """A training of the new head alone before, as in mode `frozen`: gradients of random weights would undo what the body knows
+    (Kumar et al. 2022, arXiv:2202.10054); null: head and body learn together."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,6 +91,11 @@ class ClassesTeacher(TrainTeacher):
             raise ValueError(f"mode 'gradual' goes with unfreeze_every; given '{self.mode}' and {self.unfreeze_every}")
         if self.unfreeze_every is not None and self.unfreeze_every < 1:
             raise ValueError(f"unfreeze_every must be at least 1, is {self.unfreeze_every}")
+        if self.head_training is not None and (self.mode == "frozen" or self.model.pretrained is None):
+            raise ValueError(
+                "head_training comes before a training of a pretrained body; leave it out with mode 'frozen' and without "
+                "model.pretrained"
+            )
 
 
 @block

@@ -13,12 +13,14 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 from flows.intake.placing import require_kept
 from flows.intake.staging import RAW
-from flows.repository.commands import CommandError, ask, command, reason_of
+from flows.repository.commands import ask, command, reason_of
 from flows.repository.workspace import repository_root
+from stillhouse.core.artifacts import storage_errors
 from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.errors import DataError
 from stillhouse.core.options import Options
@@ -55,9 +57,9 @@ def require_free(root: Path, place: Path, force: bool) -> list[str]:
     return require_kept(root, root / place, place)
 
 
-def import_model(root: Path, given: str, place: Path) -> list[str]:
+def import_model(root: Path, given: str, folder: Path) -> list[str]:
     """Let `tasks.import_model` write the model; returns what it says of it. Raises DataError with its reason."""
-    words = ("python", "-m", "tasks.import_model", given, "--into", str(place))
+    words = ("python", "-m", "tasks.import_model", given, "--into", os.path.relpath(folder, root))
     # The user's own, where the package with the model may lie.
     done, failure = ask(*words, cwd=root, packages=os.environ.get("PYTHONPATH"))
     if done.returncode == 0:
@@ -65,16 +67,27 @@ def import_model(root: Path, given: str, place: Path) -> list[str]:
     raise DataError(failure["message"] if failure else f"tasks.import_model failed: {reason_of(done)}")
 
 
-def track(root: Path, place: Path, is_new: bool) -> None:
-    """`dvc add`. Raises CommandError if DVC cannot take it; what lay in `place` is then there again."""
+def put(root: Path, new: Path, place: Path, aside: Path) -> None:
+    """Let the folder `new` be `place`, tracked by DVC; what was there goes to `aside`.
+
+    Raises CommandError or StorageError, with everything as it was, if DVC or the disk cannot take it.
+    """
+    pointer = root / f"{place}.dvc"
+    recorded = pointer.read_bytes() if pointer.is_file() else None
     try:
+        with storage_errors(root / place):
+            (root / MODELS).mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(root / place):
+                (root / place).rename(aside)
+            new.rename(root / place)
         command("dvc", "add", "--quiet", str(place), cwd=root)
-    except CommandError:
+    except BaseException:
         shutil.rmtree(root / place, ignore_errors=True)
-        if is_new:
-            (root / f"{place}.dvc").unlink(missing_ok=True)
-        else:
-            command("dvc", "checkout", "--quiet", f"{place}.dvc", cwd=root)
+        pointer.unlink(missing_ok=True)
+        if recorded is not None:
+            pointer.write_bytes(recorded)
+        if os.path.lexists(aside):
+            aside.rename(root / place)
         raise
 
 
@@ -89,9 +102,12 @@ def make_model(options: argparse.Namespace, root: Path) -> None:
         raise DataError(f"NAME is '{name}'; expected letters, digits, '.', '_' and '-', beginning with a letter or digit")
     place = MODELS / name
     replaced = require_free(root, place, options.force)
-    (root / MODELS).mkdir(parents=True, exist_ok=True)
-    facts = import_model(root, local(options.source, root), place)
-    track(root, place, is_new=not replaced)
+    # On the same disk, and ignored by git and DVC.
+    scratch = root / ".dvc" / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="own-model-", dir=scratch) as folder:
+        facts = import_model(root, local(options.source, root), Path(folder) / "new")
+        put(root, Path(folder) / "new", place, aside=Path(folder) / "before")
     for line in [*replaced, *facts]:
         print(line)
     print(

@@ -71,7 +71,9 @@ def test_what_is_there_is_not_overwritten_unasked_and_can_be_brought_back(root, 
     )
     assert digest_folder(root / PLACE / "bert") == first
     back = "'git checkout data/raw/models/bert.dvc && dvc checkout data/raw/models/bert' brings it back"
-    assert make_model(given / "two", "--name", "bert", "--force").startswith(f"data/raw/models/bert is replaced; {back}\n")
+    assert make_model(given / "two", "--name", "bert", "--force").startswith(
+        f"data/raw/models/bert is replaced as a whole; {back}\n"
+    )
     assert digest_folder(root / PLACE / "bert") != first
     shell("git", "checkout", "--quiet", f"{PLACE}/bert.dvc", folder=root)
     shell("dvc", "checkout", "--quiet", f"{PLACE}/bert", folder=root)
@@ -100,16 +102,19 @@ def test_models_that_cannot_be_taken_leave_nothing_behind(root, given, make_mode
 
 
 def test_a_model_that_dvc_cannot_take_leaves_what_was_there(root, given, make_model):
-    """A cache that nothing can be written into, as on a full disk."""
+    """A cache into which nothing new can be written, as on a full disk."""
     write_sentence_model(given / "one")
     write_sentence_model(given / "two", words=50)
     make_model(given / "one", "--name", "bert")
     before, pointer = digest_folder(root / PLACE / "bert"), (root / PLACE / "bert.dvc").read_bytes()
     cache = root / ".dvc" / "cache" / "files" / "md5"
-    cache.rename(cache.with_name("aside"))
-    cache.write_text("no folder")
+    for number in range(256):
+        if not (cache / f"{number:02x}").exists():
+            (cache / f"{number:02x}").write_text("no folder")
     assert make_model(given / "two", "--name", "new").startswith("error: model: 'dvc add --quiet data/raw/models/new'")
+    assert "'dvc add --quiet data/raw/models/bert'" in make_model(given / "two", "--name", "bert", "--force")
     assert names(root) == ["bert", "bert.dvc"]
+    assert list((root / ".dvc" / "tmp").glob("own-model-*")) == []
     assert (digest_folder(root / PLACE / "bert"), (root / PLACE / "bert.dvc").read_bytes()) == (before, pointer)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from stillhouse.core.params import STAGES
 from stillhouse.core.stage_entries import resolved
+from stillhouse.kinds.protocol import EVERY_TRAINING
 from stillhouse.kinds.registry import KINDS
 from tests.helpers.imports import LIBRARY, PIPELINE, ROOT, library_room, module_file, reached
 
@@ -44,6 +45,16 @@ def stale_after(path: Path, kind: str) -> set[str]:
 def test_deps_cover_every_module_that_the_stage_imports(stage, kind):
     for path in loaded(stage, kind):
         assert stage in stale_after(path, kind), f"{stage} imports {path.relative_to(ROOT)}, which its deps do not name"
+
+
+def test_trainings_depend_on_pretrained_models_and_on_no_other_own_data():
+    """On the whole folder: which model a training reads stands in its parameters, and DVC cannot look it up there."""
+    own = {stage: [dep for dep in entry["deps"] if dep.startswith("data/raw")] for stage, entry in PIPELINE.items()}
+    assert {stage for stage, deps in own.items() if deps == ["data/raw/models"]} == set(EVERY_TRAINING)
+    assert {stage for stage, deps in own.items() if deps == ["data/raw"]} == {"ingest", "preprocess", "export_soft_labels"}
+    # DVC refuses what is not there; a fresh clone has the folder.
+    assert (ROOT / "data" / "raw" / "models" / ".gitkeep").is_file()
+    assert "data/raw/models/.gitkeep" in (ROOT / ".dvcignore").read_text().splitlines()
 
 
 # Stages that cost minutes to hours: what does not concern them must not make them stale.

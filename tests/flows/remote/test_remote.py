@@ -64,7 +64,8 @@ def test_an_ordered_stage_works_with_data_that_were_written_anew_here(hosts):
     assert (folder / "data/train/model").read_text() == "0.001 ab, written anew"
     order = place_order(folder, "train")
     assert set(order.data) == {"data/raw/own.txt.dvc"}
-    for name in ("../own.txt.dvc", "data/raw/../../x.dvc", "/etc/x.dvc", "params.yaml"):
+    assert replace(order, data={"data/raw/models/bert.dvc": "x"}).data, "pointers of pretrained models travel, too"
+    for name in ("../own.txt.dvc", "data/raw/../../x.dvc", "data/raw/models/../x.dvc", "/etc/x.dvc", "params.yaml"):
         with pytest.raises(OrderError, match=rf"order of train: '{re.escape(name)}' is no \.dvc file in data/raw"):
             replace(order, data={name: "x"})
 

@@ -26,6 +26,7 @@ from stillhouse.core.errors import DataError
 from stillhouse.core.options import Options
 
 MODELS = RAW / "models"
+ORIGIN = "origin.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PLAIN = ("model", "models", "weights", "checkpoint")
 """Names of folders that say nothing of the model in them: the package's, or the folder's around it, does."""
@@ -65,6 +66,13 @@ def import_model(root: Path, given: str, folder: Path) -> list[str]:
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     raise DataError(failure["message"] if failure else f"tasks.import_model failed: {reason_of(done)}")
+
+
+def keep_date(new: Path, old: Path) -> None:
+    """The same model, imported on another day, is the same bytes: it would make every training stale for nothing."""
+    found = [json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {} for path in (old / ORIGIN, new / ORIGIN)]
+    if found[0] and found[0] | {"date": ""} == found[1] | {"date": ""}:
+        shutil.copyfile(old / ORIGIN, new / ORIGIN)
 
 
 def put(root: Path, new: Path, place: Path, aside: Path) -> None:
@@ -107,6 +115,7 @@ def make_model(options: argparse.Namespace, root: Path) -> None:
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="own-model-", dir=scratch) as folder:
         facts = import_model(root, local(options.source, root), Path(folder) / "new")
+        keep_date(Path(folder) / "new", root / place)
         put(root, Path(folder) / "new", place, aside=Path(folder) / "before")
     for line in [*replaced, *facts]:
         print(line)

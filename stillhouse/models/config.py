@@ -28,7 +28,8 @@ class ModelParams:
     architecture: str | None = None
     """A transformers model type (bert, modernbert, distilbert ...) or one of our own: `ngram_encoder` (a Transformer),
     `gru_encoder` (recurrent), `cnn_encoder` (convolutional), `static_encoder` (the weighted mean of token vectors), all with
-    n-grams of subwords if asked for."""
+    n-grams of subwords if asked for; `pooled_encoder` puts pooling and a head over an encoder of transformers
+    (`config.body`)."""
     config: dict[str, Any] = field(default_factory=dict)
     """Options of that architecture's transformers config; vocabulary size and padding follow from the tokenizer."""
     pretrained: str | None = None

@@ -123,7 +123,7 @@ class OwnEncoderForSequenceClassification(PreTrainedModel):
         return SequenceClassifierOutput(loss=loss, logits=logits_BC)
 
 
-def register(config: type[OwnEncoderConfig], model: type[OwnEncoderForSequenceClassification]) -> None:
+def register(config: type[PretrainedConfig], model: type[PreTrainedModel]) -> None:
     """Let transformers' Auto classes know an architecture."""
     AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoModelForSequenceClassification.register(config, model, exist_ok=True)

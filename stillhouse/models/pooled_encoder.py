@@ -21,7 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from stillhouse.models.own_encoder import register
 from stillhouse.models.own_options import POOLED, check_head
-from stillhouse.runtime.model_types import as_pretrained, count_classes
+from stillhouse.runtime.model_types import count_classes, note
 
 
 class PooledEncoderConfig(PretrainedConfig):
@@ -144,7 +144,7 @@ def new_body(config: PretrainedConfig) -> PreTrainedModel:
 def without_pooler(body: PreTrainedModel) -> PreTrainedModel:
     """The same without the layer over its first token that BERT and its like have for another task, and need not have."""
     if "add_pooling_layer" in inspect.signature(type(body).__init__).parameters and hasattr(body, "pooler"):
-        as_pretrained(body).pooler = None
+        note(body, pooler=None)
     if getattr(body.config, "use_cache", False):
         # Of a decoder: keys and values of every layer, which nobody asks for.
         body.config.use_cache = False

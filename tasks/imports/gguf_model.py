@@ -32,7 +32,7 @@ def convert_gguf(path: Path, folder: Path, given: str) -> tuple[list[str], str |
 
 
 def read_metadata(path: Path, given: str) -> dict[str, Any]:
-    from transformers.integrations.gguf import read_gguf_metadata
+    from transformers.integrations.gguf.reader import read_gguf_metadata
 
     try:
         return read_gguf_metadata(str(path))[0]
@@ -69,16 +69,15 @@ def convert(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from stillhouse.models.saved import require_same_when_loaded, save_model
+    from stillhouse.runtime.model_types import note
 
     given = {"gguf_file": path.name, "local_files_only": True}
     model = AutoModelForCausalLM.from_pretrained(
         path.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, trust_remote_code=False, **given
     )
     # Its weights are plain float32: nothing is quantised any more but the mark.
-    model.hf_quantizer = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.is_quantized = False
+    note(model, hf_quantizer=None, is_quantized=False)
+    vars(model.config).pop("quantization_config", None)
     save_model(model, folder)
     require_same_when_loaded(model, folder)
     AutoTokenizer.from_pretrained(path.parent, **given).save_pretrained(folder)

@@ -53,8 +53,8 @@ def front_matter(card: Path) -> str | None:
 def licence_of_package(package: Distribution) -> str | None:
     """What a package says in its metadata: an expression, a name, or a classifier."""
     known = package.metadata
-    for key in ("License-Expression", "License"):
-        if (said := known.get(key)) and said != "UNKNOWN":
+    for said in (*(known.get_all("License-Expression") or []), *(known.get_all("License") or [])):
+        if said and said != "UNKNOWN":
             # Some packages give the whole text.
             return said.splitlines()[0][:80]
     classifiers = [each for each in known.get_all("Classifier") or [] if each.startswith("License :: ")]

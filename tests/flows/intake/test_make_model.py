@@ -1,6 +1,7 @@
 """`make model`: a pretrained model into `data/raw/models`, tracked by DVC; nothing is lost or left behind unasked."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,19 @@ def test_what_is_there_is_not_overwritten_unasked_and_can_be_brought_back(root, 
     assert "would be replaced, and DVC does not have it as it is: 'dvc add" in make_model(
         given / "two", "--name", "bert", "--force"
     )
+
+
+def test_the_same_model_on_another_day_is_the_same_bytes(root, given, make_model):
+    write_sentence_model(given / "bert")
+    make_model(given / "bert")
+    origin = root / PLACE / "bert" / "origin.json"
+    text = origin.read_text()
+    origin.unlink()
+    origin.write_text(re.sub(r'"date": "[-0-9]+"', '"date": "2026-01-02"', text))
+    shell("dvc", "add", "--quiet", f"{PLACE}/bert", folder=root)
+    before = (root / PLACE / "bert.dvc").read_bytes()
+    make_model(given / "bert", "--force")
+    assert (root / PLACE / "bert.dvc").read_bytes() == before
 
 
 def test_models_that_cannot_be_taken_leave_nothing_behind(root, given, make_model):

@@ -1,7 +1,7 @@
 """A GGUF file into a folder as `save_pretrained` writes it: float32 weights as safetensors, config and tokenizer.json.
 
-transformers reads the file and takes its quantised weights apart (`gguf_file=`); it then refuses to save the model, because it
-still counts as quantised. What is saved is loaded once more and compared.
+transformers reads the file and takes its quantised weights apart (`gguf_file=`). Unless it is asked to (`dequantize=True`), the
+model still counts as quantised then, and cannot be saved. What is saved is loaded once more and compared.
 """
 
 import os
@@ -69,15 +69,11 @@ def convert(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from stillhouse.models.saved import require_same_when_loaded, save_model
-    from stillhouse.runtime.model_types import note
 
     given = {"gguf_file": path.name, "local_files_only": True}
     model = AutoModelForCausalLM.from_pretrained(
         path.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, trust_remote_code=False, **given
     )
-    # Its weights are plain float32: nothing is quantised any more but the mark.
-    note(model, hf_quantizer=None, is_quantized=False)
-    vars(model.config).pop("quantization_config", None)
     save_model(model, folder)
     require_same_when_loaded(model, folder)
     AutoTokenizer.from_pretrained(path.parent, **given).save_pretrained(folder)

@@ -1,5 +1,7 @@
-"""A small GGUF file, written byte by byte as its specification says (ggml, docs/gguf.md): a language model that transformers
-reads without the package `gguf`."""
+"""Small GGUF files of language models, written byte by byte as the specification says (ggml, docs/gguf.md).
+
+transformers reads LFM2 without the package `gguf`, and Llama, as most architectures, with it.
+"""
 
 import struct
 from collections.abc import Iterator
@@ -8,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Lfm2Config, Lfm2ForCausalLM
+from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 F32, Q8_0, BLOCK, ALIGNMENT = 0, 8, 32, 32
@@ -20,19 +22,38 @@ NAMES = {
     "conv.in_proj": "shortconv.in_proj", "conv.out_proj": "shortconv.out_proj", "conv.conv": "shortconv.conv",
 }  # fmt: skip
 """transformers' names of the parts of an LFM2 to those of llama.cpp."""
+LLAMA_NAMES = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "model.layers": "blk", "lm_head": "output",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+TOKENS = [*bytes_to_unicode().values(), "he", "<|end|>", "<|pad|>"]
+TOKENIZER = {
+    "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "lfm2", "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.merges": ["h e"], "tokenizer.ggml.token_type": [1] * (len(TOKENS) - 2) + [3, 3],
+    "tokenizer.ggml.eos_token_id": len(TOKENS) - 2, "tokenizer.ggml.padding_token_id": len(TOKENS) - 1,
+}  # fmt: skip
+SIZES = {
+    "vocab_size": len(TOKENS), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "eos_token_id": len(TOKENS) - 2, "pad_token_id": len(TOKENS) - 1,
+    "bos_token_id": None, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+}  # fmt: skip
+
+
+def sizes(architecture: str, head_count_kv: int | list[int], norm_eps: float) -> dict[str, Any]:
+    """The same in a file's metadata."""
+    known = {
+        "context_length": 64, "embedding_length": 32, "feed_forward_length": 64, "block_count": 2, "attention.head_count": 4,
+        "attention.head_count_kv": head_count_kv, "attention.layer_norm_rms_epsilon": norm_eps, "rope.freq_base": 1e4,
+    }  # fmt: skip
+    return {"general.architecture": architecture, **{f"{architecture}.{key}": value for key, value in known.items()}}
 
 
 def write_language_model(path: Path, licence: str | None = "mit") -> Lfm2ForCausalLM:
     """Write a model of two layers, one of whose matrices is quantised; returns it, with the weights that the file has."""
-    letters = [*bytes_to_unicode().values()]
-    tokens = [*letters, "he", "<|end|>", "<|pad|>"]
     torch.manual_seed(3)
-    config = Lfm2Config(
-        vocab_size=len(tokens), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False, conv_L_cache=3,
-        max_position_embeddings=64, eos_token_id=len(tokens) - 2, pad_token_id=len(tokens) - 1, bos_token_id=None,
-        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e4},
-    )  # fmt: skip
+    config = Lfm2Config(**SIZES, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False, conv_L_cache=3)
     model = Lfm2ForCausalLM(config).eval()
     weights = {name: value.detach().numpy() for name, value in model.state_dict().items() if name != "lm_head.weight"}
     quantised, values = quantise(weights["model.layers.0.feed_forward.w1.weight"])
@@ -41,24 +62,39 @@ def write_language_model(path: Path, licence: str | None = "mit") -> Lfm2ForCaus
     tensors = {}
     for name, value in weights.items():
         # llama.cpp drops the middle axis of the kernel.
-        tensors[theirs(name)] = (F32, value.squeeze(1) if name.endswith("conv.conv.weight") else value, value.tobytes())
+        tensors[theirs(name, NAMES)] = (F32, value.squeeze(1) if name.endswith("conv.conv.weight") else value, value.tobytes())
     tensors["blk.0.ffn_gate.weight"] = (Q8_0, values, quantised)
-    metadata = {
-        "general.architecture": "lfm2", "general.name": "Small", "lfm2.context_length": 64, "lfm2.embedding_length": 32,
-        "lfm2.feed_forward_length": 64, "lfm2.block_count": 2, "lfm2.attention.head_count": 4,
-        "lfm2.attention.head_count_kv": [0, 2], "lfm2.attention.layer_norm_rms_epsilon": float(config.norm_eps),
-        "lfm2.shortconv.l_cache": 3, "lfm2.rope.freq_base": 1e4, "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "lfm2",
-        "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.merges": ["h e"],
-        "tokenizer.ggml.token_type": [1] * (len(tokens) - 2) + [3, 3],
-        "tokenizer.ggml.eos_token_id": len(tokens) - 2, "tokenizer.ggml.padding_token_id": len(tokens) - 1,
-        **({} if licence is None else {"general.license": licence}),
-    }  # fmt: skip
+    metadata = sizes("lfm2", [0, 2], float(config.norm_eps)) | {
+        "lfm2.shortconv.l_cache": 3,
+        "general.name": "Small",
+        **TOKENIZER,
+    }
+    if licence is not None:
+        metadata["general.license"] = licence
     path.write_bytes(packed(metadata, tensors))
     return model
 
 
-def theirs(name: str) -> str:
-    for ours, other in NAMES.items():
+def write_llama(path: Path) -> LlamaForCausalLM:
+    """Write a Llama of float32 weights; returns it."""
+    torch.manual_seed(4)
+    config = LlamaConfig(**SIZES)
+    model = LlamaForCausalLM(config).eval()
+    tensors = {}
+    for name, weight in model.state_dict().items():
+        value, heads = weight.numpy(), {"q": 4, "k": 2}.get(name.partition("self_attn.")[2][:1], 0)
+        if heads:
+            # llama.cpp rotates neighbours, transformers the two halves of a head.
+            value = value.reshape(heads, 2, -1, 32).swapaxes(1, 2).reshape(value.shape)
+        if name != "lm_head.weight":
+            tensors[theirs(name, LLAMA_NAMES)] = (F32, value, value.tobytes())
+    metadata = sizes("llama", 2, float(config.rms_norm_eps)) | {"llama.vocab_size": len(TOKENS), **TOKENIZER}
+    path.write_bytes(packed(metadata, tensors))
+    return model
+
+
+def theirs(name: str, names: dict[str, str]) -> str:
+    for ours, other in names.items():
         name = name.replace(ours, other)
     return name
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from flows.intake.own_params import Plan, plan, reads, values_of, write
 from flows.intake.placing import add
-from flows.intake.staging import RAW, StagingFolder, staged
+from flows.intake.staging import MODELS, RAW, StagingFolder, staged
 from flows.repository.commands import ask, reason_of
 from flows.repository.workspace import repository_root
 from stillhouse.core.command_errors import one_line_errors
@@ -95,6 +95,10 @@ def make_data(options: argparse.Namespace, root: Path) -> None:
             raise DataError(
                 f"{options.file} is a model, not data: 'make model FROM={options.file}' puts it into data/raw/models, on which "
                 "trainings depend"
+            )
+        if MODELS.name in stage.tops():
+            raise DataError(
+                f"{MODELS} is where 'make model' puts pretrained models; give your data another name than '{MODELS.name}'"
             )
         if (stage.folder / stage.names["file"] / "tokenizer.json").is_file():
             add_only(root, stage, f"{place}: a tokenizer, tracked by DVC; 'preprocess.tokenizer.pretrained: {place}' names it")

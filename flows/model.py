@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from flows.intake.placing import require_kept
-from flows.intake.staging import RAW
+from flows.intake.staging import MODELS
 from flows.repository.commands import ask, command, reason_of
 from flows.repository.workspace import repository_root
 from stillhouse.core.artifacts import storage_errors
@@ -25,7 +25,6 @@ from stillhouse.core.command_errors import one_line_errors
 from stillhouse.core.errors import DataError
 from stillhouse.core.options import Options
 
-MODELS = RAW / "models"
 ORIGIN = "origin.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PLAIN = ("model", "models", "weights", "checkpoint")

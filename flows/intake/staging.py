@@ -14,6 +14,8 @@ from pathlib import Path
 from stillhouse.core.errors import DataError
 
 RAW = Path("data/raw")
+MODELS = RAW / "models"
+"""Of pretrained models (`flows.model`): trainings depend on it."""
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 

@@ -52,8 +52,12 @@ def pooling_for(folder: Path, config: PretrainedConfig, wanted: str | None, head
 
 
 def is_headless_encoder(config: PretrainedConfig) -> bool:
-    """Whether transformers reads texts with the architecture and has no classifier of it."""
-    if type(config) in AutoModelForSequenceClassification._model_mapping or type(config) not in AutoModel._model_mapping:
+    """Whether transformers reads texts, and nothing else, with the architecture and has no classifier of it."""
+    if (
+        config.sub_configs
+        or type(config) in AutoModelForSequenceClassification._model_mapping
+        or type(config) not in AutoModel._model_mapping
+    ):
         return False
     body = AutoModel._model_mapping[type(config)]
     return not config.is_encoder_decoder and getattr(body, "main_input_name", "") == "input_ids"

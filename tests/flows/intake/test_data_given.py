@@ -116,3 +116,14 @@ def test_a_model_is_for_another_command(root, given, make_data):
             "on which trainings depend\n"
         )
     assert [path.name for path in (root / "data" / "raw").iterdir()] == [".gitkeep"]
+
+
+def test_data_do_not_take_the_place_of_pretrained_models(root, given, make_data):
+    put(given, "models/train.csv")
+    (root / "data" / "raw" / "models").mkdir()
+    for name in (given / "models", "data/raw/models"):
+        assert make_data(name) == (
+            "error: data: data/raw/models is where 'make model' puts pretrained models; give your data another name than "
+            "'models'\n"
+        )
+    assert list((root / "data" / "raw" / "models").iterdir()) == []

@@ -44,6 +44,7 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
     from stillhouse.distillation.kinds import objective_of
     from stillhouse.models.kinds import models_of, student_start_of
     from stillhouse.models.layers import copy_teacher_layers
+    from stillhouse.soft_labels.format.binding import teacher_in
     from stillhouse.training.kinds import trainer_of
 
     settings, models, trainer = params.train_student, models_of(params.kind), trainer_of(params.kind)
@@ -84,7 +85,8 @@ def run(params: Params, out: Path, ranks: "Ranks") -> dict:
         loss=objective,
         fingerprint=weights if online else digest_file(SOFT_LABELS / MANIFEST),
     )
-    ranks.on_main(lambda: trainer.save_training(model, history, out, {**task.inputs(), "teacher": weights}, task))
+    teacher = weights if settings.distillation.teacher == "online" else teacher_in(SOFT_LABELS, weights)
+    ranks.on_main(lambda: trainer.save_training(model, history, out, {**task.inputs(), "teacher": teacher}, task))
     return history.timing()
 
 

@@ -129,9 +129,10 @@ def refuse_untracked(root: Path, folder: Path) -> None:
     if names:
         tracked = command("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", str(RAW), cwd=root)
         names -= {Path(path).relative_to(RAW).parts[0] for path in tracked.split("\0") if path}
-    params = read_yaml(folder / PARAMS_FILE)
-    refuse_untracked_models(root, params)
-    wanted = named_data(params.get("ingest", {}))
+    tree = read_yaml(folder / PARAMS_FILE)
+    refuse_untracked_models(root, tree)
+    labels = (tree.get("export_soft_labels") or {}).get("source") or {}
+    wanted = named_data(tree.get("ingest", {})) | named_data([labels.get(key) for key in ("files", "prompt", "compression")])
     for name in sorted(names):
         if any(fnmatch.fnmatchcase(name, first) for first in wanted):
             raise DataError(

@@ -6,6 +6,7 @@ from flows.results.described import described
 from stillhouse.comparison.kinds import comparison_in
 from stillhouse.core.artifacts import read_json
 from stillhouse.core.options import say
+from stillhouse.core.params import PARAMS_FILE, read_yaml
 from stillhouse.core.scores import AT_CHANCE, tasks_of
 
 TITLES = {"source": "Source task", "new": "Target task (fine-tuned)"}
@@ -26,7 +27,16 @@ def summary_lines(root: Path) -> list[str]:
             if AT_CHANCE in scores:
                 lines.append(f"    warning: {scores[AT_CHANCE]}")
         lines.append("")
-    return [*lines, *comparison.last_lines(metrics)]
+    return [*lines, *comparison.last_lines(metrics), *lines_on_labels(root)]
+
+
+def lines_on_labels(root: Path) -> list[str]:
+    """Whose soft labels the student learned from, where they are not the teacher's of the table."""
+    path = root / PARAMS_FILE
+    source = (read_yaml(path).get("export_soft_labels") or {}).get("source") if path.is_file() else None
+    return (
+        [f"Soft labels: imported, of {source['model']}, made on {source['date']}; not of the teacher above"] if source else []
+    )
 
 
 def whole_summary(root: Path, name: str | None = None) -> str:

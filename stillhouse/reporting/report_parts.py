@@ -54,6 +54,12 @@ def provenance(params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def labels_of(params: dict[str, Any]) -> str | None:
+    """Whose soft labels the student learned from, where they are not the pipeline's own teacher's."""
+    source = (params.get("export_soft_labels") or {}).get("source")
+    return source and f"{source['model']}, made on {source['date']}"
+
+
 def learning_curves(shipped: Shipped) -> list[dict[str, Any]]:
     """For fine-tuning, if there is a target task, and for the source task: the steps, and the charts of both losses and of
     validation accuracy."""

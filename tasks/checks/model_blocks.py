@@ -45,6 +45,11 @@ def check_together(tree: dict[str, Any]) -> None:
                 "'train_student.distillation.teacher' is online, which asks the pipeline's own teacher alone, but "
                 "'export_soft_labels.mixture' names more; use teacher: store, or leave the mixture out"
             )
+        if export.get("source"):
+            raise ParamsError(
+                "'train_student.distillation.teacher' is online, which asks the pipeline's own teacher, but "
+                "'export_soft_labels.source' imports labels; use teacher: store, or set source: null"
+            )
         return
     if sampler is None:
         return

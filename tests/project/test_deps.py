@@ -62,7 +62,6 @@ COSTLY = {"train_teacher", "export_soft_labels", "train_student", "train_baselin
 EVERYBODYS = {"kinds", "core", "data", "runtime", "models"}
 """Rooms that whole stages are built on; they are not cut any finer."""
 COARSE = {
-    "soft_labels/format/binding.py": "three lines that both of its stages read, and others beside the format",
     "soft_labels/format/dataset.py": "for users: no stage reads it",
     "soft_labels/produce/bases.py": "of one target, and above no modality",
     "soft_labels/produce/sampling.py": "likewise",

@@ -23,15 +23,14 @@ from stillhouse.models.kinds import Models, StudentStart
 from stillhouse.packaging.kinds import Packaging
 from stillhouse.preprocessing.kinds import Preprocessing
 from stillhouse.reporting.page import Page
-from stillhouse.soft_labels.produce.kinds import Export
+from stillhouse.soft_labels.produce.kinds import Export, Import
 from stillhouse.sources.kinds import Ingestion
 from stillhouse.training.kinds import Trainer
 from tests.helpers.tiny_run import ROOT
 
 PROTOCOLS = {
     "ingestion": Ingestion, "preprocessing": Preprocessing, "student_start": StudentStart, "models": Models,
-    "training": Trainer,
-    "soft_labels": Export, "objective": StudentObjective,
+    "training": Trainer, "soft_labels": Export, "imported": Import, "objective": StudentObjective,
     "evaluation": Evaluation, "package": Packaging, "page": Page, "judge": Judge, "trial": Trial, "comparison": Comparison,
 }  # fmt: skip
 PARTS = [name for name, _ in TEXT_CLASSIFICATION.parts()]

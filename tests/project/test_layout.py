@@ -19,8 +19,9 @@ LAYERS = [
     "kinds", "core", "comparison", "losses", "data", "preprocessing", "sources", "soft_labels/format", "runtime", "models",
     "distillation", "modalities/*/table", "modalities/*/rows", "modalities/*/ingest", "modalities/*/preprocess",
     "targets/*/losses", "training", "targets/*/predict", "targets/*/train", "transfer", "soft_labels/produce",
-    "targets/*/soft_labels", "targets/*/export_soft_labels", "targets/*/train_student", "evaluation", "targets/*/evaluate",
-    "packaging", "modalities/*/export_model", "reporting", "targets/*/report", "gate", "modalities/*/gate",
+    "targets/*/soft_labels", "targets/*/export_soft_labels", "targets/*/train_student", "exchange", "evaluation",
+    "targets/*/evaluate", "packaging", "modalities/*/export_model", "reporting", "targets/*/report", "gate",
+    "modalities/*/gate",
 ]  # fmt: skip
 
 MOST_LINES = 300

@@ -6,6 +6,8 @@ from typing import Literal
 Form = Literal["full", "sampled", "residual", "topk", "topk_tail"]
 Method = Literal["threshold", "systematic", "multinomial", "residual", "topk", "topk_tail"]
 METHODS: tuple[Method, ...] = ("threshold", "systematic", "multinomial", "residual", "topk", "topk_tail")
+UNBIASED: tuple[Method, ...] = METHODS[:4]
+"""Methods whose expectation is the whole distribution."""
 
 VERSION = 2
 """Of the draws: raise it when `sampling` or the rounding of values comes to give other bytes for the same teacher."""

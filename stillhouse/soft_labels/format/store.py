@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ import pyarrow as pa
 from stillhouse.core.artifacts import MANIFEST, digest_file, read_json
 from stillhouse.core.errors import ArtifactError, DataError
 from stillhouse.core.hashing import text_keys
+from stillhouse.soft_labels.format.binding import teacher_of
 from stillhouse.soft_labels.format.manifest import EXPORT, Binding, Layout, shard_name, store_key
 from stillhouse.soft_labels.format.records import Entries, checksum, decode
 from stillhouse.soft_labels.format.shards import RESTORE, map_shard
@@ -74,6 +76,8 @@ class SoftLabels:
         self._index: dict[str, int] | None = None
         self.bases: np.ndarray | None = None
         """float16 (K, V), in residual stores."""
+        self.origin: dict[str, Any] | None = None
+        """Of labels that were made elsewhere: model, date, digests of prompt and files."""
 
     @classmethod
     def open(cls, folder: Path, verify: bool = True) -> "SoftLabels":
@@ -114,6 +118,9 @@ class SoftLabels:
             if verify and digest_file(folder / name) != manifest["shards"][name]:
                 raise ArtifactError(f"{folder / name} does not match its checksum; {RESTORE}")
         labels = cls(folder, layout, binding, names, store)
+        labels.origin = manifest.get("origin")
+        if labels.origin is not None and teacher_of(labels.origin) != binding.teacher:
+            raise ArtifactError(f"the origin in the manifest of {folder} was changed after the store was written; {RESTORE}")
         if layout.form == "residual":
             labels.bases = map_shard(folder / BASES, store)["bases"]
             if bases_digest(labels.bases) != layout.bases:

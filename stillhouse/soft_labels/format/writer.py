@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -47,8 +47,17 @@ class Drawn(Protocol):
 class SoftLabelsWriter:
     """Writes shards in any order, then the manifest: a folder without one is not a store."""
 
-    def __init__(self, folder: Path, ids: pa.Array, layout: Layout, binding: Binding, bases_KV: np.ndarray | None = None):
-        """Vocabulary and sampler of the layout go into the binding. Raises DataError if a row id stands twice."""
+    def __init__(
+        self,
+        folder: Path,
+        ids: pa.Array,
+        layout: Layout,
+        binding: Binding,
+        bases_KV: np.ndarray | None = None,
+        origin: dict[str, Any] | None = None,
+    ):
+        """Vocabulary and sampler of the layout go into the binding. origin: of labels that were made elsewhere; the binding
+        names its digest. Raises DataError if a row id stands twice."""
         if (bases_digest(bases_KV) if bases_KV is not None else "") != layout.bases:
             raise ValueError("the layout names other bases than are given")
         if len(ids) != layout.rows:
@@ -57,7 +66,7 @@ class SoftLabelsWriter:
         folder.mkdir(parents=True, exist_ok=True)
         binding = replace(binding, vocab=layout.vocab, **layout.drawn())
         self.folder, self.layout, self.binding = folder, layout, binding
-        self._ids, self._bases_KV = ids, bases_KV
+        self._ids, self._bases_KV, self._origin = ids, bases_KV, origin
         self.store = store_key(layout, binding, ids)
 
     def path(self, part: int, view: int = 0) -> Path:
@@ -100,7 +109,7 @@ class SoftLabelsWriter:
                 path.unlink()
         tree = {"format": FORMAT, **self.layout.as_dict(), "binding": asdict(self.binding), "store": self.store}
         tree |= {"ids": digest_file(self.folder / IDS), "shards": {name: digest_file(self.folder / name) for name in names}}
-        write_json(self.folder / MANIFEST, tree)
+        write_json(self.folder / MANIFEST, tree if self._origin is None else tree | {"origin": self._origin})
         sync_folder(self.folder)
 
 

@@ -20,6 +20,22 @@ class Export(Protocol):
         ...
 
 
+class Import(Protocol):
+    def import_labels(
+        self, source: Any, task: Any, settings: Any, views: Any, seed: int, folder: Path
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Write what the files of `source` say of every training row into `folder`; returns figures, and timing.
+
+        settings: the block `export_soft_labels`, `source` its key of that name. Raises StillhouseError.
+        """
+        ...
+
+
+def import_of(kind: str) -> Import:
+    """The module that stores labels of a kind that were made elsewhere."""
+    return cast(Import, load(KINDS[kind].target.imported))
+
+
 def export_of(kind: str) -> Export:
     """The module that writes the soft labels of a kind."""
     return cast(Export, load(KINDS[kind].target.soft_labels))

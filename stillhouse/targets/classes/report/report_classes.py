@@ -20,6 +20,7 @@ from stillhouse.reporting.findings import (
 )
 from stillhouse.reporting.report_parts import (
     NAMES,
+    labels_of,
     learning_curves,
     milliseconds,
     number,
@@ -72,6 +73,7 @@ def show(params: dict[str, Any]) -> dict[str, Any]:
         "curves": curves(shipped, facts.row),
         "details": [details(facts, shipped, task) for task in shipped.tasks],
         "beliefs": beliefs(),
+        "labels_of": labels_of(params),
         "soft_labels": read_json(DATA / "export_soft_labels" / "metrics.json"),
         "data": [data_facts(facts, task) for task in shipped.tasks],
     }

@@ -9,6 +9,7 @@ from stillhouse.reporting import charts
 from stillhouse.reporting.findings import NO_BREAK, Scores, direction, percent, size_of
 from stillhouse.reporting.report_parts import (
     NAMES,
+    labels_of,
     learning_curves,
     milliseconds,
     origin_of,
@@ -75,6 +76,7 @@ def show(params: dict[str, Any]) -> dict[str, Any]:
             }
             for task in shipped.tasks
         ],
+        "labels_of": labels_of(params),
         "soft_labels": soft_labels(),
         "sampling": sampling(),
         "online": params["train_student"]["distillation"].get("teacher") == "online",

@@ -20,6 +20,8 @@ BETTER = 0.01
 """Mass by which it must."""
 WORSE_THAN_CHANCE = 1.0
 """Nats above those of knowing nothing, from which on labels are not of these tokens."""
+DOUBT = 0.1
+"""Of the labels, spread over all ids: a top k without mass gives some tokens nothing, which is another fault."""
 SHIFTS = {"earlier": 0, "later": 2}
 """Which token, counted from a position, its labels are of where all stand one position too late or too early."""
 
@@ -44,7 +46,8 @@ class Evidence:
         self.whole += int((np.abs(total_P - 1) < WHOLE).sum() if (sequence.counts < self.vocab).all() else 0)
         here_P = mass_on(sequence, values, 1)
         others_P = np.maximum(self.vocab - sequence.counts, 1)
-        self.nats -= float(np.log(np.maximum(np.where(here_P > 0, here_P, tail_P / others_P), 1e-12)).sum())
+        given_P = np.where(here_P > 0, here_P, tail_P / others_P)
+        self.nats -= float(np.log((1 - DOUBT) * given_P + DOUBT / self.vocab).sum())
         self.mass += float(here_P.sum())
         for name, ahead in SHIFTS.items():
             difference = (mass_on(sequence, values, ahead) - here_P)[: len(sequence.tokens) - ahead]
@@ -62,17 +65,17 @@ class Evidence:
                     f"and {here + mean:.3f} would if they stood one position {name}; row j of 'prompt_logprobs' is of token j, "
                     "row j of all other columns of token j + 1"
                 )
-        nats = self.nats / max(self.positions, 1)
-        if nats > math.log(self.vocab) + WORSE_THAN_CHANCE:
-            raise DataError(
-                f"the imported labels give the tokens that follow {nats:.2f} nats, and knowing nothing would give "
-                f"{math.log(self.vocab):.2f}: they are not of these tokens (another tokenizer's ids, or other rows)"
-            )
         if self.needs_mass and not self.with_tail and self.whole >= ALL * max(self.positions, 1):
             raise DataError(
                 "the imported labels sum to 1 over the ids of every position, so they were renormalised over the top k and the "
                 "mass of all other ids is lost: write log-probabilities as the model gives them, before they are renormalised "
                 "(or set 'export_soft_labels.sampler.method: topk', and take students that are too sure of themselves)"
+            )
+        nats = self.nats / max(self.positions, 1)
+        if nats > math.log(self.vocab) + WORSE_THAN_CHANCE:
+            raise DataError(
+                f"the imported labels give the tokens that follow {nats:.2f} nats, and knowing nothing would give "
+                f"{math.log(self.vocab):.2f}: they are not of these tokens (another tokenizer's ids, or other rows)"
             )
 
 

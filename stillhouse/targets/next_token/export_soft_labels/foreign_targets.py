@@ -21,10 +21,11 @@ from stillhouse.targets.next_token.export_soft_labels.distillkit_bytes import Co
 
 NOTHING = -9000.0
 """Below this, a log-probability is padding: axolotl writes -1e9, vLLM -9999 for 0."""
-SUM_TOLERANCE = 0.02
-"""By how much the probabilities of a position may exceed 1: DistillKit fits curves to them."""
+SUM_TOLERANCE, CURVE_TOLERANCE = 0.02, 0.1
+"""By how much the probabilities of a position may exceed 1; and where DistillKit has fitted a curve to them."""
 COLUMNS = ("prompt_logprobs", "target_token_ids", "token_ids", "bytepacked_indices")
 """By which each kind of file is known."""
+BASE_TEN = f"logarithms to base 10; multiply them by {np.log(10):.6f}"
 LOGITS = "logits; apply log_softmax before they are cut to the top k"
 
 
@@ -75,7 +76,8 @@ def sequence_of(row: dict[str, Any], vocab: int, compression: Compression | None
     if len(parts) not in (positions, positions + 1):
         raise DataError(f"{where}: {len(parts)} rows of ids for {len(tokens)} tokens; expected {positions} or {positions + 1}")
     tails = None if tail is None else np.array(tail[:positions], dtype=np.float32)
-    return checked(np.array(tokens, dtype=np.int64), parts[:positions], tails, vocab, where)
+    tolerance = CURVE_TOLERANCE if kind == "bytepacked_indices" else SUM_TOLERANCE
+    return checked(np.array(tokens, dtype=np.int64), parts[:positions], tails, vocab=vocab, tolerance=tolerance, where=where)
 
 
 def of_prompt(said: list[dict[str, Any] | None], length: int, where: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -106,9 +108,15 @@ def masked(
 
 
 def checked(
-    tokens: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]], tail: np.ndarray | None, vocab: int, where: str
+    tokens: np.ndarray,
+    parts: list[tuple[np.ndarray, np.ndarray]],
+    tail: np.ndarray | None,
+    *,
+    vocab: int,
+    tolerance: float,
+    where: str,
 ) -> Sequence:
-    """Entries in order, of which each is a log-probability of an id. Raises DataError."""
+    """Entries in order, of which each is a log-probability of an id. tolerance: of their sums. Raises DataError."""
     counts = np.array([len(ids) for ids, _ in parts])
     ids, values = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
     if any(len(part[0]) != len(part[1]) for part in parts):
@@ -135,27 +143,24 @@ def checked(
     ids, values = ids[order], values[order]
     if ((np.diff(ids) == 0) & (np.diff(positions) == 0)).any():
         raise DataError(f"{where}: an id stands twice at one position")
-    refuse_sums(values, positions, len(parts), where)
+    refuse_sums(values, positions, len(parts), tolerance, where)
     if tail is not None and (len(tail) != len(parts) or not ((tail >= 0) & (tail <= 1)).all()):
         raise DataError(f"{where}: 'target_tail' must have a number from 0 to 1 for every position")
     return Sequence(tokens, counts, ids.astype(np.int32), values, tail)
 
 
-def refuse_sums(values_E: np.ndarray, positions_E: np.ndarray, positions: int, where: str) -> None:
+def refuse_sums(values_E: np.ndarray, positions_E: np.ndarray, positions: int, tolerance: float, where: str) -> None:
     """Raises DataError if the probabilities of a position exceed 1, with what the numbers seem to be."""
-    if (values_E > SUM_TOLERANCE).any():
+    if (values_E > tolerance).any():
         probabilities = bool((values_E >= 0).all() and values_E.max() <= 1)
         seem = "probabilities, not their logarithms" if probabilities else LOGITS
         raise DataError(f"{where}: a log-probability is {values_E.max():.4g}, above 0; these are {seem}")
     sums_P = np.bincount(positions_E, weights=np.exp(values_E), minlength=positions)
-    if sums_P.max() <= 1 + SUM_TOLERANCE:
+    if sums_P.max() <= 1 + tolerance:
         return
     worst = int(sums_P.argmax())
     sums_to_base_ten_P = np.bincount(positions_E, weights=10**values_E, minlength=positions)
-    if sums_to_base_ten_P.max() <= 1 + SUM_TOLERANCE:
-        seem = f"logarithms to base 10; multiply them by {np.log(10):.6f}"
-    else:
-        seem = LOGITS
+    seem = BASE_TEN if sums_to_base_ten_P.max() <= 1 + tolerance else LOGITS
     raise DataError(
         f"{where}: e to the power of the log-probabilities at position {worst} sums to {sums_P[worst]:.4f}, above 1; these are "
         f"{seem}"

@@ -41,15 +41,23 @@ async def collect(
 ) -> None:
     """Ask about every row that the journal lacks, so many at a time. Raises the first StillhouseError."""
     from stillhouse.core.progress import Progress
+    from stillhouse.exchange.completions import BudgetError
     from stillhouse.exchange.label_journal import key_of
 
     left = [row for row in rows if key_of(row) not in journal.done]
     waiting: Iterator[dict[str, Any]] = iter(left)
+    used_up: list[BudgetError] = []
     with Progress(len(left), "soft labels", "rows") as bar:
 
         async def work() -> None:
             for row in waiting:
-                journal.add(question.labels(row, await server.ask(question.body(row), question.estimate(row))))
+                try:
+                    choices = await server.ask(question.body(row), question.estimate(row))
+                except BudgetError as error:
+                    # What is on its way has been paid for: others wait for it.
+                    used_up.append(error)
+                    return
+                journal.add(question.labels(row, choices))
                 bar.update(1)
 
         try:
@@ -59,6 +67,8 @@ async def collect(
         except BaseExceptionGroup as errors:
             # What ends one of them ends all, so the others say the same.
             raise errors.exceptions[0] from None
+    if used_up:
+        raise used_up[0]
 
 
 def run(options: Namespace) -> None:

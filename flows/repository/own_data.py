@@ -131,9 +131,15 @@ def refuse_untracked(root: Path, folder: Path) -> None:
         names -= {Path(path).relative_to(RAW).parts[0] for path in tracked.split("\0") if path}
     tree = read_yaml(folder / PARAMS_FILE)
     refuse_untracked_models(root, tree)
-    labels = (tree.get("export_soft_labels") or {}).get("source") or {}
-    wanted = named_data(tree.get("ingest", {})) | named_data([labels.get(key) for key in ("files", "prompt", "compression")])
+    source = (tree.get("export_soft_labels") or {}).get("source") or {}
+    labels = named_data([source.get(key) for key in ("files", "prompt", "compression")])
+    wanted = named_data(tree.get("ingest", {}))
     for name in sorted(names):
+        if name in labels:
+            raise DataError(
+                f"{RAW / name} is named in {PARAMS_FILE}, but neither DVC nor git tracks it, so that a run does not see it; "
+                f"'dvc add {RAW / name}' tracks it"
+            )
         if any(fnmatch.fnmatchcase(name, first) for first in wanted):
             raise DataError(
                 f"{RAW / name} is named in {PARAMS_FILE}, but neither DVC nor git tracks it, so that a run does not see it; "

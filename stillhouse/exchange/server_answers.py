@@ -45,9 +45,9 @@ class ClassQuestion:
         if len(choices) != len(self.classes):
             raise DataError(f"the server gave {len(choices)} answers to {len(self.classes)} prompts ({where})")
         said = [choice.get("logprobs") or {} for choice in choices]
-        tokens = [each.get("tokens") for each in said]
-        values = [each.get("token_logprobs") for each in said]
-        if not all(t and v and len(t) == len(v) for t, v in zip(tokens, values, strict=True)):
+        tokens: list[list[str]] = [each.get("tokens") or [] for each in said]
+        values: list[list[float]] = [each.get("token_logprobs") or [] for each in said]
+        if not all(t and len(t) == len(v) for t, v in zip(tokens, values, strict=True)):
             raise DataError(
                 f"the server gives no log-probabilities of the prompt ({where}); it must know 'echo' with 'logprobs', as "
                 "vLLM does"
@@ -66,7 +66,7 @@ class ClassQuestion:
         return {"id": row["id"], "text": row["text"], "classes": self.classes, "logprobs": log_probs.tolist()}
 
 
-def shared_beginning(tokens: list[list[Any]]) -> int:
+def shared_beginning(tokens: list[list[str]]) -> int:
     """How many tokens all lists begin with alike."""
     count = 0
     for column in zip(*tokens, strict=False):

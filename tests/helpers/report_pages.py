@@ -1,5 +1,6 @@
 """What the tests of both reports share: outputs that every kind of model leaves, and how to read a page."""
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from stillhouse.core.artifacts import write_json
-from stillhouse.core.params import STAGES
+from stillhouse.core.params import STAGES, read_yaml
 from stillhouse.core.shipped import Shipped
 from stillhouse.reporting.report_page import write_report
 from stillhouse.reporting.report_parts import MANIFESTS
@@ -45,6 +46,15 @@ def write_common(folder: Path, params: Path) -> Path:
 
 def write_table(path: Path, columns: dict) -> None:
     pd.DataFrame(columns).to_csv(path, index=False)
+
+
+def import_labels_in(folder: Path) -> None:
+    """Make the parameters of a run such that its labels were imported."""
+    path = folder / "params.yaml"
+    tree = read_yaml(path)
+    source = {"kind": "import", "files": "labels.csv", "model": "a <large> model", "date": "2026-11-30"}
+    tree["export_soft_labels"]["source"] = source
+    path.write_text(json.dumps(tree))
 
 
 def page_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:

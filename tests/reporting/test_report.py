@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,17 @@ from stillhouse.core.shipped import RIVALS
 from stillhouse.reporting.charts import ClassScores, f1_chart, spread, tag, ticks
 from stillhouse.reporting.findings import compared, points, size_of
 from stillhouse.reporting.report_parts import duration
-from tests.helpers.report_pages import ROOT, SHIPPED, Balance, headlines, page_of, words_of, write_common, write_table
+from tests.helpers.report_pages import (
+    ROOT,
+    SHIPPED,
+    Balance,
+    headlines,
+    import_labels_in,
+    page_of,
+    words_of,
+    write_common,
+    write_table,
+)
 
 ROWS = 200
 # Right answers of 200. Models are right on a common run of texts, so differences are as sure as they can be.
@@ -254,3 +265,11 @@ def test_the_classes_of_a_chart_stand_beside_the_number_of_what_they_are_of(row)
 
 def test_chart_elements_escape_text_and_attributes():
     assert tag("text", {"x": 1, "class": '"'}, "<&") == '<text x="1.0" class="&#34;">&lt;&amp;</text>'
+
+
+def test_page_says_whose_labels_were_imported(tmp_path, monkeypatch):
+    folder = write_outputs(tmp_path)
+    assert "imported" not in words_of(page_of(folder, monkeypatch))
+    import_labels_in(folder)
+    words = words_of(page_of(folder, monkeypatch))
+    assert "not those of the teacher above: they were imported, of a <large> model, made on 2026-11-30." in unescape(words)

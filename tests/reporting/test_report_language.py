@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from stillhouse.core.artifacts import write_json
 from stillhouse.core.errors import ArtifactError
 from stillhouse.targets.next_token.report.language_findings import figure, in_words
-from tests.helpers.report_pages import ROOT, Balance, headlines, page_of, words_of, write_common
+from tests.helpers.report_pages import ROOT, Balance, headlines, import_labels_in, page_of, words_of, write_common
 
 SOURCE = {"teacher": 3.1, "student": 3.4, "baseline": 3.6, "ngram": 4.0}
 NEW = {"teacher": 2.0, "student": 2.2, "scratch": 2.9, "ngram": 2.8}
@@ -252,3 +253,11 @@ def test_words_for_figures():
     # A loss is told as a positive number, and so is its interval.
     said = in_words({"x": -0.2, "x_low": -0.3, "x_high": -0.1}, "x", "more", "less").replace("\u00a0", " ")
     assert said == "0.200 nats per token less (paired 95 % interval 0.100 to 0.300)"
+
+
+def test_page_says_whose_labels_were_imported(tmp_path, monkeypatch):
+    folder = write_outputs(tmp_path)
+    assert "imported" not in words_of(page_of(folder, monkeypatch))
+    import_labels_in(folder)
+    words = words_of(page_of(folder, monkeypatch))
+    assert "not those of the teacher above: they were imported, of a <large> model, made on 2026-11-30." in unescape(words)

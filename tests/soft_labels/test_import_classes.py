@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from stillhouse.core.artifacts import digest_bytes
-from stillhouse.core.errors import DataError
+from stillhouse.core.errors import ArtifactError, DataError
 from stillhouse.data.views import ViewParams
 from stillhouse.exchange.row_files import write_rows
 from stillhouse.exchange.write_labels import class_rows
 from stillhouse.runtime.model_types import on_device
+from stillhouse.soft_labels.format.binding import taught_by, teacher_in
 from stillhouse.soft_labels.format.store import SoftLabels
 from stillhouse.soft_labels.produce.config import ClassesExport, ImportedClasses
 from stillhouse.soft_labels.produce.export import Teachers
@@ -124,6 +125,26 @@ def test_the_store_says_whose_labels_it_holds(task):
     assert labels.binding.teacher.startswith("imported from a large model, 2026-11-30, origin ")
     Path("data/raw/prompt.txt").write_text("What is this?")
     assert imported(task, folder=Path("other"), prompt="prompt.txt").binding.teacher != labels.binding.teacher
+
+
+def test_an_origin_that_was_changed_afterwards_is_refused(task):
+    write(given(task))
+    path = imported(task).folder / "manifest.json"
+    tree = json.loads(path.read_text())
+    tree["origin"]["model"] = "a model of somebody else"
+    path.write_text(json.dumps(tree))
+    with pytest.raises(ArtifactError, match=r"the origin in the manifest of imported was changed after the store was written"):
+        SoftLabels.open(Path("imported"))
+
+
+def test_a_student_is_told_whose_labels_it_learned_from(task):
+    write(given(task))
+    labels = imported(task)
+    assert teacher_in(labels.folder, "t" * 64) == labels.binding.teacher
+    assert teacher_in(teacher_store(task).folder, "t" * 64) == "t" * 64
+    # What was imported is nobody's own, and what another teacher gave is still refused.
+    assert taught_by(labels.binding, "t" * 64) == labels.binding.teacher
+    assert taught_by(SoftLabels.open(OWN).binding, "u" * 64) == "u" * 64
 
 
 def test_whole_rows_stand_for_every_view_that_is_whole(task):

@@ -1,5 +1,6 @@
 """Likeliest next tokens from elsewhere: what other tools write is read alike, and what is wrong with it is one line."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -12,7 +13,11 @@ from stillhouse.core.params import build
 from stillhouse.data.views import NoViews
 from stillhouse.distillation.config import DistillationParams
 from stillhouse.exchange.asked_rows import asked_rows
+from stillhouse.exchange.collect_labels import collect
+from stillhouse.exchange.completions import Budget, Completions
+from stillhouse.exchange.label_journal import open_journal
 from stillhouse.exchange.row_files import write_rows
+from stillhouse.exchange.server_answers import TokenQuestion
 from stillhouse.exchange.write_labels import token_rows
 from stillhouse.soft_labels.format.sampler import Sampler
 from stillhouse.soft_labels.format.store import SoftLabels
@@ -23,6 +28,7 @@ from stillhouse.targets.next_token.export_soft_labels.import_tokens import impor
 from stillhouse.targets.next_token.soft_labels.token_binding import language_binding
 from stillhouse.targets.next_token.train import language_model
 from stillhouse.targets.next_token.train_student.language_objective import student_objective
+from tests.helpers.completions_server import Script, completions_server, log_probs_after
 from tests.training.test_language_model import ALONE, VOCAB, make_task, one_thread, small_model, training  # noqa: F401
 
 TOP = 8
@@ -244,6 +250,30 @@ def test_a_fault_is_one_line_and_no_store(task, fault):
 def test_a_top_k_without_mass_may_be_taken_as_what_it_is(task):
     write(changed(of_axolotl(task), renormalised))
     assert imported(task, method="topk").form == "topk"
+
+
+def test_what_a_server_said_of_every_token_is_imported(task):
+    """Collected and read back: ids are those of the server's model, the token itself among them."""
+    script, path = Script(vocab=VOCAB), Path("data/raw/labels.jsonl")
+    rows = list(asked_rows(task, of_classes=False))
+    with completions_server(script) as url, open_journal(path, {"model": "counts", "date": "2026-11-30"}) as journal:
+        asyncio.run(collect(TokenQuestion(TOP), rows, Completions(url, "counts", Budget()), journal, 2))
+    labels = imported(task, samples=TOP + 1)
+    name, tokens = task.train.ids[0].as_py(), task.train.tokens[: task.train.offsets[1]].tolist()
+    for position, before in enumerate(tokens):
+        ids, values = labels[name][position]
+        wanted = np.exp(log_probs_after(before, VOCAB))
+        np.testing.assert_allclose(values, wanted[ids], rtol=0.01)
+        assert {*np.argsort(-wanted)[:TOP].tolist(), int(task.train.targets(0)[position])} == {*ids.tolist()}
+
+
+def test_columns_of_distillkit_hold_what_those_of_axolotl_hold(task):
+    write(of_axolotl(task))
+    labels = imported(task)
+    mine, theirs = (list(token_rows(labels, task, distillkit=each)) for each in (False, True))
+    assert [row["target_token_ids"][:-1] for row in mine] == [row["token_ids"] for row in theirs]
+    assert [row["target_logprobs"][:-1] for row in mine] == [row["top_values"] for row in theirs]
+    assert [len(row["target_mask"]) for row in mine] == [len(row["input_ids"]) for row in mine]
 
 
 def test_draws_are_not_given_out_as_the_likeliest_ids(task):

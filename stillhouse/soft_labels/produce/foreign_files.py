@@ -35,8 +35,8 @@ def require_files(source: ImportedLabels, raw: Path = RAW) -> None:
     for name in [*source.names, *(name for name in source.beside.values() if name)]:
         if not (raw / name).is_file():
             raise DataError(
-                f"'export_soft_labels.source' names {raw / name}, and there is no such file; 'make data FILE=...' or "
-                f"'cp ... {raw}/' puts it there"
+                f"'export_soft_labels.source' names {raw / name}, and there is no such file; copy it there, and "
+                f"'dvc add {raw / name}' tracks it"
             )
 
 

@@ -149,6 +149,9 @@ def test_data_that_nobody_has_added_are_refused_if_the_parameters_name_them(root
     params.write_text("ingest: {source: {kind: hub, dataset: data/raw/notes, train: train}}\n")
     with pytest.raises(DataError, match=r"^data/raw/notes is named in params\.yaml"):
         refuse_untracked(root, tmp_path)
+    params.write_text("export_soft_labels: {source: {kind: import, files: [b.csv], prompt: none.txt}}\n")
+    with pytest.raises(DataError, match=r"^data/raw/b\.csv is named in params\.yaml, .* 'dvc add data/raw/b\.csv' tracks it$"):
+        refuse_untracked(root, tmp_path)
     (root / "data" / "raw" / "b.csv").rename(root / "b.csv")
     (root / "data" / ".gitignore").write_text("")
     params.write_text("ingest: {source: {kind: files, train: small.csv}}\n")

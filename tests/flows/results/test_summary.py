@@ -9,6 +9,7 @@ from flows.flow_run.publish import changes_table, figures, metrics_page
 from flows.results.described import described
 from flows.results.summary_table import summary_lines, whole_summary
 from stillhouse.core.errors import ArtifactError
+from tests.helpers.report_pages import import_labels_in
 from tests.helpers.tiny_run import commit, shell
 from tests.reporting import test_report, test_report_language
 
@@ -46,6 +47,14 @@ def test_summary_of_language_models_tells_nats_bits_and_what_was_forgotten(langu
     ]
     # Columns stand below their headings.
     assert len({len(line) for line in lines[:4]}) == 1
+
+
+def test_summary_says_whose_labels_were_imported(classifiers):
+    assert not [line for line in summary_lines(classifiers) if "imported" in line]
+    import_labels_in(classifiers)
+    assert summary_lines(classifiers)[-1] == (
+        "Soft labels: imported, of a <large> model, made on 2026-11-30; not of the teacher above"
+    )
 
 
 def test_summary_without_a_gap_says_nothing_of_it(tmp_path):

@@ -121,16 +121,16 @@ ROWS_COMMAND = "python -m stillhouse.exchange.asked_rows"
 ASK = f"'{ROWS_COMMAND}' writes the rows that need labels"
 
 
-def refuse_coverage(missing: int, all_rows: int, first_missing: str, unknown: int, first_unknown: str, unit: str) -> None:
-    """Raises DataError where training rows have no labels, or labels belong to no training row. unit: what a row is called."""
+def refuse_coverage(all_rows: int, missing: list[str], unknown: list[str]) -> None:
+    """Raises DataError where training rows have no labels, or labels belong to no training row; both as messages call them."""
     if missing:
-        other = f"; and {unknown} rows of the files are not training {unit}s (first: {first_unknown})" if unknown else ""
+        other = f"; and {len(unknown)} rows of the files are not training rows (first: {unknown[0]})" if unknown else ""
         raise DataError(
-            f"the imported labels lack {missing} of {all_rows} training {unit}s (first: {first_missing}){other}; every one "
+            f"the imported labels lack {len(missing)} of {all_rows} training rows (first: {missing[0]}){other}; every one "
             f"needs them: {ASK}"
         )
     if unknown:
         raise DataError(
-            f"the imported labels have {unknown} rows that are not training {unit}s (first: {first_unknown}); leave them out, "
+            f"the imported labels have {len(unknown)} rows that are not training rows (first: {unknown[0]}); leave them out, "
             f"or bring back the data that they were made for: {ASK}"
         )

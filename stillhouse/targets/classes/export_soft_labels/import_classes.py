@@ -80,13 +80,8 @@ def read_labels(source: ImportedClasses, task: ClassesTask, views: Any) -> np.nd
         log_probs_BC = log_probabilities(np.stack(batch.values), batch.are_logs, batch.where).astype(np.float16)
         for (chosen, shown), log_probs_C in zip(batch.places, log_probs_BC, strict=True):
             found_RVC[np.ix_(chosen, shown)] = log_probs_C
-    missing_R = np.flatnonzero(~seen_RV.all(1))
-    first_missing = ""
-    if len(missing_R):
-        row = int(missing_R[0])
-        some = seen_RV[row].any()
-        first_missing = f"id {rows.ids[row]}" + (f" in view {int((~seen_RV[row]).argmax())}" if some else "")
-    refuse_coverage(len(missing_R), len(rows), first_missing, len(unknown), unknown[0] if unknown else "", "row")
+    missing = [missing_row(rows, int(row), seen_RV[row]) for row in np.flatnonzero(~seen_RV.all(1))]
+    refuse_coverage(len(rows), missing, unknown)
     return found_RVC
 
 
@@ -116,6 +111,11 @@ def batches(
         batch.where.append(where)
     if batch is not None:
         yield batch
+
+
+def missing_row(rows: ClassRows, row: int, seen_V: np.ndarray) -> str:
+    """A row that lacks labels, or a view of it, as a message calls it."""
+    return f"id {rows.ids[row]}" + (f" in view {int((~seen_V).argmax())}" if seen_V.any() else "")
 
 
 def per_view(shown: list[int]) -> str:

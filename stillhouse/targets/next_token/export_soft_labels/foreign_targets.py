@@ -88,8 +88,8 @@ def of_prompt(said: list[dict[str, Any] | None], length: int, where: str) -> lis
         raise DataError(f"{where}: 'prompt_logprobs' says something of the first token, which nothing precedes; is it shifted?")
     parts = []
     for each in said[1:]:
-        # What a parquet file calls null where another row has that id.
-        known = {int(name): value for name, value in (each or {}).items() if value is not None}
+        # A parquet file may have pairs for a mapping, or null where another row has that id.
+        known = {int(name): value for name, value in dict(each or {}).items() if value is not None}
         numbers = [value["logprob"] if isinstance(value, dict) else value for value in known.values()]
         parts.append((np.array(list(known), dtype=np.int64), np.array(numbers, dtype=np.float64)))
     return parts

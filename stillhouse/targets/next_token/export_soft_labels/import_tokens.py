@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,30 +73,34 @@ def gather(source: ImportedTokens, task: BlockTask, sampler: Sampler, compressio
     table, vocab = task.train, task.facts.vocab_size
     wanted = {key: row for row in range(len(table)) for key, _ in segments_of(table, row)}
     evidence = Evidence(vocab, needs_mass=sampler.form == "topk_tail")
-    unknown, first_unknown = 0, ""
+    unknown: list[str] = []
     for where, row in rows_of_files(source):
         sequence = sequence_of(row, vocab, compression, where)
-        key = sequence.tokens.astype(np.int32).tobytes()
+        key = token_key(sequence.tokens)
         if key not in wanted and int(sequence.tokens[-1]) == task.facts.pad_id:
             # DistillKit puts one padding token behind every text.
             sequence = shortened(sequence)
-            key = sequence.tokens.astype(np.int32).tobytes()
+            key = token_key(sequence.tokens)
         if key not in wanted:
-            unknown, first_unknown = unknown + 1, first_unknown or f"{len(sequence.tokens)} tokens, {where}"
+            unknown.append(f"{len(sequence.tokens)} tokens, {where}")
             continue
         if key in kept.places:
             raise DataError(f"{where}: the same tokens stood in {kept.where[key]} already; expected every training row once")
         evidence.add(sequence)
         kept.add(key, where, cut_to(sequence, sampler.samples))
-    missing = [row for key, row in wanted.items() if key not in kept.places]
+    missing = [f"in block {table.ids[row]}" for key, row in wanted.items() if key not in kept.places]
     if unknown and not kept.places:
         raise DataError(
-            f"none of the {unknown} rows of the imported labels has the tokens of a training row (first: {first_unknown}): "
+            f"none of the {len(unknown)} rows of the imported labels has the tokens of a training row (first: {unknown[0]}): "
             f"they are of another tokenizer, or of other texts; {ASK}, as token ids"
         )
-    first_missing = f"in block {table.ids[missing[0]]}" if missing else ""
-    refuse_coverage(len(missing), len(wanted), first_missing, unknown, first_unknown, "row")
+    refuse_coverage(len(wanted), missing, unknown)
     evidence.judge()
+
+
+def token_key(tokens: np.ndarray) -> bytes:
+    """What a sequence is found by: a digest, because all tokens of a large data set would stand in memory twice."""
+    return blake2b(tokens.astype(np.int32).tobytes(), digest_size=16).digest()
 
 
 def segments_of(table: BlockTable, row: int) -> Iterator[tuple[bytes, np.ndarray]]:
@@ -104,7 +109,7 @@ def segments_of(table: BlockTable, row: int) -> Iterator[tuple[bytes, np.ndarray
     for number in range(int(table.segment_offsets[row]), int(table.segment_offsets[row + 1])):
         end = begin + int(table.segment_lengths[number])
         tokens = np.append(table.tokens[begin:end], table.last[number]).astype(np.int32)
-        yield tokens.tobytes(), tokens
+        yield token_key(tokens), tokens
         begin = end
 
 

@@ -5,7 +5,7 @@ from stillhouse.comparison.kinds import Cell, Metrics
 from stillhouse.core.scores import shipped_task
 
 SCORE = "accuracy"
-SIGN = "macro_f1"
+SIGN = "nll"
 SCORE_HEADING = "accuracy"
 GAIN_HEADING = "gain, points"
 SHOWN = ("accuracy", "macro_f1", "ece", "parameters", "bytes")

@@ -116,3 +116,35 @@ class MeanOfClasses:
             return ends
         one, other = (wilson(value, self.rows, self.confidence) for value in values)
         return joined(values[0], one, values[1], other, correlation(*right))
+
+
+@dataclass(frozen=True)
+class F1OfSets:
+    """Intervals of micro- or macro-F1 over sets of labels: where resamples say nothing, those of a share of `rows`."""
+
+    rows: float
+    confidence: float = CONFIDENCE
+
+    @classmethod
+    def micro(cls, labels_NL: np.ndarray, confidence: float = CONFIDENCE) -> "F1OfSets":
+        """labels: 1 where a row has the label. As many rows as there are pairs of a row and a label that it has."""
+        return cls(max(1.0, float((labels_NL > 0).sum())), confidence)
+
+    @classmethod
+    def macro(cls, labels_NL: np.ndarray, confidence: float = CONFIDENCE) -> "F1OfSets":
+        """As many rows as a mean over labels is worth."""
+        numbers = np.nonzero(labels_NL > 0)[1]
+        return cls(MeanOfClasses(numbers).rows if len(numbers) else 1.0, confidence)
+
+    def interval(self, value: float, resampled_S: np.ndarray) -> Ends:
+        """value: the score itself. resampled_S: that of each resample."""
+        ends = percentile(resampled_S, self.confidence)
+        return wilson(value, self.rows, self.confidence) if is_point(ends) else ends
+
+    def difference(self, values: tuple[float, float], resampled_S: np.ndarray) -> Ends:
+        """Of the first of two values minus the second."""
+        ends = percentile(resampled_S, self.confidence)
+        if not is_point(ends):
+            return ends
+        one, other = (wilson(value, self.rows, self.confidence) for value in values)
+        return joined(values[0], one, values[1], other, 0.0)

@@ -20,7 +20,7 @@ class Comparison(Protocol):
     def SCORE(self) -> str: ...
     @property
     def SIGN(self) -> str:
-        """A figure that every model of the kind has, and none of another."""
+        """A figure that every student of the kind has, and none of another kind."""
         ...
 
     @property

@@ -139,6 +139,11 @@ def named_kind(tree: dict[str, Any], where: str) -> Kind:
     return KINDS[name]
 
 
+def listed(names: list[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), names[-1]])
+
+
 def _explain(error: ValidationError, params_type: type, of_any_kind: "type[DataclassInstance]", tree: dict[str, Any]) -> str:
     """The first problem that pydantic found, in our words. of_any_kind: what the stage declares, whatever the kind."""
     problems = error.errors()
@@ -153,7 +158,7 @@ def _explain(error: ValidationError, params_type: type, of_any_kind: "type[Datac
             siblings = _known_keys(params_type, path)
             others = [kind.name for kind in KINDS.values() if location[-1] in _known_keys(of_kind(of_any_kind, kind), path)]
             if others and "kind" in tree:
-                return f"'{key}' is a parameter of kind {' and '.join(others)}, and 'kind' is {tree['kind']}; leave it out"
+                return f"'{key}' is a parameter of kind {listed(others)}, and 'kind' is {tree['kind']}; leave it out"
             return f"unknown parameter '{key}'{nearest(str(location[-1]), siblings)}"
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return f"parameter '{key}' is missing"

@@ -29,8 +29,9 @@ class Batch:
 
     inputs: dict[str, Shaped[torch.Tensor, "B ..."]]
     """By the names that the model's forward pass gives them."""
-    labels: Int64[torch.Tensor, " B"]
-    """-1 where withheld."""
+    labels: Int64[torch.Tensor, "B ..."]
+    """The class of each row, -1 where withheld; of rows with sets of labels (B, L), 1 where it has a label, and -1 throughout
+    where they are withheld."""
     rows: Int64[np.ndarray, " B"]
     """Index of each row in its table."""
     views: Int64[np.ndarray, " B"]

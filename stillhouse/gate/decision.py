@@ -36,9 +36,9 @@ DECISION = DATA / "gate" / "decision.json"
 class Gate:
     """What a new model must pass to be promoted. No stage reads it."""
 
-    metrics: list[Literal["accuracy", "macro_f1", "bits_per_byte"]]
-    """What must not be worse than with the promoted model: accuracy and macro_f1 of classifiers, bits_per_byte of causal
-    language models."""
+    metrics: list[Literal["accuracy", "micro_f1", "macro_f1", "bits_per_byte"]]
+    """What must not be worse than with the promoted model: accuracy and macro_f1 of classifiers, micro_f1 and
+    macro_f1 of multi-label classifiers, bits_per_byte of causal language models."""
     tolerance: float
     """How far the interval of candidate minus promoted may reach beyond 0 on the worse side: 0.03 is three points of accuracy,
     or 0.03 bits per byte."""
@@ -63,7 +63,7 @@ class Gate:
 
     def __post_init__(self) -> None:
         if not self.metrics:
-            raise ValueError("metrics must name at least one of accuracy, macro_f1, bits_per_byte")
+            raise ValueError("metrics must name at least one of accuracy, micro_f1, macro_f1, bits_per_byte")
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance must lie in [0, 1), is {self.tolerance}")
         if not 0.5 <= self.confidence < 1:

@@ -28,6 +28,10 @@ FORMS = {
         higher_is_better=True, factor=100, decimals=1, unit="points",
         chance=("chance_macro_f1",), chance_words="a guess reaches",
     ),
+    "micro_f1": MetricForm(
+        higher_is_better=True, factor=100, decimals=1, unit="points",
+        chance=("chance_micro_f1",), chance_words="the same labels for every row reach",
+    ),
     "bits_per_byte": MetricForm(
         higher_is_better=False, factor=1, decimals=4, unit="bits per byte",
         chance=("uniform_bits_per_byte", "unigram_bits_per_byte"), chance_words="token frequencies alone need",

@@ -1,5 +1,7 @@
 """What rows there are."""
 
+from dataclasses import replace
+
 from stillhouse.kinds.protocol import Modality
 
 TEXTS = Modality(
@@ -17,6 +19,13 @@ TEXTS = Modality(
     models="stillhouse.modalities.text.rows.text_task",
     student_start="stillhouse.modalities.text.rows.teacher_vectors",
 )
+TEXTS_OF_LABEL_SETS = replace(
+    TEXTS,
+    ingestion="stillhouse.modalities.text.ingest.ingest_label_sets",
+    preprocessing="stillhouse.modalities.text.preprocess.preprocess_label_sets",
+)
+"""The same room, and rows that models read alike: a source holds lists in the place of one class, and `ingest` and `preprocess`
+alone tell one from the other."""
 BLOCKS = Modality(
     room="blocks",
     row="block",

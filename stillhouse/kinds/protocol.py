@@ -53,14 +53,14 @@ class Modality:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is predicted of a row: one of several classes, or the next token."""
+    """What is predicted of a row: one of several classes, a set of labels, or the next token."""
 
     room: str
     """Its folder in `stillhouse/targets`."""
     title: str
     """Over a table of their runs."""
     of_classes: bool
-    """Whether rows have a class each; without, the data are documents."""
+    """Whether rows have labels: a class each, or a set; without, the data are documents."""
     new_head: bool
     """Whether a target task has a head of its own."""
     gate_metrics: tuple[str, ...]

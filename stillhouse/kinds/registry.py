@@ -5,10 +5,11 @@ from typing import Any
 
 from stillhouse.kinds.causal_lm import CAUSAL_LM
 from stillhouse.kinds.image_classification import IMAGE_CLASSIFICATION
+from stillhouse.kinds.multi_label import MULTI_LABEL
 from stillhouse.kinds.protocol import Kind
 from stillhouse.kinds.text_classification import TEXT_CLASSIFICATION
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (TEXT_CLASSIFICATION, CAUSAL_LM, IMAGE_CLASSIFICATION)}
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (TEXT_CLASSIFICATION, CAUSAL_LM, IMAGE_CLASSIFICATION, MULTI_LABEL)}
 OLDEST = TEXT_CLASSIFICATION
 """Of parameters that are older than the key `kind`."""
 
@@ -19,5 +20,5 @@ def kind_of(tree: Mapping[str, Any]) -> str:
 
 
 def with_classes(wanted: bool) -> Kind:
-    """The first kind whose rows have classes, or whose data are documents."""
+    """The first kind whose rows have labels, or whose data are documents."""
     return next(kind for kind in KINDS.values() if kind.target.of_classes == wanted)

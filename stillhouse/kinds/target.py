@@ -23,6 +23,26 @@ CLASSES = Target(
     page="stillhouse.targets.classes.report.report_classes",
     comparison="stillhouse.comparison.classes",
 )
+LABEL_SET = Target(
+    room="label_set",
+    title="Multi-label classifiers",
+    of_classes=True,
+    new_head=True,
+    gate_metrics=("micro_f1", "macro_f1"),
+    blocks={
+        "ingest": "stillhouse.sources.label_set_sources:LabelSetsIngest",
+        "train_teacher": "stillhouse.targets.label_set.train.label_set_config:LabelSetTeacher",
+        "student": "stillhouse.targets.label_set.train.label_set_config:LabelSetStudent",
+        "train_student": "stillhouse.targets.label_set.train_student.label_set_student_config:TrainLabelSetStudent",
+        "finetune": "stillhouse.targets.label_set.train.label_set_config:LabelSetFinetune",
+    },
+    training="stillhouse.targets.label_set.train.label_set_training",
+    soft_labels="stillhouse.targets.label_set.export_soft_labels.export_label_sets",
+    objective="stillhouse.targets.label_set.train_student.label_set_objective",
+    evaluation="stillhouse.targets.label_set.evaluate.label_set_evaluation",
+    page="stillhouse.targets.label_set.report.report_label_sets",
+    comparison="stillhouse.comparison.label_set",
+)
 NEXT_TOKEN = Target(
     room="next_token",
     title="Language models",

@@ -9,6 +9,24 @@ import pandas as pd
 from stillhouse.core.errors import DataError
 from stillhouse.core.hashing import salt, text_keys, uniform
 from stillhouse.core.shipped import TASK_WORDS
+from stillhouse.preprocessing.labels import WITHHELD
+
+
+class ClassColumn:
+    """What preprocessing makes of the column of labels: a class for each row. Label sets have a variant of their own."""
+
+    def single(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows with one label each, by which labels are counted and checked."""
+        return table
+
+    def numbers(self, labels: pd.Series, names: list[str], hidden: np.ndarray) -> np.ndarray:
+        """What models learn from: int32 (rows,), the number of each class, `WITHHELD` where bool (rows,) `hidden`."""
+        index = {name: number for number, name in enumerate(names)}
+        return np.where(hidden, WITHHELD, labels.map(index)).astype(np.int32)
+
+    def statistics(self, labels: pd.Series) -> dict[str, float]:
+        """What else is counted."""
+        return {}
 
 
 def label_names(table: pd.DataFrame, task: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import cast
 import pandas as pd
 
 from stillhouse.core.errors import DataError
+from stillhouse.core.label_sets import UNKNOWN, names_of_set
 
 WITHHELD = -1
 """The label of a row whose class is not told."""
@@ -22,6 +23,13 @@ FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 """Characters without ink that Unicode does not count among its format characters."""
 HYPHENS = str.maketrans("\u2010\u2011", "--")
 """Hyphens that look like the one of the keyboard."""
+
+
+def single_labels(table: pd.DataFrame) -> pd.DataFrame:
+    """A row for each label of each row; rows of the empty set are not there, and unknown ones stay, once each."""
+    sets = [names_of_set(text) if text != UNKNOWN else [UNKNOWN] for text in table["label"]]
+    exploded = table.assign(label=pd.Series(sets, index=table.index, dtype=object)).explode("label")
+    return exploded[exploded["label"].notna()].astype({"label": str})
 
 
 def look(label: str) -> str:

@@ -18,9 +18,10 @@ from stillhouse.core.artifacts import digest_file, digest_json
 from stillhouse.core.errors import DataError, nearest
 from stillhouse.core.params import block
 from stillhouse.preprocessing.labels import describe_numbers, refuse_implausible
-from stillhouse.preprocessing.tables import SPLITS, complete, settle
+from stillhouse.preprocessing.tables import SPLITS, settle
 from stillhouse.sources.folders import RAW, Found, find
 from stillhouse.sources.formats import format_of, known_suffixes, read_columns
+from stillhouse.sources.label_column import ONE_CLASS, LabelColumn
 from stillhouse.sources.source_blocks import Names, OwnFiles
 from stillhouse.sources.streams import decode
 
@@ -46,6 +47,11 @@ class FilesSource(OwnFiles):
     """Causal language models: longer documents are cut, after a blank line or else a line, into documents of at most about so
     many characters, so that few long texts can be split; null: they are not."""
 
+    @property
+    def column(self) -> LabelColumn:
+        """What is made of the column of labels."""
+        return ONE_CLASS
+
 
 def read_files(
     source: FilesSource, raw: Path = RAW, labelled: bool = True, notes: list[str] | None = None
@@ -66,7 +72,7 @@ def read_files(
     where = ", ".join(f"{raw}/{name}" for name in names["train"])
     if labelled:
         judge(tables[0], where, source, notes)
-    table = complete(pd.concat(tables, ignore_index=True), where, source.labels, source.max_rows, labelled)
+    table = source.column.complete(pd.concat(tables, ignore_index=True), where, source.labels, source.max_rows, labelled)
     digests = {
         split: {file.path.relative_to(raw).as_posix(): digest_file(file.path) for file in files}
         for split, files in found.items()
@@ -130,7 +136,7 @@ def read_texts(files: list[Found], source: FilesSource, labelled: bool, split: s
         text = decode(file.path, source.encoding)
         if labelled and not text.strip():
             raise DataError(f"{file.path} holds nothing but white space ({len(text)} characters); expected a text: delete it")
-        rows.append((text, class_of(file, source, split) if labelled else None))
+        rows.append((text, source.column.of_folder(class_of(file, source, split)) if labelled else None))
     table = pd.DataFrame(rows, columns=["text", "label"])
     return table if labelled else cut_documents(table[["text"]], source.document_characters)
 
@@ -177,7 +183,8 @@ def read_file(
         bare.append(path)
         table = read_columns(path, {"text": source.text}, source.form, notes).assign(**{source.label: None})
     hint = UNLABELLED if split == "train" else LABELLED
-    table = settle(by_role(table, wanted, path), str(path), optional, hint)
+    table = by_role(table, wanted, path)
+    table = source.column.settle(table, str(path), optional, hint) if labelled else settle(table, str(path), optional, hint)
     return table if labelled else cut_documents(table, source.document_characters)
 
 
@@ -216,6 +223,7 @@ def by_role(table: pd.DataFrame, wanted: dict[str, str], where: Path | str) -> p
 
 def judge(train: pd.DataFrame, where: str, source: FilesSource, notes: list[str]) -> None:
     """Say what is odd about training rows, or raise DataError if their columns cannot be what the parameters say."""
+    train = source.column.single(train)
     if not source.trust and source.labels is None:
         refuse_implausible(train, where, source.text, source.label)
     if note := describe_numbers(train["label"]):

@@ -190,6 +190,9 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
     """Columns of class numbers to the names of the classes, as `datasets` writes them into a file's metadata."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        inner = {name: feature.get("feature") for name, feature in features.items() if isinstance(feature, dict)}
+        # Of lists, what their entries are.
+        features = {name: inner.get(name) or feature for name, feature in features.items()}
         found = {str(name): feature.get("names") for name, feature in features.items() if isinstance(feature, dict)}
         return {name: [str(each) for each in names] for name, names in found.items() if isinstance(names, list)}
     except (ValueError, AttributeError):
@@ -197,7 +200,15 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def named(values: pd.Series, names: list[str], where: Path | str) -> pd.Series:
-    """The classes that the values mean: numbers, or names where not all are numbers; None for -1 or nothing, "no label"."""
+    """The classes that the values mean: numbers, or names where not all are numbers; None for -1 or nothing, "no label".
+
+    Of a column of lists, lists.
+    """
+    listed = values.map(pd.api.types.is_list_like)
+    if listed.any():
+        flat = pd.Series([each for value in values[listed] for each in value], dtype=object)
+        known = iter(named(flat, names, where))
+        return values.map(lambda value: [next(known) for _ in value] if pd.api.types.is_list_like(value) else None)
     written = values.map(lambda value: "" if pd.isna(value) or str(value) == "-1" else str(value).strip())
     numbers = written.map(lambda value: value == "" or value.isdecimal()).all()
     known = {str(number): name for number, name in enumerate(names)} if numbers else {name: name for name in names}

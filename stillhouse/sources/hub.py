@@ -23,10 +23,11 @@ from stillhouse.core.artifacts import digest_file
 from stillhouse.core.errors import DataError, HubError, ParamsError, nearest
 from stillhouse.core.params import block
 from stillhouse.preprocessing.labels import describe_numbers, refuse_implausible
-from stillhouse.preprocessing.tables import SPLITS, complete, settle
+from stillhouse.preprocessing.tables import SPLITS, settle
 from stillhouse.sources.files import LABELLED, UNLABELLED
 from stillhouse.sources.folders import RAW, below
 from stillhouse.sources.formats import Form, class_names, format_of, named, read_columns
+from stillhouse.sources.label_column import ONE_CLASS, LabelColumn
 from stillhouse.sources.source_blocks import HubData
 from stillhouse.sources.streams import lines_of
 
@@ -50,6 +51,11 @@ class HubSource(HubData):
     document: str | None = None
     """Causal language models: rows with the same value in this column are one document, in their order; null: each is one."""
 
+    @property
+    def column(self) -> LabelColumn:
+        """What is made of the column of labels."""
+        return ONE_CLASS
+
 
 def read_hub(source: HubSource, labelled: bool = True, notes: list[str] | None = None) -> tuple[pd.DataFrame, dict]:
     """Canonical table and origin; without labels, of documents. `notes` takes what the user should be told.
@@ -68,13 +74,16 @@ def read_hub(source: HubSource, labelled: bool = True, notes: list[str] | None =
     for split, name in splits.items():
         optional = source.unlabelled and split == "train"
         where, hint = f"{source.dataset}, split '{name}'", UNLABELLED if split == "train" else LABELLED
-        parts.append(settle(tables[name], where, optional, hint).assign(split=split))
+        settled = source.column.settle if labelled else settle
+        parts.append(settled(tables[name], where, optional, hint).assign(split=split))
     if labelled:
+        train = source.column.single(parts[0])
         if not source.trust and source.labels is None:
-            refuse_implausible(parts[0], source.dataset, source.text, source.label)
-        if note := describe_numbers(parts[0]["label"]):
+            refuse_implausible(train, source.dataset, source.text, source.label)
+        if note := describe_numbers(train["label"]):
             notes.append(f"{source.dataset}: {note}")
-    table = complete(pd.concat(parts, ignore_index=True), source.dataset, source.labels, source.max_rows, labelled)
+    table = pd.concat(parts, ignore_index=True)
+    table = source.column.complete(table, source.dataset, source.labels, source.max_rows, labelled)
     origin = {"kind": "hub", "dataset": source.dataset, "revision": source.revision, "licence": source.licence}
     return table, origin | ({"each": each} if each else {})
 
@@ -205,7 +214,12 @@ def names_of_classes(path: Path, features: Any, label: str) -> list[str] | None:
     """Names of the classes as the folder's README has them; None if it has none, or a parquet file has its own."""
     if format_of(path) == "parquet" and label in class_names(pq.read_schema(path)):
         return None
-    return getattr((features or {}).get(label), "names", None)
+    return names_in((features or {}).get(label))
+
+
+def names_in(feature: Any) -> list[str] | None:
+    """Names of the classes of a column, or of the labels in its lists, as `datasets` knows them."""
+    return getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
 
 
 def as_table(dataset: Any, source: HubSource, wanted: dict[str, str]) -> pd.DataFrame:
@@ -213,5 +227,5 @@ def as_table(dataset: Any, source: HubSource, wanted: dict[str, str]) -> pd.Data
     require_columns(source, wanted, dataset.column_names)
     # As objects: with a gap among them, pandas would make 1 to 1.0.
     table = pd.DataFrame({role: pd.Series(dataset[column], dtype=object) for role, column in wanted.items()})
-    names = getattr(dataset.features[source.label], "names", None) if "label" in wanted else None
+    names = names_in(dataset.features[source.label]) if "label" in wanted else None
     return table.assign(label=named(table["label"], names, source.dataset)) if names else table

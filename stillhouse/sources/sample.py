@@ -62,6 +62,18 @@ def read_messages() -> pd.DataFrame:
     return table.drop_duplicates().sort_values(["locale", "text"], ignore_index=True)
 
 
+def labelled_messages(varieties: bool) -> pd.DataFrame:
+    """Columns `label`, `text` and others: each message once for its language, or for its regional variety."""
+    messages = read_messages()
+    if not varieties:
+        messages = messages.assign(label=messages["locale"].str.split("_").str[0])
+        return messages.drop_duplicates(["label", "text"])
+    family = messages["locale"].str.split("_").str[0].replace(TOGETHER)
+    size = messages.groupby("locale")["text"].transform("size")
+    messages = messages.assign(label=messages["locale"], family=family)[size >= MIN_ROWS_OF_A_VARIETY]
+    return messages[messages.groupby("family")["locale"].transform("nunique") > 1]
+
+
 def read_sources(suffixes: tuple[str, ...]) -> pd.DataFrame:
     """Column `text`: every source file with one of the suffixes, minified ones left out, in the order of their names."""
     django = sample_package()
@@ -82,14 +94,6 @@ def read_sample(source: SampleSource, labelled: bool) -> tuple[pd.DataFrame, dic
     }
     if source.task in SUFFIXES:
         return documents(read_sources(SUFFIXES[source.task]).assign(split=""), source.max_rows), origin
-    messages = read_messages()
-    if source.task == "languages":
-        messages = messages.assign(label=messages["locale"].str.split("_").str[0])
-        messages = messages.drop_duplicates(["label", "text"])
-    else:
-        family = messages["locale"].str.split("_").str[0].replace(TOGETHER)
-        size = messages.groupby("locale")["text"].transform("size")
-        messages = messages.assign(label=messages["locale"], family=family)[size >= MIN_ROWS_OF_A_VARIETY]
-        messages = messages[messages.groupby("family")["locale"].transform("nunique") > 1]
+    messages = labelled_messages(varieties=source.task == "varieties")
     table = canonical(messages.assign(split=""), f"the sample's task '{source.task}'", source.labels, source.max_rows)
     return table, origin

@@ -9,16 +9,20 @@ from stillhouse.preprocessing.tables import COLUMNS, describe, write_table
 from stillhouse.sources.cloze import ClozeSource, read_cloze
 from stillhouse.sources.files import FilesSource, read_files
 from stillhouse.sources.hub import HubSource, read_hub
+from stillhouse.sources.label_set_sources import MixedSample
+from stillhouse.sources.mixed_sample import read_mixed
 from stillhouse.sources.sample import SampleSource, read_sample
 
 
 def read(
-    source: SampleSource | FilesSource | HubSource | ClozeSource, labelled: bool, notes: list[str] | None = None
+    source: SampleSource | MixedSample | FilesSource | HubSource | ClozeSource, labelled: bool, notes: list[str] | None = None
 ) -> tuple[pd.DataFrame, dict]:
     """Canonical table and origin of one task; `notes` takes what the user should be told of the data."""
     match source:
         case SampleSource():
             return read_sample(source, labelled)
+        case MixedSample():
+            return read_mixed(source)
         case FilesSource():
             return read_files(source, labelled=labelled, notes=notes)
         case HubSource():

@@ -62,6 +62,7 @@ COSTLY = {"train_teacher", "export_soft_labels", "train_student", "train_baselin
 EVERYBODYS = {"kinds", "core", "data", "runtime", "models"}
 """Rooms that whole stages are built on; they are not cut any finer."""
 COARSE = {
+    "distillation/signals.py": "of the targets that choose among divergences",
     "soft_labels/format/dataset.py": "for users: no stage reads it",
     "soft_labels/produce/bases.py": "of one target, and above no modality",
     "soft_labels/produce/sampling.py": "likewise",
@@ -69,9 +70,13 @@ COARSE = {
     "modalities/text/rows/teacher_vectors.py": "of one modality, which has no room for one training of four",
     "modalities/blocks/table/packing.py": "what a table of blocks is made by stands beside it",
     "modalities/blocks/rows/ngram_model.py": "the yardstick of a modality is one of its models",
+    "soft_labels/produce/rows_export.py": "of the targets whose rows have labels",
     "targets/classes/train/image_training_config.py": "of a pair of modality and target, and there is no room for pairs",
     "targets/classes/predict/class_chance.py": "what predictions are held against",
     "targets/classes/predict/class_scores.py": "likewise",
+    "targets/label_set/predict/label_chance.py": "likewise",
+    "targets/label_set/predict/label_scores.py": "likewise",
+    "targets/label_set/predict/thresholds.py": "likewise",
     "targets/next_token/predict/language_predict.py": "likewise",
     "targets/next_token/predict/token_chance.py": "likewise",
 }
@@ -103,6 +108,7 @@ def test_no_exception_is_needless():
         ("transfer/lora.py", {"finetune", "train_teacher"}),
         ("modalities/blocks/*/*", set()),
         ("targets/next_token/*/*", set()),
+        ("targets/label_set/*/*", set()),
         ("modalities/images/*/*", set()),
         ("distillation/*", {"train_student"}),
         ("targets/classes/train_student/*", {"train_student"}),

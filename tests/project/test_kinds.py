@@ -11,7 +11,7 @@ import pytest
 
 from stillhouse.comparison.kinds import Comparison
 from stillhouse.core.errors import ParamsError
-from stillhouse.core.params import FLOW_BLOCKS, SHARED_BLOCKS, STAGES, build, load, of_kind, read_yaml
+from stillhouse.core.params import FLOW_BLOCKS, SHARED_BLOCKS, STAGES, build, listed, load, of_kind, read_yaml
 from stillhouse.distillation.kinds import StudentObjective
 from stillhouse.evaluation.kinds import Evaluation
 from stillhouse.gate.decision import GateParams
@@ -36,7 +36,12 @@ PROTOCOLS = {
 PARTS = [name for name, _ in TEXT_CLASSIFICATION.parts()]
 OPTIONAL = ("student_start",)
 """What some kinds do without."""
-RECIPES = {"text_classification": "tiny", "causal_lm": "tiny_lm", "image_classification": "tiny_image"}
+RECIPES = {
+    "text_classification": "tiny",
+    "causal_lm": "tiny_lm",
+    "image_classification": "tiny_image",
+    "multi_label": "tiny_multi_label",
+}
 """Of every kind, one that is valid."""
 
 
@@ -112,7 +117,14 @@ BETWEEN = [
 ]
 
 
-OF_TEXTS = ("lowercase", "wrap")
+OF_TEXTS = ("text_classification", "multi_label")
+HAVE = {
+    "preprocess.lowercase": OF_TEXTS,
+    "preprocess.tokenizer.wrap": OF_TEXTS,
+    "views.count": ("text_classification", "image_classification", "multi_label"),
+    "student.training.imbalance": ("text_classification", "image_classification", "multi_label"),
+}
+"""Kinds that have a key, where they are others than those of classes."""
 
 
 @pytest.mark.parametrize(("stage", "key", "value"), BETWEEN, ids=[key for _, key, _ in BETWEEN])
@@ -131,8 +143,8 @@ def test_what_a_language_model_does_not_have_is_refused_at_once(stage, key, valu
     if last in ("metric", "mode"):
         assert f"'{key}' is '{value}' (str), expected" in said
     else:
-        kinds = "text_classification" + ("" if last in OF_TEXTS else " and image_classification")
-        assert said == f"params.yaml: '{key}' is a parameter of kind {kinds}, and 'kind' is causal_lm; leave it out"
+        kinds = [kind for kind in KINDS if kind in HAVE.get(key, ("text_classification", "image_classification"))]
+        assert said == f"params.yaml: '{key}' is a parameter of kind {listed(kinds)}, and 'kind' is causal_lm; leave it out"
 
 
 def test_a_temperature_that_changes_is_refused_where_soft_labels_are_drawn_at_one():
@@ -156,7 +168,7 @@ def test_a_key_of_no_kind_names_the_nearest_of_its_own():
 
 @pytest.mark.parametrize("name", ["text_clasification", "", None, 3, ["causal_lm"], {"causal_lm": 1}], ids=repr)
 def test_a_kind_that_there_is_not_is_one_line(name):
-    wanted = re.escape(f"'kind' is {name!r}, expected one of text_classification, causal_lm, image_classification")
+    wanted = re.escape(f"'kind' is {name!r}, expected one of {', '.join(KINDS)}")
     with pytest.raises(ParamsError, match=wanted):
         build(import_module("tasks.evaluate").Params, {"kind": name}, "params.yaml")
 

@@ -8,7 +8,9 @@ Shapes: N rows, C classes.
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedModel
@@ -31,7 +33,8 @@ from stillhouse.runtime.distributed import Ranks
 from stillhouse.runtime.predict import predict
 
 BATCH = 64
-CODE = """\
+NAMES = {"accuracy": "accuracy", "micro_f1": "micro-F1", "macro_f1": "macro-F1"}
+READS_TEXTS = """\
 import json
 from pathlib import Path
 
@@ -53,7 +56,10 @@ def logits_of(texts):
     return session.run(["logits"], {"input_ids": ids, "attention_mask": mask})[0]
 
 
-logits = logits_of(["a text"])
+"""
+"""The part of a card's code that is alike for all models of texts: a list of texts to logits."""
+CODE = f"""\
+{READS_TEXTS}logits = logits_of(["a text"])
 scores = np.exp((logits - logits.max(axis=1, keepdims=True)) / config["temperature"])
 scores /= scores.sum(axis=1, keepdims=True)
 labels = [config["labels"][number] for number in logits.argmax(axis=1)]
@@ -64,10 +70,31 @@ Answer = Callable[[Sequence[str]], np.ndarray]
 """Raw texts to logits, float32 (N, C)."""
 
 
-def open_package(package: Path, threads: int) -> Answer:
+@dataclass(frozen=True)
+class CardForm:
+    """What packages of two kinds of text models say otherwise."""
+
+    kind: str
+    code: str
+    title: str
+    verb: str
+    """What it does with a text, in the first sentence."""
+    noun: str
+    """What it chooses from."""
+    figures: tuple[str, ...]
+    """Of the training, in the card's table."""
+    served: str
+    """What transformers' own pipeline gives of the same weights; `{options}` are to be put into its call."""
+    settings: Callable[[PreTrainedModel], dict[str, Any]]
+    """What stands in `config.json` beside what every package has."""
+    answers: Callable[[np.ndarray, PreTrainedModel], np.ndarray]
+    """Logits (N, C) to what is compared: (N,) or (N, C)."""
+
+
+def open_package(package: Path, threads: int, code: str = CODE) -> Answer:
     """What a package answers to raw texts, by the card's code. Raises ArtifactError if its model does not run."""
     session = session_of(package / MODEL, threads)
-    names = execute(CODE, package)
+    names = execute(code, package)
     # As many threads as the user allowed.
     names["session"] = session
 
@@ -78,19 +105,39 @@ def open_package(package: Path, threads: int) -> Answer:
     return answer
 
 
+CLASSES = CardForm(
+    kind="text_classification",
+    code=CODE,
+    title="Distilled text classifier",
+    verb="Classifies a text into",
+    noun="classes",
+    figures=("accuracy", "macro_f1"),
+    served='`pipeline("text-classification", "model"{options}, truncation=True)` gives the same labels',
+    settings=lambda model: {},
+    answers=lambda logits, model: logits.argmax(1),
+)
+
+
 def write_package(shipped: Shipped, package: Path, ranks: Ranks, *, opset: int, tolerance: float, threads: int) -> dict:
     """Fill `package`; returns its metrics. Raises ArtifactError if it answers a raw text otherwise than the pipeline."""
+    return fill_package(CLASSES, shipped, package, ranks, opset=opset, tolerance=tolerance, threads=threads)
+
+
+def fill_package(
+    form: CardForm, shipped: Shipped, package: Path, ranks: Ranks, *, opset: int, tolerance: float, threads: int
+) -> dict:
+    """As `write_package`, for packages of a form."""
     task, test = read_task(shipped.data), read_tokens(shipped.data / "test.arrow")
     manifest = read_json(shipped.training / MANIFEST)
     model = load_model(shipped.training / "model")
     longest = copy_tokenizer(package, model, read_json(shipped.data / MANIFEST)["max_tokens"])
     export_onnx(model, package / MODEL, opset)
     write_json(package / "labels.json", task.labels)
-    settings = {"kind": "text_classification", "labels": task.labels, "max_tokens": longest}
+    settings = {"kind": form.kind, "labels": task.labels, "max_tokens": longest, **form.settings(model)}
     write_description(package, describe(opset, manifest, **settings, preprocessing=task.preprocessing))
 
     raw = text_tables.raw_texts(shipped.table, test)
-    answer = open_package(package, threads)
+    answer = open_package(package, threads, form.code)
     hard = check.hard_texts(raw, check.special_names(package, task.facts))
     table = text_tables.table_of(hard, package, task.facts, longest)
     rows, names = [f"test row {number}" for number in test.ids.to_pylist()], [f"the text {text[:30]!r}" for text in hard]
@@ -104,17 +151,19 @@ def write_package(shipped: Shipped, package: Path, ranks: Ranks, *, opset: int, 
     check.require_equal(expected_hard, np.concatenate([answer([text]) for text in hard]), names, tolerance)
     check.require_any_shape(package / MODEL, model, task.facts.vocab_size, longest, tolerance, threads)
 
+    differ = form.answers(found, model) != form.answers(expected, model)
+    differ = differ if differ.ndim == 1 else differ.any(1)
     metrics = {
         "rows_compared": len(test),
-        # A label may differ where two classes are as good as each other, within the tolerance.
-        "rows_different": int((found.argmax(1) != expected.argmax(1)).sum()),
+        # A label may differ where two answers are as good as each other, within the tolerance.
+        "rows_different": int(differ.sum()),
         "texts_tried": len(hard),
         "largest_difference": float(f"{np.abs(found - expected).max():.3g}"),
-        "same_answer": float((found.argmax(1) == expected.argmax(1)).mean()),
+        "same_answer": float((~differ).mean()),
         "bytes": (package / MODEL).stat().st_size,
         "parameters": count_parameters(model),
     }
-    write_card(package, task, metrics, shipped, longest, write_weights(model, package, [*raw, *hard]))
+    write_card(form, package, task, metrics, shipped, longest, write_weights(form, model, package, [*raw, *hard]))
     return metrics
 
 
@@ -136,7 +185,7 @@ def summary(metrics: dict) -> str:
     )
 
 
-def write_weights(model: PreTrainedModel, package: Path, texts: list[str]) -> str:
+def write_weights(form: CardForm, model: PreTrainedModel, package: Path, texts: list[str]) -> str:
     """`model/` for transformers, tokenizer and all, where it knows the architecture; returns what the card says of that."""
     kind = model.config.model_type
     if not type(model).__module__.startswith("transformers."):
@@ -150,38 +199,40 @@ def write_weights(model: PreTrainedModel, package: Path, texts: list[str]) -> st
     for name in FILES:
         if (package / name).is_file():
             shutil.copyfile(package / name, folder / name)
-    theirs, ours = AutoTokenizer.from_pretrained(folder), execute(CODE, package)["tokenizer"]
+    theirs, ours = AutoTokenizer.from_pretrained(folder), execute(form.code, package)["tokenizer"]
     ours.no_padding()
     same = theirs(texts, truncation=True)["input_ids"] == [encoding.ids for encoding in ours.encode_batch(texts)]
     tokenizer = "" if same else ', tokenizer=PreTrainedTokenizerFast.from_pretrained("model")'
     reason = "" if same else f" (of itself, transformers would make another tokenizer for `{kind}`)"
     return (
-        f'`model/` holds the same weights for transformers: `pipeline("text-classification", "model"{tokenizer}, '
-        f"truncation=True)` gives the same labels{reason}; without `truncation=True` longer texts are not cut."
+        f"`model/` holds the same weights for transformers: {form.served.format(options=tokenizer)}{reason}; without "
+        "`truncation=True` longer texts are not cut."
     )
 
 
-def write_card(package: Path, task: TextTask, metrics: dict, shipped: Shipped, longest: int, loads: str) -> None:
+def write_card(
+    form: CardForm, package: Path, task: TextTask, metrics: dict, shipped: Shipped, longest: int, loads: str
+) -> None:
     """A model card: what it does, what it learned from, how good it is, how to run it."""
     origin = read_json(DATA / "ingest" / MANIFEST)[shipped.task]["origin"]
     manifest, training = read_json(shipped.training / MANIFEST), read_json(shipped.training / "metrics.json")
     shown = ", ".join(task.labels[:12]) + (" ..." if len(task.labels) > 12 else "")
+    figures = "\n".join(f"| validation {NAMES[name]} | {training[f'validation_{name}']:.4f} |" for name in form.figures)
     text = f"""---
 library_name: onnx
 pipeline_tag: text-classification
 license: {origin["licence"]}
 ---
 
-# Distilled text classifier
+# {form.title}
 
-Classifies a text into {len(task.labels)} classes ({shown}). {shipped.made} with Stillhouse.
+{form.verb} {len(task.labels)} {form.noun} ({shown}). {shipped.made} with Stillhouse.
 
 | | |
 |---|---|
 | parameters | {metrics["parameters"]:,} |
 | file | {metrics["bytes"]:,} bytes |
-| validation accuracy | {training["validation_accuracy"]:.4f} |
-| validation macro-F1 | {training["validation_macro_f1"]:.4f} |
+{figures}
 | largest difference to torch | {metrics["largest_difference"]:.1e} on {metrics["rows_compared"]:,} test rows, from raw text |
 
 Scores on test data stand in the pipeline's report.
@@ -193,7 +244,7 @@ Scores on test data stand in the pipeline's report.
 ```
 
 ```python
-{CODE}```
+{form.code}```
 
 Give it texts as they are. `tokenizer.json` does what was done in training ({task.preprocessing}{cut_note(task, longest)}) and
 pads to the longest text of a call; `config.json` has labels, limits, versions and digests, as has the model's own metadata.

@@ -20,10 +20,9 @@ from stillhouse.data.pretrained_tokenizer import chat_template_of
 from stillhouse.data.special_tokens import CLS, MASK, PAD, SEP, UNK
 from stillhouse.data.tokenizer import TokenizerFacts, WrappingTokenizer, describe_tokenizer, load_tokenizer
 from stillhouse.modalities.text.table.tokens import write_tokens
-from stillhouse.preprocessing.class_labels import label_names, require_known_labels, withhold_labels
+from stillhouse.preprocessing.class_labels import ClassColumn, label_names, require_known_labels, withhold_labels
 from stillhouse.preprocessing.config import RowsPreprocess
 from stillhouse.preprocessing.ingested import finish, ingested, make_tokenizer
-from stillhouse.preprocessing.labels import WITHHELD
 from stillhouse.preprocessing.splits import SplitReport, drop_rows_of_other_task, thin_classes, thin_note
 from stillhouse.preprocessing.tables import SPLITS
 from stillhouse.preprocessing.text import cleaning_words, preprocessing_words, split_rows, texts_digest
@@ -41,22 +40,28 @@ def most_rows(amount: int, settings: Mapping[str, Any]) -> int:
 
 
 def preprocess(settings: RowsPreprocess, out: Path) -> None:
+    """Texts of one class each to rows of tokens; raises as `preprocess_texts`."""
+    preprocess_texts(settings, out, ClassColumn())
+
+
+def preprocess_texts(settings: RowsPreprocess, out: Path, column: ClassColumn) -> None:
     """Labelled texts to rows of tokens. Raises ParamsError if special tokens use `max_tokens` up, DataError for the rows."""
     tasks = {name: split_rows(table, settings.split, settings.lowercase) for name, table in ingested().items()}
     if "new" in tasks:
         source, report = tasks["source"]
         tasks["source"] = drop_rows_of_other_task(source, tasks["new"][0], report), report
-    names = {task: label_names(table, task) for task, (table, _) in tasks.items()}
+    names = {task: label_names(column.single(table), task) for task, (table, _) in tasks.items()}
 
     source = tasks["source"][0]
     reader = make_reader(settings.tokenizer, settings.max_tokens, settings.lowercase, source, out, "preprocess")
     shares = {"source": settings.withheld_labels, "new": 0.0}
     withheld = {task: withhold_labels(table, shares[task]) for task, (table, _) in tasks.items()}
     for task, (table, _) in tasks.items():
-        if note := require_known_labels(table, withheld[task], names[task], task, shares[task]):
+        each = column.single(table.assign(hidden=withheld[task]))
+        if note := require_known_labels(each, each["hidden"].to_numpy(), names[task], task, shares[task]):
             print(f"note: {task}: {note}")
     rows = {
-        task: CleanRows(table, names[task], withheld[task], words_of(table["raw"].tolist()), report)
+        task: CleanRows(table, names[task], withheld[task], words_of(table["raw"].tolist()), report, column)
         for task, (table, report) in tasks.items()
     }
     statistics = {task: write_task(out / task, each, reader) for task, each in rows.items()}
@@ -135,14 +140,15 @@ class CleanRows:
     words: list[np.ndarray]
     """Of each row, the characters of its raw text at which its words begin."""
     report: SplitReport
+    column: ClassColumn
+    """How the labels of a row are written."""
 
 
 def write_task(folder: Path, rows: CleanRows, reader: TextReader) -> dict:
     """Tokenise and write one task; returns its statistics."""
     folder.mkdir(parents=True)
     table, names, facts, room = rows.table, rows.names, reader.facts, reader.room
-    index = {name: number for number, name in enumerate(names)}
-    labels = np.where(rows.hidden, WITHHELD, table["label"].map(index)).astype(np.int32)
+    labels = rows.column.numbers(table["label"], names, rows.hidden)
     # The texts as they came: the normaliser is the tokenizer's, here as wherever the package is used.
     encodings = encodings_by_rules(reader.tokenizer, facts, table["raw"].tolist(), table["id"].tolist())
     tokens = [encoding.ids for encoding in encodings]
@@ -164,7 +170,7 @@ def write_task(folder: Path, rows: CleanRows, reader: TextReader) -> dict:
             room,
         )
         digests[split] = digest_file(path)
-        counts[split] = part["label"].value_counts().reindex(names, fill_value=0)
+        counts[split] = rows.column.single(part)["label"].value_counts().reindex(names, fill_value=0)
     pd.DataFrame(counts).rename_axis("label").to_csv(folder / "class_counts.csv")
     write_json(folder / "labels.json", names)
     write_json(
@@ -188,6 +194,7 @@ def write_task(folder: Path, rows: CleanRows, reader: TextReader) -> dict:
         "truncated_share": round(float((lengths > room).mean()), 5),
         "mean_tokens": round(float(lengths.mean()), 2),
     }
+    statistics |= rows.column.statistics(table["label"])
     statistics |= {f"classes_{key}": len(found) for key, found in thin_of(rows).items() if found}
     unlabelled = int((table["label"] == "").sum())
     # They are among 'withheld_labels', too. Where every row has a label, nothing is said of it.
@@ -209,4 +216,4 @@ def say(task: str, rows: CleanRows, counted: dict) -> None:
 
 def thin_of(rows: CleanRows) -> dict[str, list[str]]:
     """Classes with no test row, or one."""
-    return thin_classes(rows.table.loc[rows.table["split"] == "test", "label"], rows.names)
+    return thin_classes(rows.column.single(rows.table[rows.table["split"] == "test"])["label"], rows.names)

@@ -1,4 +1,4 @@
-"""Texts of one class each, and the models that read them."""
+"""Texts of one class each, or with a set of labels, and the models that read them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,8 @@ class TextTask:
 
     def labelled(self) -> TokenTable:
         """The training rows whose true label is known."""
-        return self.train.select(np.flatnonzero(self.train.labels >= 0)) if (self.train.labels < 0).any() else self.train
+        known = self.train.known
+        return self.train if known.all() else self.train.select(np.flatnonzero(known))
 
     def inputs(self) -> dict[str, str]:
         """Digests of what a model learns from, for its manifest."""
@@ -90,6 +91,14 @@ class TextTask:
         from stillhouse.modalities.text.rows.linear_text import linear_predictions
 
         return linear_predictions(rows.texts.to_pylist(), rows.labels, test.texts.to_pylist())
+
+    def linear_decisions(self, rows: TokenTable, *others: TokenTable) -> tuple[list[np.ndarray], int]:
+        """Of rows with sets of labels: decision values, float32 (N, L), of linear models that learned from `rows`, one a
+        label, on each of `others`; and how many weights they have."""
+        from stillhouse.modalities.text.rows.linear_text import linear_decisions
+
+        texts = [other.texts.to_pylist() for other in others]
+        return linear_decisions(rows.texts.to_pylist(), rows.labels, texts)
 
     def shown(self, rows: TokenTable, chosen: np.ndarray) -> dict[str, list[str]]:
         return {"text": [rows.texts[int(row)].as_py() for row in chosen]}

@@ -2,7 +2,9 @@
 
 Columns: `id` (string), `text` (string), `tokens` (list of uint16 or int32, without special tokens and uncut), `words` (list of
 int32: the first token of each word, counted within the row, 0 for the first), `label` (int32; -1 where the true label is
-withheld). The schema's metadata say how many of a row's tokens models read.
+withheld). Where rows have sets of labels, `label` is a list of int8 for each row, as long as there are labels: 1 where it has
+the label, 0 where not, -1 throughout where its labels are withheld. The schema's metadata say how many of a row's tokens models
+read.
 """
 
 from dataclasses import dataclass
@@ -31,13 +33,18 @@ class TokenTable:
     offsets: np.ndarray
     """int64 (N + 1,): row i is tokens[offsets[i]:offsets[i + 1]]."""
     labels: np.ndarray
-    """int32 (N,)."""
+    """int32 (N,); of L labels a row may have any number of, int8 (N, L)."""
     word_starts: np.ndarray
     """int32 (W,): the first token of each word, counted within its row."""
     word_offsets: np.ndarray
     """int64 (N + 1,): the words of row i are word_starts[word_offsets[i]:word_offsets[i + 1]]."""
     room: int
     """Tokens of a row that a model reads; what stands behind them is seen in views only."""
+
+    @property
+    def known(self) -> np.ndarray:
+        """bool (N,): rows whose true labels are not withheld."""
+        return self.labels >= 0 if self.labels.ndim == 1 else self.labels[:, 0] >= 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -111,7 +118,7 @@ def table_of_rows(
         keys=np.arange(len(rows), dtype=np.uint64),
         tokens=np.array([token for row in rows for token in row], dtype=np.int32),
         offsets=np.concatenate(([0], np.cumsum([len(row) for row in rows]))).astype(np.int64),
-        labels=labels.astype(np.int32),
+        labels=labels.astype(np.int32 if labels.ndim == 1 else np.int8),
         word_starts=np.concatenate([np.zeros(0), *starts]).astype(np.int32),
         word_offsets=np.concatenate(([0], np.cumsum([len(each) for each in starts]))).astype(np.int64),
         room=room,
@@ -129,6 +136,7 @@ def write_tokens(
     room: int,
 ) -> None:
     """Write one split as a single record batch, so that reading it back is one mapping. room: tokens that models read."""
+    column = pa.array(labels, pa.int32()) if labels.ndim == 1 else label_sets(labels)
     width = pa.uint16() if vocab_size <= 65536 else pa.int32()
     table = pa.table(
         {
@@ -136,7 +144,7 @@ def write_tokens(
             "text": pa.array(texts, pa.large_string()),
             "tokens": pa.array(rows, pa.large_list(width)),
             "words": pa.array(words, pa.large_list(pa.int32())),
-            "label": pa.array(labels, pa.int32()),
+            "label": column,
         }
     ).replace_schema_metadata({ROOM: str(room)})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
@@ -162,8 +170,19 @@ def read_tokens(path: Path) -> TokenTable:
         keys=np.array([int(i, 16) for i in ids.to_pylist()], dtype=np.uint64),
         tokens=tokens.values.to_numpy(),
         offsets=tokens.offsets.to_numpy(),
-        labels=batch.column("label").to_numpy(),
+        labels=labels_in(batch.column("label")),
         word_starts=words.values.to_numpy(),
         word_offsets=words.offsets.to_numpy(),
         room=int(metadata[ROOM]),
     )
+
+
+def label_sets(labels_NL: np.ndarray) -> pa.Array:
+    """A column of lists of equal length."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(labels_NL.reshape(-1), pa.int8()), labels_NL.shape[1])
+
+
+def labels_in(column: pa.Array) -> np.ndarray:
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy()
+    return column.values.to_numpy().reshape(-1, column.type.list_size)

@@ -6,18 +6,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from stillhouse.core.errors import ArtifactError, DataError
 from stillhouse.runtime.distributed import Ranks
-from stillhouse.soft_labels.format.manifest import Binding, Layout
+from stillhouse.soft_labels.format.manifest import Binding
 from stillhouse.soft_labels.format.store import SoftLabels
-from stillhouse.soft_labels.format.writer import SoftLabelsWriter
 from stillhouse.soft_labels.produce.config import ExportSoftLabels
-from stillhouse.soft_labels.produce.export import Clock, Teachers, audit, audit_failed, audited_rows, export_shards, megabytes
+from stillhouse.soft_labels.produce.export import Teachers, megabytes
+from stillhouse.soft_labels.produce.rows_export import Stored, export_rows
 from stillhouse.targets.classes.predict.classes_task import ClassesTask, ClassRows
 from stillhouse.targets.classes.soft_labels.class_binding import classifier_binding
 
-FULL_DIFFERENCE = 0.02
-"""Largest difference of a log-probability above -10 that float16 and another batch may make."""
+LOG_PROBABILITIES = Stored("log-probabilities", lambda values: values > -10)
+"""Those below say that a class is as good as impossible, which is all that float16 keeps of them."""
 
 
 def export(
@@ -36,7 +35,6 @@ def export(
     return export_classifier(teachers, task, views, seed, binding, folder, *sizes, ranks)
 
 
-@torch.no_grad()
 def export_classifier(
     teachers: Teachers,
     task: ClassesTask,
@@ -53,56 +51,25 @@ def export_classifier(
     Raises ArtifactError, ParamsError for a teacher whose answers depend on the rows beside them, and DataError where the
     teacher's logits are NaN or infinite.
     """
-    for model in teachers.models:
-        task.verify(model, ranks)
-    rows = task.train
-    layout = Layout(form="full", rows=len(rows), views=views.count, vocab=len(task.labels), part_rows=part_rows)
-    writer = SoftLabelsWriter(folder, rows.ids, layout, binding)
-    collate = task.collator(rows, views, seed)
-    clock = Clock()
-
-    def teacher_log_probs(chosen: np.ndarray, view: int) -> np.ndarray:
-        """Log-probabilities, float32 (rows, classes)."""
-        views_of_rows = np.full(len(chosen), view)
-        # Rows of like length together: what a row says does not depend on its neighbours but by rounding.
-        order = collate.order(chosen, views_of_rows)
-        log_probs = np.empty((len(chosen), len(task.labels)), dtype=np.float32)
-        for begin in range(0, len(order), batch_size):
-            picked = order[begin : begin + batch_size]
-            with clock(), teachers.autocast(ranks.device):
-                batch = collate(chosen[picked], views_of_rows[picked]).to(ranks.device)
-                logits = [m(**batch.inputs).logits for m in teachers.models]
-                log_probs[picked] = (
-                    mixed([each.float().log_softmax(-1) for each in logits], list(teachers.shares)).cpu().numpy()
-                )
-        broken = ~np.isfinite(log_probs).all(1)
-        if broken.any():
-            # The audit would find NaN equal to NaN, and the student would learn from it.
-            raise DataError(
-                f"the teacher's logits are NaN or infinite for row {rows.ids[int(chosen[broken.argmax()])]} in view {view} "
-                f"({int(broken.sum())} of {len(chosen)} rows nearby); its weights or precision are unsound"
-            )
-        return log_probs
-
-    timing = export_shards(
-        writer,
-        [(part, view) for view in range(views.count) for part in range(layout.parts)],
-        lambda part, view: writer.write(part, view, teacher_log_probs(np.array(layout.rows_of_part(part)), view)),
-        lambda part: len(layout.rows_of_part(part)),
-        "rows",
-        clock,
-        ranks,
+    store, timing = export_rows(
+        teachers,
+        task,
+        views,
+        seed,
+        binding,
+        folder,
+        batch_size=batch_size,
+        part_rows=part_rows,
+        answer=log_probabilities,
+        form=LOG_PROBABILITIES,
+        ranks=ranks,
     )
-    store = SoftLabels.open(folder, verify=False)
-    chosen = audited_rows(len(rows), seed, ranks)
-    with audit(folder):
-        for view in range(views.count) if len(chosen) else ():
-            stored, again = store(chosen, np.full(len(chosen), view)), teacher_log_probs(chosen, view)
-            difference = float(np.abs(stored - again)[again > -10].max(initial=0))
-            if not difference <= FULL_DIFFERENCE:
-                words = f"log-probabilities that differ by {difference:.3f}"
-                raise ArtifactError(audit_failed(words, rows.ids[int(chosen[0])]))
-    return quality_of(store, rows), timing
+    return quality_of(store, task.train), timing
+
+
+def log_probabilities(logits: list[torch.Tensor], shares: list[float]) -> torch.Tensor:
+    """Of the mixture of the teachers' distributions."""
+    return mixed([each.float().log_softmax(-1) for each in logits], shares)
 
 
 def quality_of(store: SoftLabels, rows: ClassRows) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Scores on test data, and their tables."""

@@ -1,0 +1,1 @@
+"""Losses on predictions of sets of labels."""

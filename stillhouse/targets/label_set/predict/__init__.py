@@ -1,0 +1,1 @@
+"""Predictions of sets of labels: thresholds, and scores."""

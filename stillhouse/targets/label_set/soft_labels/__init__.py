@@ -1,0 +1,1 @@
+"""What soft labels of this target belong to."""

@@ -1,0 +1,1 @@
+"""Trainings on true labels."""

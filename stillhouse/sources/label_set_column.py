@@ -34,7 +34,7 @@ class LabelSetColumn(LabelColumn):
 
     def read(self, value: Any, optional: bool, where: str, hint: str) -> str:
         """A row's set as text. Raises DataError."""
-        if pd.api.types.is_list_like(value):
+        if pd.api.types.is_list_like(value) and not isinstance(value, dict):
             return written_set(self.name(each, where) for each in value)
         blank = value is None or value is pd.NA or value != value or (isinstance(value, str) and not value.strip())
         if blank and optional:

@@ -63,5 +63,5 @@ def validation_scores(logits_NL: np.ndarray, labels_NL: np.ndarray) -> dict[str,
         "loss": mean_cross_entropy(logits_NL, labels_NL),
         "accuracy": scores.pop("subset_accuracy"),
         **scores,
-        "thresholds": [round(float(each), 6) for each in thresholds_L],
+        "thresholds": [float(f"{each:.6g}") for each in thresholds_L],
     }

@@ -91,8 +91,8 @@ def linear_models(facts: Facts) -> Finding:
         place, words = against(scores["student"], "linear", scores["student"]["lead_over_linear"])
         places.append(place)
         sentences.append(
-            f"On the {TASK_WORDS[task]} task linear models, one a label, reach {f1(scores['linear'])}; in micro-F1 the student "
-            f"is {words} away."
+            f"On the {TASK_WORDS[task]} task linear models, one a label, reach {f1(scores['linear'])}; against them the "
+            f"student’s micro-F1 is {words}."
         )
     if all(place > 0 for place in places):
         return Finding("good", "The student is ahead of linear models", " ".join(sentences))

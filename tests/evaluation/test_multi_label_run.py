@@ -98,8 +98,6 @@ def test_the_cards_code_says_the_sets_that_evaluate_measured(run_copy):
     assert said == table["student"].tolist()
     (answer,) = names["labels"]
     assert set(answer) <= set(names["config"]["labels"])
-        [name for name in names["config"]["labels"] if name in chosen] for chosen in [names["labels"][0]]
-    ]
 
 
 def test_thresholds_stand_in_the_models_config_and_in_the_package(run_copy):

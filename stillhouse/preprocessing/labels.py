@@ -29,7 +29,7 @@ def single_labels(table: pd.DataFrame) -> pd.DataFrame:
     """A row for each label of each row; rows of the empty set are not there, and unknown ones stay, once each."""
     sets = [names_of_set(text) if text != UNKNOWN else [UNKNOWN] for text in table["label"]]
     exploded = table.assign(label=pd.Series(sets, index=table.index, dtype=object)).explode("label")
-    return exploded[exploded["label"].notna()].astype({"label": str})
+    return cast(pd.DataFrame, exploded[exploded["label"].notna()]).astype({"label": str})
 
 
 def look(label: str) -> str:

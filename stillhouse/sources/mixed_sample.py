@@ -4,6 +4,9 @@ A text's labels are the languages of its messages, or their regional varieties. 
 test before they are joined, so that none of them stands on two sides, in neither task.
 """
 
+# pandas' own annotations infer unions that do not hold: a column "may be" a table, a sum a column.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
 import numpy as np
 import pandas as pd
 

@@ -6,7 +6,7 @@ domain task `web`, its HTML and JavaScript.
 """
 
 # pandas' own annotations infer unions that do not hold: a column "may be" a table, a sum a column.
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false, reportReturnType=false
 
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,22 @@ import pytest
 
 from stillhouse.comparison.kinds import comparison_in
 from stillhouse.core.artifacts import read_json, write_json
-from stillhouse.core.errors import ArtifactError
+from stillhouse.core.errors import ArtifactError, ParamsError
 from stillhouse.core.label_sets import names_of_set, written_set
-from stillhouse.core.params import load
+from stillhouse.core.params import load, read_yaml
 from stillhouse.core.scores import tasks_of
 from stillhouse.gate.decision import GateParams, decide
-from stillhouse.modalities.text.export_model.label_set_package import CODE
+from stillhouse.modalities.text.export_model.label_set_package import CODE, thresholds_of
+from stillhouse.modalities.text.rows import text_task
 from stillhouse.packaging.package import execute
+from stillhouse.runtime.distributed import join
 from stillhouse.soft_labels.format.manifest import classes_digest
 from stillhouse.soft_labels.format.store import SoftLabels
 from stillhouse.targets.label_set.predict.label_scores import sigmoid
 from stillhouse.targets.label_set.soft_labels.label_set_binding import label_sets_digest
+from stillhouse.targets.label_set.train.label_set_config import LabelImbalanceParams
+from stillhouse.targets.label_set.train.label_set_training import few_examples, fit
+from tasks.train_teacher import Params
 from tests.helpers.tiny_run import ROOT
 
 STAGES = (
@@ -161,3 +167,40 @@ def test_examples_tell_whole_sets(whole_run):
     alone = table[table["kind"] == "student sure and wrong"]
     assert len(alone)
     assert all(names_of_set(said) != names_of_set(true) for said, true in zip(alone["student"], alone["actual"], strict=True))
+
+
+def test_a_model_without_thresholds_is_not_packaged(run_copy):
+    model = text_task.load(Path("data/finetune/student/model"))
+    assert len(thresholds_of(model)) == 4
+    model.config.thresholds = [0.5]
+    with pytest.raises(ArtifactError, match=r"has no threshold for each of its 4 labels; run 'dvc repro' to train it again$"):
+        thresholds_of(model)
+
+
+def test_weights_of_rare_labels_do_not_go_with_rows_without_true_labels(run_copy):
+    task, model = text_task.read_task(Path("data/preprocess/source")), text_task.load(Path("data/train_teacher/model"))
+    params = load(Params)
+    training = replace(params.train_teacher.training, imbalance=LabelImbalanceParams(weighting="inverse"))
+    assert not task.train.known.all()
+    with join(1) as ranks, pytest.raises(ParamsError, match=r"^training\.imbalance is set, but it goes by true labels"):
+        fit(model, task, training, params.views, 0, 1, ranks, "teacher", rows=task.train)
+
+
+def test_the_student_has_no_weights_of_rare_labels(run_copy):
+    tree = read_yaml(Path("params.yaml"))
+    tree["student"]["training"]["imbalance"] = {"weighting": "inverse"}
+    write_json(Path("params.yaml"), tree)
+    done = stage("train_baseline", run_copy)
+    assert done.returncode == 1
+    assert "training.imbalance goes by true labels" in done.stderr
+
+
+def test_few_examples_are_as_many_of_each_label_and_of_none(run_copy):
+    rows = text_task.read_task(Path("data/preprocess/new")).labelled()
+    few = few_examples(rows, 3, seed=1)
+    counts = (few.labels > 0).sum(0)
+    assert (counts >= 3).all()
+    assert len(few) <= 3 * 5
+    assert (few.labels == 0).all(1).sum() == 3
+    assert few_examples(rows, None, seed=1) is rows
+    assert set(few.ids.to_pylist()) < set(few_examples(rows, 6, seed=1).ids.to_pylist())

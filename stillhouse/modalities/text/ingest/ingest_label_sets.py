@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from stillhouse.core.label_sets import UNKNOWN, written_set
 from stillhouse.preprocessing.labels import single_labels
 from stillhouse.preprocessing.tables import describe, write_table
@@ -17,15 +19,15 @@ UNIT = "rows"
 def ingest(source: Any, path: Path, notes: list[str]) -> dict[str, Any]:
     table, origin = read(source, True, notes)
     write_table(table, path)
-    labels = single_labels(table)["label"]
-    counts = labels[labels != UNKNOWN].value_counts()
+    labels, sets = single_labels(table)["label"].tolist(), table["label"].tolist()
+    counts = pd.Series([label for label in labels if label != UNKNOWN], dtype=object).value_counts()
     return describe(table, origin) | {
         "classes": len(counts),
         "balance": round(float(counts.max() / counts.min()), 3),
         "largest_class": str(counts.index[0]),
         "smallest_class": str(counts.index[-1]),
-        "label_sets": int(table.loc[table["label"] != UNKNOWN, "label"].nunique()),
-        "without_labels": int((table["label"] == written_set([])).sum()),
+        "label_sets": len({*sets} - {UNKNOWN}),
+        "without_labels": sets.count(written_set([])),
     }
 
 

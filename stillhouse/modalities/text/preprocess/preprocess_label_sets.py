@@ -44,11 +44,11 @@ class SetColumn(ClassColumn):
         return result
 
     def statistics(self, labels: pd.Series) -> dict[str, float]:
-        known = labels[labels != UNKNOWN]
+        known = [text for text in labels if text != UNKNOWN]
         return {
-            "label_sets": int(known.nunique()),
-            "without_labels": int((known == written_set([])).sum()),
-            "mean_labels": round(float(known.map(lambda text: len(names_of_set(text))).mean()), 3),
+            "label_sets": len({*known}),
+            "without_labels": known.count(written_set([])),
+            "mean_labels": round(float(np.mean([len(names_of_set(text)) for text in known])), 3),
         }
 
 

@@ -72,7 +72,7 @@ class Target:
     """How models learn (`training.kinds.Trainer`)."""
     soft_labels: str = part("export_soft_labels")
     """What the teacher says, into a store (`soft_labels.produce.kinds.Export`)."""
-    imported: str = part("export_soft_labels")
+    imported: str | None = optional_part("export_soft_labels")
     """Labels that were made elsewhere, into a store (`soft_labels.produce.kinds.Import`)."""
     objective: str = part("train_student")
     """What the student is to minimise (`distillation.kinds.StudentObjective`)."""

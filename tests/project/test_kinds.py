@@ -34,7 +34,7 @@ PROTOCOLS = {
     "evaluation": Evaluation, "package": Packaging, "page": Page, "judge": Judge, "trial": Trial, "comparison": Comparison,
 }  # fmt: skip
 PARTS = [name for name, _ in TEXT_CLASSIFICATION.parts()]
-OPTIONAL = ("student_start",)
+OPTIONAL = ("student_start", "imported")
 """What some kinds do without."""
 RECIPES = {
     "text_classification": "tiny",

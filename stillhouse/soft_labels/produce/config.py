@@ -1,7 +1,7 @@
 """The block `export_soft_labels`; torch-free, so that they can be checked in milliseconds."""
 
 from datetime import date
-from typing import Literal
+from typing import ClassVar, Literal
 
 from stillhouse.core.params import block
 from stillhouse.soft_labels.format.sampler import UNBIASED
@@ -114,8 +114,8 @@ class ExportSoftLabels:
     """Rows of a shard of the store; shards of 64 to 256 MB suit DVC and object stores."""
     mixture: list[MoreTeacher] | None = None
     """Further teachers, whose distributions are mixed with that of the pipeline's own."""
-    source: ImportedLabels | None = None
-    """Labels from elsewhere in place of those of the pipeline's own teacher, which is null."""
+    source: ClassVar[ImportedLabels | None] = None
+    """Labels from elsewhere, of kinds that have a form for them."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the teacher's forward pass: bf16 and fp16 autocast it. Never chosen automatically, because another device
     would then export other bytes."""
@@ -131,7 +131,7 @@ class ExportSoftLabels:
 
 @block
 class ClassesExport(ExportSoftLabels):
-    source: ImportedClasses | None = None
+    source: ImportedClasses | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     """Labels from elsewhere in place of those of the pipeline's own teacher, which is null."""
 
 
@@ -159,7 +159,7 @@ class SamplerParams:
 class SampledExport(ExportSoftLabels):
     sampler: SamplerParams
     """How sparse targets are drawn."""
-    source: ImportedTokens | None = None
+    source: ImportedTokens | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     """Labels from elsewhere in place of those of the pipeline's own teacher, which is null."""
 
     def __post_init__(self) -> None:

@@ -105,7 +105,7 @@ def make_model(options: argparse.Namespace, root: Path) -> None:
             "FROM is empty; usage: make model FROM=folder, file.gguf, owner/model@<40 hex digits> or package:folder"
         )
     name = options.name or name_of(options.source)
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or name.endswith(".dvc"):
         raise DataError(f"NAME is '{name}'; expected letters, digits, '.', '_' and '-', beginning with a letter or digit")
     place = MODELS / name
     replaced = require_free(root, place, options.force)

@@ -111,6 +111,7 @@ def test_models_that_cannot_be_taken_leave_nothing_behind(root, given, make_mode
     )
     assert make_model("nothing").startswith("error: model: nothing does not exist; expected a folder, file.gguf")
     assert make_model(given / "empty", "--name", "../x").startswith("error: model: NAME is '../x'; expected letters, digits")
+    assert make_model(given / "empty", "--name", "x.dvc").startswith("error: model: NAME is 'x.dvc'; expected letters, digits")
     assert names(root) == []
     assert shell("git", "status", "--short", folder=root).stdout == ""
 

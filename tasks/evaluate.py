@@ -4,7 +4,8 @@ In: the models of all trainings, `data/preprocess`, `data/export_soft_labels`. O
 intervals, sizes, agreement with the teacher, share of the gap closed), `summary.json` (the few of them by which
 runs are compared) and `tables/`: of classifiers `predictions_*.parquet` and as CSV `calibration`, `confusion`,
 `most_confused`, `per_class` and `examples`, of the shipped model's task and, where that is the new one, in `tables/source/`
-of the source task, and `nearest_classes`; of causal language models `blocks_*.parquet`, `continuations_*.csv` and
+of the source task, and `nearest_classes`; of multi-label classifiers the same without `confusion` and `nearest_classes`, and
+`per_label`; of causal language models `blocks_*.parquet`, `continuations_*.csv` and
 `calibration`. Speed goes to `timing.json`.
 
     python -m tasks.evaluate

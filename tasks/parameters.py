@@ -110,7 +110,7 @@ def rows_of(section: Section, anchors: dict[Block, str]) -> list[Row]:
 
 
 SHARED_MEANINGS = {
-    "kind": "What the models are: classifiers of texts or images, or causal language models.",
+    "kind": "What the models are: classifiers of texts or images, multi-label classifiers of texts, or causal language models.",
     ROOMS: "Which of the library's folders `dvc.yaml` names: follows from the kind, and `python -m tasks.check` says how.",
     "seed": "Seed of weights, the order of the rows, dropout and draws; the same seed gives the same bytes.",
     "threads": "CPU threads of a host, shared by its ranks. Another number rounds differently, so it is part of the result.",

@@ -2,7 +2,8 @@
 
 `id` is a stable 16-digit hexadecimal key of the row's text and label (and how often the pair came before), so that the
 same row keeps its id when others are added. `label` is empty where a row has none: of documents, and of unlabelled training
-rows. `split` is `train`, `validation`, `test`, or empty where preprocess is to choose.
+rows; a set of labels is one text (`core.label_sets`). `split` is `train`, `validation`, `test`, or empty where preprocess is to
+choose.
 """
 
 # pandas' own annotations infer unions that do not hold: a column "may be" a table, a sum a column.

@@ -84,6 +84,30 @@ def test_names_that_datasets_wrote_into_a_parquet_file_are_found(project):
         assert list(sets_of(source_of(train="a.parquet")).values()) == SETS
 
 
+CARD = """---
+dataset_info:
+  features:
+  - {name: text, dtype: string}
+  - name: label
+    sequence:
+      class_label:
+        names: {'0': a, '1': b, '2': c}
+---
+"""
+
+
+@pytest.mark.parametrize("card", [True, False])
+def test_a_folder_of_the_hubs_layout_has_lists_too(project, datasets, card):
+    rows = [(text, labels) for (text, _), labels in zip(ROWS, [[1, 0], [], [0], [2, 0]], strict=True)]
+    put_rows(project, "set/train.jsonl", rows)
+    source = {"kind": "hub", "dataset": "data/raw/set", "validation": None, "test": None}
+    if card:
+        put(project, "set/README.md", CARD)
+    else:
+        source["label_names"] = ["a", "b", "c"]
+    assert list(sets_of(source).values()) == SETS
+
+
 BAD = [
     (
         '{"text": "x", "label": ["a"]}\n{"text": "y", "label": null}',

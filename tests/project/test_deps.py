@@ -63,6 +63,8 @@ EVERYBODYS = {"kinds", "core", "data", "runtime", "models"}
 """Rooms that whole stages are built on; they are not cut any finer."""
 COARSE = {
     "distillation/signals.py": "of the targets that choose among divergences",
+    "losses/dense.py": "of the targets with a distribution over classes or ids",
+    "losses/teacher_targets.py": "likewise",
     "soft_labels/format/dataset.py": "for users: no stage reads it",
     "soft_labels/produce/bases.py": "of one target, and above no modality",
     "soft_labels/produce/sampling.py": "likewise",

@@ -21,6 +21,7 @@ from stillhouse.core.scores import tasks_of
 from stillhouse.gate.decision import GateParams, decide
 from stillhouse.modalities.text.export_model.label_set_package import CODE, thresholds_of
 from stillhouse.modalities.text.rows import text_task
+from stillhouse.models.head import head
 from stillhouse.packaging.package import execute
 from stillhouse.runtime.distributed import join
 from stillhouse.soft_labels.format.manifest import classes_digest
@@ -28,7 +29,7 @@ from stillhouse.soft_labels.format.store import SoftLabels
 from stillhouse.targets.label_set.predict.label_scores import sigmoid
 from stillhouse.targets.label_set.soft_labels.label_set_binding import label_sets_digest
 from stillhouse.targets.label_set.train.label_set_config import LabelImbalanceParams
-from stillhouse.targets.label_set.train.label_set_training import few_examples, fit
+from stillhouse.targets.label_set.train.label_set_training import begin_at_frequencies, few_examples, fit
 from tasks.train_teacher import Params
 from tests.helpers.tiny_run import ROOT
 
@@ -204,3 +205,15 @@ def test_few_examples_are_as_many_of_each_label_and_of_none(run_copy):
     assert (few.labels == 0).all(1).sum() == 3
     assert few_examples(rows, None, seed=1) is rows
     assert set(few.ids.to_pylist()) < set(few_examples(rows, 6, seed=1).ids.to_pylist())
+
+
+def test_a_new_head_begins_at_the_frequencies_of_the_labels(run_copy):
+    task, params = text_task.read_task(Path("data/preprocess/source")), load(Params)
+    model = text_task.build(params.train_teacher.model, task, 1)
+    rows = task.labelled()
+    begin_at_frequencies(model, rows, LabelImbalanceParams())
+    begun = head(model)[1].bias.detach().numpy().copy()
+    np.testing.assert_allclose(sigmoid(begun), (rows.labels > 0).mean(0), atol=0.01)
+    # One that has learned something is left alone.
+    begin_at_frequencies(model, rows, LabelImbalanceParams(weighting="inverse"))
+    assert head(model)[1].bias.detach().numpy().tolist() == begun.tolist()

@@ -22,6 +22,7 @@ from stillhouse.core.scores import AT_CHANCE
 from stillhouse.data.batch import Batch
 from stillhouse.data.batches import BatchPlan
 from stillhouse.models.build import count_parameters
+from stillhouse.models.head import head
 from stillhouse.models.saved import save_model
 from stillhouse.runtime.distributed import Ranks
 from stillhouse.runtime.predict import predict
@@ -100,6 +101,7 @@ def fit(
             "training.imbalance is set, but it goes by true labels, which this training has not, or not of all rows; leave it "
             "out"
         )
+    begin_at_frequencies(model, task.labelled() if loss is not None else rows, params.imbalance)
     whole = task.collator(task.validation, task.whole_rows, seed=0)
 
     def evaluate(model: nn.Module, ranks: Ranks) -> dict[str, Any]:
@@ -133,6 +135,22 @@ def positive_weights(labels_NL: np.ndarray, params: LabelImbalanceParams) -> np.
     ratio_L = np.divide(len(labels_NL) - there_L, there_L, out=np.ones_like(there_L), where=there_L > 0)
     weights_L = np.sqrt(ratio_L) if params.weighting == "square_root" else ratio_L
     return np.minimum(weights_L, params.largest_weight).astype(np.float32)
+
+
+@torch.no_grad()
+def begin_at_frequencies(model: PreTrainedModel, rows: LabelSetRows, params: LabelImbalanceParams) -> None:
+    """Let a head that has learned nothing yet, one whose biases are 0, say of each label how often it is there.
+
+    Labels are rare: from one half for each of them, a training spends its first hundreds of steps on the way to their
+    frequencies, a learning rate a step (Lin et al. 2017, arXiv:1708.02002, sec. 4.1).
+    """
+    _, last = head(model)
+    if last.bias is None or bool(last.bias.any()):
+        return
+    there_L = (rows.labels > 0).sum(0).astype(np.float64)
+    odds_L = (there_L + 0.5) / (len(rows) - there_L + 0.5)
+    weights_L = positive_weights(rows.labels, params)
+    last.bias.copy_(torch.from_numpy(np.log(odds_L if weights_L is None else odds_L * weights_L)))
 
 
 def learned_nothing(history: History, task: LabelSetTask) -> str | None:

@@ -14,7 +14,7 @@ from stillhouse.core.errors import StillhouseError
 from stillhouse.core.options import Options
 from stillhouse.core.params import PARAMS_FILE, STAGES, load, read_yaml
 from stillhouse.gate.decision import GateParams
-from tasks.checks.label_files import check_label_files
+from tasks.checks.label_files import check_label_files, refuse_bare_date
 from tasks.checks.model_blocks import check_folders, check_layers, check_model, check_together
 from tasks.checks.raw_data import check_own_data
 from tasks.checks.tokenizers import check_tokenizers, notes_on_rates
@@ -31,6 +31,7 @@ def main() -> None:
         load(GateParams, path)
         tree = read_yaml(path)
         check_together(tree)
+        refuse_bare_date(tree)
         try:
             notes = check_folders(tree)
             check_label_files(blocks["export_soft_labels"].export_soft_labels, blocks["export_soft_labels"].views)

@@ -1,10 +1,20 @@
 """Whether files of labels that were made elsewhere are there, and whether their first row can be what the stage reads."""
 
+from datetime import date
 from typing import Any
 
-from stillhouse.core.errors import DataError
+from stillhouse.core.errors import DataError, ParamsError
 from stillhouse.soft_labels.produce.config import ExportSoftLabels, ImportedClasses
 from stillhouse.soft_labels.produce.foreign_files import RAW, first_row, require_files, say_whole_rows
+
+
+def refuse_bare_date(tree: dict[str, Any]) -> None:
+    """Raises ParamsError for a date without quotes: YAML has a type for it, and DVC ends with "unexpected error" there."""
+    value = (tree["export_soft_labels"].get("source") or {}).get("date")
+    if isinstance(value, date):
+        raise ParamsError(
+            f"'export_soft_labels.source.date' is {value} without quotes, which DVC does not take; write '{value}'"
+        )
 
 
 def check_label_files(settings: ExportSoftLabels, views: Any) -> None:

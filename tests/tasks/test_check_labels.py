@@ -53,6 +53,13 @@ def test_a_wrong_source_is_one_line(check, changes, words):
     assert said.count("\n") == 1
 
 
+def test_a_date_without_quotes_is_refused_before_dvc_sees_it(check, project, check_here):
+    check(SOURCE, {"id": "1", "view": 0})
+    path = Path("params.yaml")
+    path.write_text(path.read_text().replace('"2026-11-30"', "2026-11-30"))
+    assert "'export_soft_labels.source.date' is 2026-11-30 without quotes, which DVC does not take" in check_here(path)[1]
+
+
 def test_labels_from_elsewhere_and_a_teacher_of_ones_own_exclude_each_other(check, project):
     distillation = project.params["train_student"]["distillation"] | {"teacher": "online"}
     said = check(SOURCE, {"id": "1", "view": 0}, train_student=project.params["train_student"] | {"distillation": distillation})

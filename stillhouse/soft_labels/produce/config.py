@@ -36,7 +36,7 @@ class ImportedLabels:
     model: str
     """Name and version of the model whose labels these are: the store, the report and the summary say it."""
     date: str
-    """The day on which they were made: 2026-11-30."""
+    """The day on which they were made, in quotes: '2026-11-30'."""
     prompt: str | None = None
     """Name of a file below data/raw with the prompt that the model was given; its digest is bound to the labels."""
 

@@ -14,13 +14,15 @@ from stillhouse.core.errors import ArtifactError, DataError
 from stillhouse.data.views import ViewParams
 from stillhouse.exchange.row_files import write_rows
 from stillhouse.exchange.write_labels import class_rows
+from stillhouse.modalities.images.rows.image_task import ImageTask
+from stillhouse.modalities.images.table.image_config import ImageViews
 from stillhouse.runtime.model_types import on_device
 from stillhouse.soft_labels.format.binding import taught_by, teacher_in
 from stillhouse.soft_labels.format.store import SoftLabels
 from stillhouse.soft_labels.produce.config import ClassesExport, ImportedClasses
 from stillhouse.soft_labels.produce.export import Teachers
 from stillhouse.targets.classes.export_soft_labels.export_classifier import export_classifier
-from stillhouse.targets.classes.export_soft_labels.import_classes import import_labels
+from stillhouse.targets.classes.export_soft_labels.import_classes import import_labels, shows_whole_rows
 from stillhouse.targets.classes.losses.class_losses import ClassDistillation
 from stillhouse.targets.classes.soft_labels.class_binding import classifier_binding
 from stillhouse.targets.classes.train.classifier import fit
@@ -261,3 +263,27 @@ def test_a_probability_of_zero_stays_finite(task):
     values = np.eye(3)[np.arange(ROWS) % 3]
     write(given(task, values))
     assert torch.isfinite(torch.from_numpy(imported(task)[row_id(0)])).all()
+
+
+def test_pictures_are_whole_where_no_view_changes_them():
+    assert shows_whole_rows(ImageViews(count=3), ImageTask)
+    assert not shows_whole_rows(ImageViews(count=3, shift=2), ImageTask)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("labels.csv", b"id,a,b\n1,0.5\n", r"labels\.csv, row 1: 2 fields, but the header has 3"),
+        ("labels.csv", b"id,a,a\n", r"the header has the column 'a' twice"),
+        ("labels.csv", b"id,a\n\xff,1\n", r"not readable as CSV in UTF-8"),
+        ("labels.jsonl", b'{"id": 1}\n[1]\n', r"row 1: no column 'id' or 'text'|row 1: 3 of 3 classes have no column"),
+        ("labels.jsonl", b'{"id": \n', r"row 1: not readable as JSON"),
+        ("labels.jsonl", b"[1]\n", r"row 1: expected a JSON object, not list"),
+        ("labels.parquet", b"PAR1 and no more", r"labels\.parquet: not readable as parquet"),
+        ("labels.jsonl", b"", r"lack 96 of 96 training rows"),
+    ],
+)
+def test_a_damaged_file_is_one_line(task, name, content, words):
+    Path("data/raw", name).write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        imported(task, name=name)

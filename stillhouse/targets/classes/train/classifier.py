@@ -31,9 +31,9 @@ from stillhouse.targets.classes.predict.class_chance import nothing_learned
 from stillhouse.targets.classes.predict.class_scores import score
 from stillhouse.targets.classes.predict.classes_task import ClassesTask, ClassRows
 from stillhouse.targets.classes.train.classes_config import ClassesBaseline, ClassesFinetune, ClassesTraining
-from stillhouse.targets.classes.train.frozen_body import StatesHead, cached
 from stillhouse.targets.classes.train.imbalance import cross_entropy, refuse_altered_copies, refuse_imbalance, sampler_of
 from stillhouse.training.checkpoint.state import History
+from stillhouse.training.frozen_body import StatesHead, cached
 from stillhouse.training.job import Hold, Job, Objective
 from stillhouse.training.loop import train
 
@@ -162,10 +162,7 @@ def fit_head(
     whole = cached(model, task.validation, task.collator(task.validation, task.whole_rows, 0), None, ranks, params.precision)
 
     def evaluate(head: nn.Module, ranks: Ranks) -> dict[str, float]:
-        with torch.no_grad():
-            batch = whole(np.arange(len(task.validation)), np.zeros(len(task.validation), dtype=np.int64)).to(ranks.device)
-            logits = head.eval()(**batch.inputs).logits.float().cpu().numpy()
-        return score(logits, task.validation.labels)
+        return score(whole.logits(head, ranks), task.validation.labels)
 
     job = Job(
         description=description,

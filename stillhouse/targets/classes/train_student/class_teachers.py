@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
-from stillhouse.core.errors import ArtifactError
 from stillhouse.data.batch import Batch
-from stillhouse.data.batches import Collate
+from stillhouse.data.teacher_inputs import inputs_of, reads_the_same
 from stillhouse.distillation.signals import OF_DISTRIBUTIONS, OF_TEACHER
 from stillhouse.models.layers import layer_outputs, layer_stack
 from stillhouse.runtime.distributed import Ranks
@@ -70,22 +68,11 @@ class OnlineTeacher:
     def __init__(self, folder: Path, task: ClassesTask, teacher_task: ClassesTask, views: Any, seed: int, ranks: Ranks):
         """teacher_task: the rows of `task` as the teacher reads them. Raises ArtifactError if they are others."""
         self.model = on_device(task.load(folder), ranks.device).requires_grad_(False)
-        self.device = ranks.device
-        self.collate: Collate | None = None
-        if task.inputs() != teacher_task.inputs():
-            if not np.array_equal(task.train.keys, teacher_task.train.keys):
-                raise ArtifactError("the teacher's training rows are not the student's; run 'dvc repro preprocess'")
-            self.collate = teacher_task.collator(teacher_task.train, views, seed)
+        self.inputs = inputs_of(task, teacher_task, views, seed, ranks)
         # Layers are compared token by token, and tokens of another tokenizer are others.
-        self.gives = OF_DISTRIBUTIONS if self.collate else OF_TEACHER
+        self.gives = OF_TEACHER if reads_the_same(task, teacher_task) else OF_DISTRIBUTIONS
         found = layer_stack(self.model)
         self.stack = found and found[1]
-
-    def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """The rows and views of a batch as the teacher reads them."""
-        if self.collate is None:
-            return batch.inputs
-        return self.collate(batch.rows, batch.views).to(self.device).inputs
 
     @torch.no_grad()
     def __call__(self, batch: Batch, layers: Collection[int] = ()) -> TeacherAnswer:

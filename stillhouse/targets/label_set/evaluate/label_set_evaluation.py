@@ -15,8 +15,10 @@ from torch import nn
 from stillhouse.comparison.intervals import F1OfSets, Share
 from stillhouse.core.artifacts import DATA, read_json, write_json
 from stillhouse.core.shipped import Shipped, TaskName
+from stillhouse.data.batches import Collate
 from stillhouse.evaluation.at_chance import said_of_training
 from stillhouse.evaluation.speed import measure_speed
+from stillhouse.kinds.registry import KINDS
 from stillhouse.models.build import count_parameters
 from stillhouse.models.kinds import models_of
 from stillhouse.models.model_folders import WEIGHTS
@@ -66,26 +68,27 @@ def evaluate(
     speed: dict = {}
     for task_name, folders in models.items():
         task = cast(LabelSetTask, made.read_task(DATA / "preprocess" / task_name))
-        test = task.test()
-        collate = task.collator(test, task.whole_rows, seed=0)
+        teachers = cast(LabelSetTask, made.read_task(DATA / KINDS[kind].modality.teacher_data / task_name))
+        test, collate = as_read_by(task)
         if note := thin_note(
             thin_classes(np.array(task.labels)[np.nonzero(test.labels > 0)[1]], task.labels), len(task.labels)
         ):
             print(f"note: {task_name}: {note}", flush=True)
         said, scores = SaidOfTest({}, {}, {}), {}
-        loaded: dict[str, nn.Module] = {}
+        loaded: dict[str, tuple[nn.Module, Collate]] = {}
         for name, folder in folders.items():
             model = made.load(folder)
-            logits = said.logits[name] = predict(on_device(model, ranks.device), test, collate, ranks)
+            rows, inputs = (test, collate) if name != "teacher" else as_read_by(teachers)
+            logits = said.logits[name] = predict(on_device(model, ranks.device), rows, inputs, ranks)
             thresholds = said.thresholds[name] = np.array(model.config.thresholds)
             predicted = said.predicted[name] = sigmoid(logits) >= thresholds
             scores[name] = test_scores(logits, thresholds, test.labels, calibration_bins)
             scores[name] |= agreement(logits, predicted, said.logits["teacher"], said.predicted["teacher"])
             scores[name] |= said_of_training(folder)
             scores[name] |= {"parameters": count_parameters(model), "bytes": (folder / WEIGHTS).stat().st_size}
-            loaded[name] = model.cpu()
+            loaded[name] = model.cpu(), inputs
             print(f"{task_name} {name}: {in_words(scores[name])}", flush=True)
-        measured = measure_speed(loaded, collate, len(test), speed_seconds)
+        measured = measure_speed(loaded, len(test), speed_seconds)
         speed |= {f"{task_name}_{key}": value for key, value in measured.items()}
         if linear_baseline:
             said.predicted["linear"], weights = linear(task_name, task, test)
@@ -102,6 +105,12 @@ def evaluate(
         )
     write_json(out / "metrics.json", metrics)
     return speed
+
+
+def as_read_by(task: LabelSetTask) -> tuple[Any, Collate]:
+    """The test rows, and what makes inputs of them."""
+    test = task.test()
+    return test, task.collator(test, task.whole_rows, seed=0)
 
 
 def in_words(scores: dict) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from stillhouse.data.batches import Collate
+from stillhouse.data.label_scope import LabelScope
 from stillhouse.runtime.distributed import Ranks
 
 
@@ -61,8 +62,8 @@ class LabelSetTask(Protocol):
         ...
 
     @property
-    def reader(self) -> str:
-        """Digest of what makes a model's inputs of a row."""
+    def label_scope(self) -> LabelScope:
+        """What soft labels of the training rows belong to."""
         ...
 
     @property

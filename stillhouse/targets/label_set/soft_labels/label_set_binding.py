@@ -9,12 +9,13 @@ from stillhouse.targets.label_set.predict.label_set_task import LabelSetTask
 
 def label_set_binding(task: LabelSetTask, views: Any, seed: int, teacher: str) -> Binding:
     """Binding of soft labels of the teacher with weights digest `teacher` on the training rows of `task`."""
+    scope = task.label_scope
     return Binding(
         teacher=teacher,
-        tokenizer=task.reader,
-        data=task.digest,
+        tokenizer=scope.reader,
+        data=scope.data,
         views=f"{views.words()}, seed {seed}",
-        preprocessing=task.preprocessing,
+        preprocessing=scope.preprocessing,
         classes=label_sets_digest(task.labels),
         vocab=len(task.labels),
     )

@@ -38,8 +38,16 @@ class LabelSetTraining(TrainingParams):
 
 @block
 class LabelSetTeacher(TrainTeacher):
-    training: LabelSetTraining
-    """Steps, batches, optimiser and schedule."""
+    training: LabelSetTraining | None
+    """Steps, batches, optimiser and schedule; null: a pretrained model, with a head for these labels, that teaches as it
+    is."""
+    mode: Literal["full", "frozen", "lora"] = "full"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """What of a pretrained model is trained: `full` everything (at rates of its layers' own with optimizer.layer_decay),
+    `frozen` the head alone (over the cached states of a pooled encoder, which costs one pass a view), `lora` a head and low-rank
+    additions to the body."""
+    head_training: LabelSetTraining | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """A training of the new head alone before, as in mode `frozen` (Kumar et al. 2022, arXiv:2202.10054); null: head and body
+    learn together."""
 
 
 @block

@@ -22,7 +22,8 @@ from stillhouse.core.scores import AT_CHANCE
 from stillhouse.data.batch import Batch
 from stillhouse.data.batches import BatchPlan
 from stillhouse.models.build import count_parameters
-from stillhouse.models.head import head
+from stillhouse.models.head import freeze_body, head
+from stillhouse.models.pooled_encoder import PooledEncoderForSequenceClassification
 from stillhouse.models.saved import save_model
 from stillhouse.runtime.distributed import Ranks
 from stillhouse.runtime.predict import predict
@@ -32,6 +33,7 @@ from stillhouse.targets.label_set.predict.label_scores import validation_scores
 from stillhouse.targets.label_set.predict.label_set_task import LabelSetRows, LabelSetTask
 from stillhouse.targets.label_set.train.label_set_config import LabelImbalanceParams, LabelSetFinetune, LabelSetTraining
 from stillhouse.training.checkpoint.state import History
+from stillhouse.training.frozen_body import StatesHead, cached
 from stillhouse.training.job import Hold, Job, Objective
 from stillhouse.training.loop import train
 from stillhouse.training.stage_config import TrainBaseline
@@ -122,9 +124,56 @@ def fit(
         flops=task.flops,
     )
     history = train(model, job, ranks)
+    warn(description, history, task, ranks)
+    return history
+
+
+def fit_head(
+    model: PreTrainedModel, task: LabelSetTask, params: LabelSetTraining, views: Any, seed: int, ranks: Ranks, description: str
+) -> History:
+    """Train the head alone, on the labelled rows; of a pooled encoder, on states of rows and views that are computed once."""
+    rows = task.labelled()
+    if not isinstance(model, PooledEncoderForSequenceClassification):
+        freeze_body(model)
+        return fit(model, task, params, views, None, seed, ranks, description)
+    task.verify(model, ranks)
+    begin_at_frequencies(model, rows, params.imbalance)
+    states = cached(model, rows, task.collator(rows, views, seed), views, ranks, params.precision)
+    whole = cached(model, task.validation, task.collator(task.validation, task.whole_rows, 0), None, ranks, params.precision)
+    job = Job(
+        description=description,
+        num_rows=len(rows),
+        plan=lambda batch_size, bucket_batches: BatchPlan(rows, batch_size, seed, bucket_batches, views.count + 1),
+        collate=states,
+        objective=OnLabelLogits(BinaryCrossEntropy(rows.labels, positive_weights(rows.labels, params.imbalance))),
+        evaluate=lambda head, ranks: validation_scores(whole.logits(head, ranks), task.validation.labels),
+        params=params,
+        seed=seed,
+    )
+    history = train(StatesHead(model), job, ranks)
+    model.eval()
+    warn(description, history, task, ranks)
+    return history
+
+
+def as_it_is(model: PreTrainedModel, task: LabelSetTask, ranks: Ranks) -> History:
+    """Scores of a model that is not trained. Raises ParamsError if its head is not about the task's labels."""
+    if getattr(model, "head_is_new", True):
+        raise ParamsError(
+            "train_teacher.training is null, and the pretrained model has no head for the task's labels; train one "
+            "(train_teacher.mode: frozen is cheap)"
+        )
+    task.verify(model, ranks)
+    model.to(ranks.device)
+    logits = predict(model, task.validation, task.collator(task.validation, task.whole_rows, seed=0), ranks)
+    scores = validation_scores(logits, task.validation.labels)
+    return History(points=[{"step": 0, "split": "validation", **scores}])
+
+
+def warn(description: str, history: History, task: LabelSetTask, ranks: Ranks) -> None:
+    """Say so of a training that never left chance."""
     if ranks.is_main and (said := learned_nothing(history, task)):
         print(f"warning: {description}: {said}", file=sys.stderr, flush=True)
-    return history
 
 
 def positive_weights(labels_NL: np.ndarray, params: LabelImbalanceParams) -> np.ndarray | None:

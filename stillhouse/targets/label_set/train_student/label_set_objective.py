@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stillhouse.data.batch import Batch
+from stillhouse.data.teacher_inputs import inputs_of
 from stillhouse.runtime.distributed import Ranks
 from stillhouse.runtime.model_types import on_device
 from stillhouse.soft_labels.format.binding import taught_by
@@ -30,11 +31,12 @@ def student_objective(
     labels: Path,
     teacher: Path,
     teacher_weights: str,
+    teacher_task: LabelSetTask,
     ranks: Ranks,
 ) -> LabelSetDistillation:
     """A loss on a multi-label classifier's logits. Raises ArtifactError for labels that are not this student's."""
     if settings.teacher == "online":
-        source = online_log_odds(teacher, task, ranks)
+        source = online_log_odds(teacher, task, teacher_task, views, seed, ranks)
     else:
         source = stored_log_odds(labels, task, views, seed, teacher_weights, ranks)
     return LabelSetDistillation(source, settings.temperature, settings.weight)
@@ -51,12 +53,15 @@ def stored_log_odds(
     return lambda batch: torch.from_numpy(store(rows[batch.rows], batch.views)).to(ranks.device)
 
 
-def online_log_odds(folder: Path, task: LabelSetTask, ranks: Ranks) -> Callable[[Batch], torch.Tensor]:
-    """Batch to what the teacher in `folder` says of it now."""
+def online_log_odds(
+    folder: Path, task: LabelSetTask, teacher_task: LabelSetTask, views: Any, seed: int, ranks: Ranks
+) -> Callable[[Batch], torch.Tensor]:
+    """Batch to what the teacher in `folder` says of it now. teacher_task: the rows of `task` as the teacher reads them."""
+    inputs = inputs_of(task, teacher_task, views, seed, ranks)
     model = on_device(task.load(folder), ranks.device).requires_grad_(False)
 
     @torch.no_grad()
     def ask(batch: Batch) -> torch.Tensor:
-        return model(**batch.inputs).logits.float()
+        return model(**inputs(batch)).logits.float()
 
     return ask

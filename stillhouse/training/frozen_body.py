@@ -3,7 +3,7 @@
 Shapes: N rows, V views of each and the row itself, H size of the body's states, B rows of a part, C classes.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,21 @@ from stillhouse.data.batches import Collate, evaluation_parts
 from stillhouse.models.pooled_encoder import PooledEncoderForSequenceClassification
 from stillhouse.runtime.distributed import Ranks
 from stillhouse.runtime.precision import autocast
-from stillhouse.targets.classes.predict.classes_task import ClassRows
+
+
+class LabelledRows(Protocol):
+    """One split."""
+
+    @property
+    def keys(self) -> np.ndarray: ...
+    @property
+    def lengths(self) -> np.ndarray: ...
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,), or (N, L) of a set of labels for each row."""
+        ...
+
+    def __len__(self) -> int: ...
 
 
 class StatesHead(nn.Module):
@@ -41,7 +55,7 @@ class CachedStates:
 
     evaluation_rows = 4096
 
-    def __init__(self, rows: ClassRows, states_VNH: np.ndarray):
+    def __init__(self, rows: LabelledRows, states_VNH: np.ndarray):
         self.rows, self.states_VNH = rows, states_VNH
 
     def __call__(self, rows: np.ndarray, views: np.ndarray) -> Batch:
@@ -58,10 +72,16 @@ class CachedStates:
     def order(self, rows: np.ndarray, views: np.ndarray) -> np.ndarray:
         return np.arange(len(rows))
 
+    @torch.no_grad()
+    def logits(self, head: nn.Module, ranks: Ranks) -> np.ndarray:
+        """float32 (N, C): what a head says of the rows themselves; leaves it in evaluation mode."""
+        states = torch.from_numpy(self.states_VNH[-1]).to(ranks.device)
+        return head.eval()(states).logits.float().cpu().numpy()
+
 
 @torch.no_grad()
 def states_of_rows(
-    model: PooledEncoderForSequenceClassification, rows: ClassRows, collate: Collate, view: int, ranks: Ranks, precision: str
+    model: PooledEncoderForSequenceClassification, rows: LabelledRows, collate: Collate, view: int, ranks: Ranks, precision: str
 ) -> np.ndarray:
     """float32 (N, H), on every rank. view: which one; -1 is the row itself."""
     parts = evaluation_parts(rows, collate.evaluation_rows // 4)
@@ -77,7 +97,9 @@ def states_of_rows(
     return result
 
 
-def cached(model: PreTrainedModel, rows: ClassRows, collate: Collate, views: Any, ranks: Ranks, precision: str) -> CachedStates:
+def cached(
+    model: PreTrainedModel, rows: LabelledRows, collate: Collate, views: Any, ranks: Ranks, precision: str
+) -> CachedStates:
     """The states of every view of every row, and of the row itself. views: None for the rows alone."""
     assert isinstance(model, PooledEncoderForSequenceClassification)
     model.to(ranks.device).eval()

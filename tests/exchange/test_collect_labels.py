@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stillhouse.core.artifacts import read_json
 from stillhouse.core.errors import DataError, HubError, ParamsError
 from stillhouse.core.params import read_yaml
 from stillhouse.exchange.collect_labels import collect
@@ -179,22 +180,29 @@ def test_retry_after_is_seconds_or_a_date():
     assert retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=30))) == pytest.approx(30, abs=2)
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> Path:
-    """A folder in which the first two stages have run on a few short texts, and views are whole rows."""
-    folder = tmp_path_factory.mktemp("prepared")
+def prepare(folder: Path, recipe: str, rows: int, **changes: dict) -> None:
+    """Run the first two stages on few rows of a recipe's data, with other values in some blocks."""
     (folder / "data" / "raw").mkdir(parents=True)
     (folder / "env.lock").write_bytes((ROOT / "env.lock").read_bytes())
-    params = read_yaml(ROOT / "recipes" / "tiny.yaml")
-    params["ingest"]["source"] |= {"max_rows": 100}
-    params["ingest"]["new"] |= {"max_rows": 100}
-    params["views"]["min_share"] = 1.0
+    params = read_yaml(ROOT / "recipes" / f"{recipe}.yaml")
+    for name in ("source", "new"):
+        params["ingest"][name] |= {"max_rows": rows}
+    for block, values in changes.items():
+        params[block] |= values
     (folder / "params.yaml").write_text(json.dumps(params))
-    (folder / "data/raw/prompt.txt").write_text("Text: {text}\nLanguage: {label}\n")
     for stage in ("ingest", "preprocess"):
         done = command(folder, f"tasks.{stage}")
         assert done.returncode == 0, done.stderr
-    return folder
+
+
+def import_what_was_collected(folder: Path, printed: str) -> dict:
+    """Put the printed block into the parameters and run the stage; returns the manifest of the store."""
+    params = read_yaml(folder / "params.yaml")
+    params["export_soft_labels"]["source"] = json.loads(printed.split("source: ")[1])
+    (folder / "params.yaml").write_text(json.dumps(params))
+    done = command(folder, "tasks.launch", "export_soft_labels")
+    assert done.returncode == 0, done.stderr
+    return read_json(folder / "data/export_soft_labels/soft_labels/manifest.json")
 
 
 def words(url: str, *more: str) -> list[str]:
@@ -212,31 +220,38 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", *words], cwd=folder, env=environment(), capture_output=True, text=True)
 
 
-def test_a_killed_collection_goes_on_and_its_labels_are_imported(prepared):
-    path = prepared / "data/raw/labels.jsonl"
+def test_a_killed_collection_goes_on_and_its_labels_are_imported(tmp_path):
+    prepare(tmp_path, "tiny", 100, views={"min_share": 1.0})
+    (tmp_path / "data/raw/prompt.txt").write_text("Text: {text}\nLanguage: {label}\n")
+    path = tmp_path / "data/raw/labels.jsonl"
     script = Script(seconds=0.02, key=KEY)
     with completions_server(script) as url:
-        process = subprocess.Popen([sys.executable, "-m", *words(url)], cwd=prepared, env=environment())
+        process = subprocess.Popen([sys.executable, "-m", *words(url)], cwd=tmp_path, env=environment())
         deadline = time.monotonic() + 60
         while len(script.bodies) < 15 and time.monotonic() < deadline:
             time.sleep(0.01)
         process.kill()
         process.wait()
-        before, asked = len(path.read_bytes().splitlines()), len(script.bodies)
-        assert 0 < before < 70
-        done = command(prepared, *words(url))
+        assert 0 < len(path.read_bytes().splitlines()) < 70
+        done = command(tmp_path, *words(url))
     assert done.returncode == 0, done.stderr
     ids = [row["id"] for row in read(path)]
     assert len(ids) == len(set(ids))
     assert len(script.bodies) <= len(ids) + 2, "but for those that were on their way, nothing is asked twice"
-    assert asked >= before
     assert KEY not in done.stdout + done.stderr + path.read_text()
-    params = read_yaml(prepared / "params.yaml")
-    source = json.loads(done.stdout.split("source: ")[1])
-    params["export_soft_labels"]["source"] = source
-    (prepared / "params.yaml").write_text(json.dumps(params))
-    done = command(prepared, "tasks.launch", "export_soft_labels")
-    assert done.returncode == 0, done.stderr
-    manifest = json.loads((prepared / "data/export_soft_labels/soft_labels/manifest.json").read_text())
+    manifest = import_what_was_collected(tmp_path, done.stdout)
     assert manifest["origin"]["model"] == "tiny"
     assert manifest["rows"] == len(ids)
+
+
+@pytest.mark.slow
+def test_the_likeliest_tokens_that_were_collected_are_imported(tmp_path):
+    sampler = {"method": "topk_tail", "samples": 6, "sampling_temperature": 1.0}
+    prepare(tmp_path, "tiny_lm", 12, export_soft_labels={"sampler": sampler})
+    with completions_server(Script(vocab=400, spread=0.5)) as url:
+        asked = ["stillhouse.exchange.collect_labels", "data/raw/labels.jsonl", "--url", url, "--model", "tiny", "--top", "5"]
+        done = command(tmp_path, *asked)
+    assert done.returncode == 0, done.stderr
+    manifest = import_what_was_collected(tmp_path, done.stdout)
+    assert manifest["form"] == "topk_tail"
+    assert manifest["origin"]["model"] == "tiny"

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 
-def log_probs_after(before: str | int, vocab: int) -> np.ndarray:
+def log_probs_after(before: str | int, vocab: int, spread: float = 2.0) -> np.ndarray:
     """float64 (V,): of the next id, or of the next word by its checksum, behind a token; -1 behind the end of nothing."""
-    logits = np.random.default_rng(zlib.crc32(str(before).encode())).normal(size=vocab) * 2
+    logits = np.random.default_rng(zlib.crc32(str(before).encode())).normal(size=vocab) * spread
     if isinstance(before, int):
         # Right more often than not where ids count upwards, which small documents of tests do.
         logits[(before + 1) % vocab] += 4
@@ -41,6 +41,8 @@ class Script:
     """What a test wants of the server, and what has come."""
 
     vocab: int = 40
+    spread: float = 2.0
+    """Of the logits of ids: with less, a model that knows nothing of real texts is at least not surely wrong."""
     key: str | None = None
     by_id: bool = True
     """Whether there are `prompt_logprobs`, as vLLM has; else `top_logprobs` with `token_id:...`."""
@@ -61,7 +63,7 @@ class Script:
             return {"index": index, "text": prompt, "logprobs": {"tokens": tokens, "token_logprobs": said}}
         named: list[dict[int, float] | None] = [None]
         for before, token in pairwise(prompt):
-            values = log_probs_after(before, self.vocab)
+            values = log_probs_after(before, self.vocab, self.spread)
             ids = {*np.argsort(-values)[:top].tolist(), token}
             named.append({i: float(values[i]) for i in ids})
         if self.by_id:

@@ -28,7 +28,10 @@ class OnDevice(Protocol):
 def inputs_of(
     task: Read, teacher_task: Read, views: Any, seed: int, ranks: OnDevice
 ) -> Callable[[Batch], dict[str, torch.Tensor]]:
-    """A batch of `task` to the teacher's inputs, of the same rows and views. Raises ArtifactError if the teacher has other rows."""
+    """A batch of `task` to the teacher's inputs, of the same rows and views.
+
+    Raises ArtifactError if the teacher has other rows.
+    """
     if reads_the_same(task, teacher_task):
         return lambda batch: batch.inputs
     if not np.array_equal(task.train.keys, teacher_task.train.keys):

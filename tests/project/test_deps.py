@@ -62,12 +62,13 @@ COSTLY = {"train_teacher", "export_soft_labels", "train_student", "train_baselin
 EVERYBODYS = {"kinds", "core", "data", "runtime", "models"}
 """Rooms that whole stages are built on; they are not cut any finer."""
 COARSE = {
-    "distillation/signals.py": "of the targets that choose among divergences",
     "losses/dense.py": "of the targets with a distribution over classes or ids",
     "losses/teacher_targets.py": "likewise",
     "soft_labels/format/dataset.py": "for users: no stage reads it",
+    "soft_labels/produce/foreign_files.py": "of the targets that have a form for labels from elsewhere",
     "soft_labels/produce/bases.py": "of one target, and above no modality",
     "soft_labels/produce/sampling.py": "likewise",
+    "training/frozen_body.py": "of the targets whose rows have labels",
     "training/parallel/block_reading.py": "of one target, and transfer asks it too",
     "modalities/text/rows/teacher_vectors.py": "of one modality, which has no room for one training of four",
     "modalities/blocks/table/packing.py": "what a table of blocks is made by stands beside it",

@@ -43,8 +43,8 @@ class LabelSetTeacher(TrainTeacher):
     is."""
     mode: Literal["full", "frozen", "lora"] = "full"  # pyright: ignore[reportIncompatibleVariableOverride]
     """What of a pretrained model is trained: `full` everything (at rates of its layers' own with optimizer.layer_decay),
-    `frozen` the head alone (over the cached states of a pooled encoder, which costs one pass a view), `lora` a head and low-rank
-    additions to the body."""
+    `frozen` the head alone (over the cached states of a pooled encoder, which costs one pass a view), `lora` a head and
+    low-rank additions to the body."""
     head_training: LabelSetTraining | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     """A training of the new head alone before, as in mode `frozen` (Kumar et al. 2022, arXiv:2202.10054); null: head and body
     learn together."""

@@ -17,8 +17,9 @@ from stillhouse.soft_labels.format.store import SoftLabels
 from stillhouse.soft_labels.format.writer import SoftLabelsWriter
 from stillhouse.soft_labels.produce.export import Clock, Teachers, audit, audit_failed, audited_rows, export_shards
 
-FULL_DIFFERENCE = 0.02
-"""Largest difference of a value that float16 and another batch may make."""
+FULL_DIFFERENCE = {"fp32": 0.02, "fp16": 0.05, "bf16": 0.3}
+"""Largest difference of a value that the store's float16 and another batch may make, by the precision of the teacher: bf16 keeps
+eight bits, and a logit of 15 in one batch is 15.06 in another."""
 
 
 class ExportedRows(Protocol):
@@ -107,7 +108,7 @@ def export_rows(
         for view in range(views.count) if len(chosen) else ():
             stored, again = store(chosen, np.full(len(chosen), view)), said(chosen, view)
             difference = float(np.abs(stored - again)[form.audited(again)].max(initial=0))
-            if not difference <= FULL_DIFFERENCE:
+            if not difference <= FULL_DIFFERENCE[teachers.precision]:
                 raise ArtifactError(audit_failed(f"{form.words} that differ by {difference:.3f}", rows.ids[int(chosen[0])]))
     return store, timing
 

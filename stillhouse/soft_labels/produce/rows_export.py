@@ -18,7 +18,7 @@ from stillhouse.soft_labels.format.writer import SoftLabelsWriter
 from stillhouse.soft_labels.produce.export import Clock, Teachers, audit, audit_failed, audited_rows, export_shards
 
 FULL_DIFFERENCE = {"fp32": 0.02, "fp16": 0.05, "bf16": 0.3}
-"""Largest difference of a value that the store's float16 and another batch may make, by the precision of the teacher: bf16 keeps
+"""Largest difference of a value that the store's float16 and another batch may make, by the teacher's precision: bf16 keeps
 eight bits, and a logit of 15 in one batch is 15.06 in another."""
 
 

@@ -121,7 +121,8 @@ def make_model(options: argparse.Namespace, root: Path) -> None:
     print(
         f"{place}: tracked by DVC; in params.yaml:\n"
         f"  'train_teacher.model: {{pretrained: {place}}}' (or 'student.model', 'finetune.start')\n"
-        f"  'preprocess.tokenizer: {{pretrained: {place}}}' (its tokenizer, which all models share)\n"
+        f"  'preprocess.teacher: {{tokenizer: {{pretrained: {place}}}, max_tokens: 128}}' (a teacher's own tokenizer), or\n"
+        f"  'preprocess.tokenizer: {{pretrained: {place}}}' (for student and teacher)\n"
         f"to keep it: git add {place}.dvc && git commit"
     )
 

@@ -16,7 +16,8 @@ from stillhouse.data.block_batches import BlockCollator
 from stillhouse.data.blocks import BlockTable
 from stillhouse.runtime.distributed import Ranks
 
-M, T = TypeVar("M"), TypeVar("T")
+M = TypeVar("M")
+T = TypeVar("T")
 BATCH = 64
 BATCH_TOKENS = 4096
 

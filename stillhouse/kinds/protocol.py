@@ -128,8 +128,9 @@ class Kind:
         for owner in (self.modality, self.target, self):
             for each in fields(owner):
                 stages = each.metadata.get("stages")
-                named = stages is not None and getattr(owner, each.name) is not None
-                if named and (stage is None or stage in stages):
+                if stages is None or getattr(owner, each.name) is None:
+                    continue
+                if stage is None or stage in stages:
                     yield each.name, getattr(owner, each.name)
 
 

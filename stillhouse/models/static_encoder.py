@@ -37,6 +37,10 @@ class StaticEmbeddings(NgramEmbeddings):
         self.norm = nn.Identity()
         self.importance = TokenWeights(config.vocab_size, 1)
 
+    def log_weights(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
+        """(B, T): how much each token counts."""
+        return self.importance(input_ids_BT).squeeze(-1)
+
 
 class StaticEncoderLayer(nn.Module):
     """A pre-norm GELU feed-forward block, added to the mean."""
@@ -57,6 +61,7 @@ class StaticEncoderForSequenceClassification(OwnEncoderForSequenceClassification
 
     config_class = StaticEncoderConfig
     embeddings_class = StaticEmbeddings
+    embeddings: StaticEmbeddings
     layer_class = StaticEncoderLayer
 
     def _init_weights(self, module):
@@ -68,7 +73,7 @@ class StaticEncoderForSequenceClassification(OwnEncoderForSequenceClassification
     def embed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(B, H): the weighted mean of the vectors of a row's tokens."""
         mask_BT = attention_mask.bool()
-        score_BT = self.embeddings.importance(input_ids).squeeze(-1).masked_fill(~mask_BT, float("-inf"))
+        score_BT = self.embeddings.log_weights(input_ids).masked_fill(~mask_BT, float("-inf"))
         return torch.einsum("bt,bth->bh", score_BT.softmax(-1), self.embeddings(input_ids))
 
     def forward(self, input_ids, attention_mask=None, labels=None, **_):

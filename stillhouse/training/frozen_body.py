@@ -15,6 +15,7 @@ from stillhouse.data.batch import Batch
 from stillhouse.data.batches import Collate, evaluation_parts
 from stillhouse.models.pooled_encoder import PooledEncoderForSequenceClassification
 from stillhouse.runtime.distributed import Ranks
+from stillhouse.runtime.model_types import on_device
 from stillhouse.runtime.precision import autocast
 
 
@@ -102,6 +103,6 @@ def cached(
 ) -> CachedStates:
     """The states of every view of every row, and of the row itself. views: None for the rows alone."""
     assert isinstance(model, PooledEncoderForSequenceClassification)
-    model.to(ranks.device).eval()
+    on_device(model, ranks.device).eval()
     numbers = [*range(views.count if views is not None else 0), -1]
     return CachedStates(rows, np.stack([states_of_rows(model, rows, collate, view, ranks, precision) for view in numbers]))

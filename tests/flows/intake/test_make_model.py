@@ -50,7 +50,8 @@ def test_a_model_is_tracked_and_named_and_git_sees_its_pointer_alone(root, given
     assert said.splitlines()[-4:] == [
         "data/raw/models/minilm: tracked by DVC; in params.yaml:",
         "  'train_teacher.model: {pretrained: data/raw/models/minilm}' (or 'student.model', 'finetune.start')",
-        "  'preprocess.teacher: {tokenizer: {pretrained: data/raw/models/minilm}, max_tokens: 128}' (a teacher's own tokenizer), or",
+        "  'preprocess.teacher: {tokenizer: {pretrained: data/raw/models/minilm}, max_tokens: 128}' "
+        "(a teacher's own tokenizer), or",
         "  'preprocess.tokenizer: {pretrained: data/raw/models/minilm}' (for student and teacher)",
         "to keep it: git add data/raw/models/minilm.dvc && git commit",
     ]

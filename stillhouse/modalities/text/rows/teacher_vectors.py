@@ -21,6 +21,7 @@ from stillhouse.modalities.text.rows.text_task import TextTask
 from stillhouse.modalities.text.table.tokens import table_of_rows
 from stillhouse.models.head import head
 from stillhouse.runtime.distributed import Ranks
+from stillhouse.runtime.model_types import on_device
 
 BATCH = 256
 RARE = 1e-3
@@ -81,7 +82,7 @@ def states_of(texts: list[str], teacher: PreTrainedModel, task: TextTask, ranks:
     seen: list[torch.Tensor] = []
     _, last = head(teacher)
     handle = last.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
-    teacher.to(ranks.device).eval()
+    on_device(teacher, ranks.device).eval()
     order = np.argsort(table.lengths, kind="stable")
     try:
         for start in range(0, len(order), BATCH):

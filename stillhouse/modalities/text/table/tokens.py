@@ -49,9 +49,13 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @cached_property
+    @property
     def lengths(self) -> np.ndarray:
         """int64 (N,): tokens of each row that a model reads."""
+        return self.cut_lengths
+
+    @cached_property
+    def cut_lengths(self) -> np.ndarray:
         return np.minimum(np.diff(self.offsets), self.room)
 
     @property

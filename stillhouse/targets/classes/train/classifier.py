@@ -25,6 +25,7 @@ from stillhouse.models.head import freeze_body
 from stillhouse.models.pooled_encoder import PooledEncoderForSequenceClassification
 from stillhouse.models.saved import save_model
 from stillhouse.runtime.distributed import Ranks
+from stillhouse.runtime.model_types import on_device
 from stillhouse.runtime.predict import predict
 from stillhouse.targets.classes.losses.class_losses import Loss
 from stillhouse.targets.classes.predict.class_chance import nothing_learned
@@ -191,7 +192,7 @@ def as_it_is(model: PreTrainedModel, task: ClassesTask, ranks: Ranks) -> History
             "cheap)"
         )
     task.verify(model, ranks)
-    model.to(ranks.device)
+    on_device(model, ranks.device)
     logits = predict(model, task.validation, task.collator(task.validation, task.whole_rows, seed=0), ranks)
     return History(points=[{"step": 0, "split": "validation", **score(logits, task.validation.labels)}])
 

@@ -76,6 +76,10 @@ class LabelSetTask(Protocol):
         """The views of an evaluation: every row as it is."""
         ...
 
+    def inputs(self) -> dict[str, str]:
+        """Digests of what a model learns from, for its manifest."""
+        ...
+
     def test(self) -> Any:
         """The rows that are reported on."""
         ...

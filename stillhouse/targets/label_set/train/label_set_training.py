@@ -26,6 +26,7 @@ from stillhouse.models.head import freeze_body, head
 from stillhouse.models.pooled_encoder import PooledEncoderForSequenceClassification
 from stillhouse.models.saved import save_model
 from stillhouse.runtime.distributed import Ranks
+from stillhouse.runtime.model_types import on_device
 from stillhouse.runtime.predict import predict
 from stillhouse.targets.label_set.losses.label_losses import BinaryCrossEntropy, LabelSetLoss
 from stillhouse.targets.label_set.predict.label_chance import nothing_learned
@@ -164,7 +165,7 @@ def as_it_is(model: PreTrainedModel, task: LabelSetTask, ranks: Ranks) -> Histor
             "(train_teacher.mode: frozen is cheap)"
         )
     task.verify(model, ranks)
-    model.to(ranks.device)
+    on_device(model, ranks.device)
     logits = predict(model, task.validation, task.collator(task.validation, task.whole_rows, seed=0), ranks)
     scores = validation_scores(logits, task.validation.labels)
     return History(points=[{"step": 0, "split": "validation", **scores}])

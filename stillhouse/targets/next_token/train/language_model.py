@@ -34,6 +34,7 @@ from stillhouse.models.head import freeze_body
 from stillhouse.models.reading import head_of, hidden_states
 from stillhouse.models.saved import require_same_when_loaded, save_model
 from stillhouse.runtime.distributed import Ranks
+from stillhouse.runtime.model_types import on_device
 from stillhouse.targets.next_token.losses.fused import fused_loss
 from stillhouse.targets.next_token.predict.language_predict import next_token_scores
 from stillhouse.targets.next_token.predict.token_chance import no_language_learned, tokens_by_chance
@@ -177,7 +178,7 @@ def fit_head(
 def as_it_is(model: PreTrainedModel, task: BlockTask, ranks: Ranks) -> History:
     """Scores of a model that is not trained, on the validation split. Raises ParamsError if it cannot be scored in blocks."""
     verify_model(model, task, ranks)
-    model.to(ranks.device)
+    on_device(model, ranks.device)
     scores = next_token_scores(model, task.validation, task.facts.pad_id, ranks, "fp32")
     return History(points=[{"step": 0, "split": "validation", **scores}])
 

@@ -149,7 +149,9 @@ def refuse_untracked(root: Path, folder: Path) -> None:
 
 def refuse_untracked_models(root: Path, params: dict[str, Any]) -> None:
     """Raises DataError if the parameters name a pretrained model below `data/raw` that neither git nor DVC tracks."""
-    blocks = [params.get("train_teacher"), params.get("student"), {"model": (params.get("preprocess") or {}).get("tokenizer")}]
+    preprocess = params.get("preprocess") or {}
+    tokenizers = [{"model": each.get("tokenizer")} for each in (preprocess, preprocess.get("teacher") or {})]
+    blocks = [params.get("train_teacher"), params.get("student"), *tokenizers]
     named = [((block or {}).get("model") or {}).get("pretrained") for block in blocks]
     for name in (*named, (params.get("finetune") or {}).get("start")):
         below = Path(name).parts[2:] if isinstance(name, str) and name.startswith(f"{RAW}/") else ()

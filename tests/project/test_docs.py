@@ -21,7 +21,12 @@ def commands(path: Path) -> list[str]:
     return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
 
 
-LONG = ("make data FILE=train.csv LABEL=category", "make distill RECIPE=tiny", "make distill RECIPE=image")
+LONG = (
+    "make data FILE=train.csv LABEL=category",
+    "make distill RECIPE=tiny",
+    "make distill RECIPE=image",
+    "make distill RECIPE=multi_label",
+)
 """What makes a run of its own necessary; the second `make distill` too, which is then another's."""
 
 

@@ -257,13 +257,13 @@ def test_blocks_that_do_not_go_together_are_refused_before_the_teacher_is_traine
     [
         (
             "kind: causal_lm\nrooms: {modality: text, target: classes, teacher_data: preprocess/teacher}\n",
-            r"is \{'modality': 'text', 'target': 'classes'\}",
+            r"is \{'modality': 'text', 'target': 'classes', 'teacher_data': 'preprocess/teacher'\}",
         ),
         ("kind: causal_lm\n", "is missing"),
     ],
 )
 def test_stages_do_not_go_by_the_code_of_another_kind(project, written, message):
     (project.folder / "params.yaml").write_text(f"{written}seed: 1\n")
-    wanted = r"; kind causal_lm needs 'rooms: \{modality: blocks, target: next_token\}'"
+    wanted = r"; kind causal_lm needs 'rooms: \{modality: blocks, target: next_token, teacher_data: preprocess\}'"
     with pytest.raises(ParamsError, match=f"params.yaml: parameter 'rooms' {message}{wanted}"):
         load(IngestParams)

@@ -68,7 +68,9 @@ def task_of() -> TextTask:
 def run(settings, which: Ranks, teacher: Path, terms=TERMS, dropout: float = 0.0):
     """A student trained by the terms; the objective beside it."""
     task, model = task_of(), small_model(dropout)
-    objective = terms_objective(params(terms=terms, teacher="online"), task, model, OnlineTeacher(teacher, task, which), 3, 0.0)
+    objective = terms_objective(
+        params(terms=terms, teacher="online"), task, model, OnlineTeacher(teacher, task, task, VIEWS, 3, which), 3, 0.0
+    )
     history = fit(model, task, settings, VIEWS, 2, 3, which, "test", rows=task.train, loss=objective)
     return model, history, objective
 

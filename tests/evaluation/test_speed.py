@@ -70,8 +70,7 @@ def test_speeds_of_a_classifier_are_measured(tmp_path):
         ModelParams(architecture="bert", config=small_options("bert")), VOCABULARY, 0, ["a", "b"], seed=1
     ).eval()
     found = measure_speed(
-        {"one": model, "other": model},
-        task.collator(task.validation, WHOLE_ROWS, 0),
+        dict.fromkeys(("one", "other"), (model, task.collator(task.validation, WHOLE_ROWS, 0))),
         len(task.validation),
         0.05,
         at_any_rate=True,

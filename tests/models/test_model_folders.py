@@ -219,7 +219,8 @@ def test_another_teacher_may_have_the_classes_in_another_order(tmp_path):
 
     from stillhouse.modalities.text.rows import text_task as trainer
 
-    task = SimpleNamespace(facts=SimpleNamespace(digest="same", vocab_size=VOCABULARY), labels=LABELS, longest=8)
+    facts = SimpleNamespace(digest="same", vocab_size=VOCABULARY)
+    task = SimpleNamespace(facts=facts, labels=LABELS, longest=8, folder=tmp_path)
     tuned = classifier("bert", ["b", "c", "a"]).eval()
     folder = saved(tuned, tmp_path / "tuned" / "model")
     # As a training stage leaves it: its manifest says with which tokenizer.

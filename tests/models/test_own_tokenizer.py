@@ -26,6 +26,7 @@ from stillhouse.training.optim.rates import note_on_rate
 from tests.helpers.tiny_tokenizers import write_words
 from tests.tasks.test_check import checked  # noqa: F401
 
+ROWS = Path("data/preprocess/source")
 VALID = "params.yaml: all blocks are valid\n"
 
 
@@ -113,23 +114,23 @@ def test_the_pipelines_rules_and_a_save_by_transformers_change_nothing(tmp_path,
 
 def test_a_model_of_another_tokenizer_is_refused_by_the_stage(tmp_path):
     folder = model(tmp_path / "bert")
-    require_own_tokenizer(str(folder), facts_of(describe_tokenizer(folder).identity))
+    require_own_tokenizer(str(folder), facts_of(describe_tokenizer(folder).identity), ROWS)
     other = facts_of(write_words(tmp_path / "other", first="b"))
     with pytest.raises(
         ArtifactError, match=r"^model\.pretrained '.*bert' was trained with tokenizer \w{12}, .* is \w{12}: its token ids mean"
     ):
-        require_own_tokenizer(str(folder), other)
+        require_own_tokenizer(str(folder), other, ROWS)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(
         ArtifactError, match=r"bert' says nothing of its tokenizer; expected tokenizer\.json beside the weights"
     ):
-        require_own_tokenizer(str(folder), other)
+        require_own_tokenizer(str(folder), other, ROWS)
 
 
 def test_ids_that_a_model_has_no_embeddings_for_are_named(tmp_path):
     folder = model(tmp_path / "bert", rows=38)
     with pytest.raises(ArtifactError, match=r"have 38 rows .* 2 ids beyond: 'word34' \(38\), 'word35' \(39\); take these out"):
-        require_own_tokenizer(str(folder), facts_of(describe_tokenizer(folder).identity))
+        require_own_tokenizer(str(folder), facts_of(describe_tokenizer(folder).identity), ROWS)
 
 
 # ---- the check ----
@@ -138,12 +139,28 @@ def test_ids_that_a_model_has_no_embeddings_for_are_named(tmp_path):
 def test_the_check_names_the_key_to_set(project, checked):  # noqa: F811
     model(project.folder / "models" / "bert")
     bert = {"pretrained": "models/bert"}
-    said = checked(train_teacher__model=bert)
-    assert said.startswith("'train_teacher.model.pretrained' is 'models/bert', which brings a tokenizer of its own, and ")
+    said = checked(student__model=bert)
+    assert said.startswith("'student.model.pretrained' is 'models/bert', which brings a tokenizer of its own, and ")
     assert said.endswith("set 'preprocess.tokenizer.pretrained: models/bert'")
-    assert checked(train_teacher__model=bert, preprocess__tokenizer=bert).endswith(VALID)
-    said = checked(train_teacher__model={"pretrained": f"owner/model@{'a' * 40}"})
+    assert checked(student__model=bert, preprocess__tokenizer=bert).endswith(VALID)
+    said = checked(student__model={"pretrained": f"owner/model@{'a' * 40}"})
     assert said.endswith(f"set 'preprocess.tokenizer.pretrained: owner/model@{'a' * 40}'")
+
+
+def test_the_check_names_the_block_of_a_teachers_own_tokenizer(project, checked):  # noqa: F811
+    """It reads by the student's where there is none, and then has to have the same."""
+    bert = {"pretrained": str(model(project.folder / "models" / "bert").relative_to(project.folder))}
+    own = {"tokenizer": bert, "max_tokens": 32}
+    said = checked(train_teacher__model=bert)
+    assert "'preprocess.tokenizer.pretrained' is not set: preprocess would train another" in said
+    assert "give the teacher its own: 'preprocess.teacher: {tokenizer: {pretrained: models/bert}, max_tokens: 128}'" in said
+    assert checked(train_teacher__model=bert, preprocess__teacher=own).endswith(VALID)
+    assert checked(train_teacher__model=bert, preprocess__tokenizer=bert).endswith(VALID)
+    other = {"pretrained": str(model(project.folder / "models" / "other", first="b").relative_to(project.folder))}
+    said = checked(train_teacher__model=other, preprocess__teacher=own)
+    assert "whose tokenizer is another one than that of 'preprocess.teacher.tokenizer.pretrained' ('models/bert')" in said
+    said = checked(student__model=bert, preprocess__teacher=own)
+    assert said.endswith("set 'preprocess.tokenizer.pretrained: models/bert'"), "the teacher's tokenizer is not the student's"
 
 
 @pytest.mark.parametrize("key", ["train_teacher__model", "student__model", "finetune__start"])

@@ -207,5 +207,6 @@ def test_nothing_of_the_stage_lies_outside_its_folder(tiny):
         "processor",
         "source",
         "statistics.json",
+        "teacher",
         "timing.json",
     ]

@@ -131,7 +131,7 @@ def test_another_teacher_of_a_mixture_must_fit(another, tmp_path):
     with pytest.raises(ParamsError, match=rf"its vocabulary has {VOCAB} entries, the tokenizer's {VOCAB + 1}"):
         load_another(folder, block_task, replace(fitting, facts=replace(fitting.facts, vocab_size=VOCAB + 1)), 1)
     with pytest.raises(ArtifactError, match=r"does not fit the config\.json beside it: 1 of the model's \d+ tensors"):
-        load_another(folder, text_task, SimpleNamespace(facts=fitting.facts, labels=["a", "b"]), 1)
+        load_another(folder, text_task, SimpleNamespace(facts=fitting.facts, folder=folder, labels=["a", "b"]), 1)
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ArtifactError, match=r"of export_soft_labels\.mixture says nothing of its tokenizer"):
         load_another(folder, block_task, fitting, 1)

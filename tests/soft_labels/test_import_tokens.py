@@ -161,7 +161,7 @@ def weights_after_training(task, store: SoftLabels) -> str:
     model = small_model(task, seed=4)
     objective = student_objective(
         settings, task, model, views=NoViews(), seed=1, training=training(), labels=store.folder, teacher=Path("none"),
-        teacher_weights="t" * 64, ranks=ALONE,
+        teacher_weights="t" * 64, teacher_task=task, ranks=ALONE,
     )  # fmt: skip
     language_model.fit(model, task, training(), NoViews(), 0, 1, ALONE, "student", loss=objective)
     return digest_bytes(b"".join(tensor.detach().numpy().tobytes() for tensor in model.state_dict().values()))

@@ -38,7 +38,7 @@ def test_every_link_leads_to_a_heading():
 
 def test_a_key_of_one_kind_names_it():
     kinds = {cells[0]: cells[3] for cells in rows()}
-    assert kinds["`max_tokens`"] == "`text_classification`, `multi_label`"
+    assert kinds["`lowercase`"] == "`text_classification`, `multi_label`"
     assert kinds["`block_tokens`"] == "`causal_lm`"
     assert kinds["`seed`"] == ""
 

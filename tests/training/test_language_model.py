@@ -212,7 +212,7 @@ def objective(folder: Path, temperature: float = 1.0, **changes):
     return student_objective(
         settings, task, model, views=None, seed=1, training=training(), labels=store_of(folder),
         teacher=folder / "data/train_teacher/model",
-        teacher_weights=read_json(folder / "data/train_teacher/manifest.json")["weights"], ranks=ALONE,
+        teacher_weights=read_json(folder / "data/train_teacher/manifest.json")["weights"], teacher_task=task, ranks=ALONE,
     ), task  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def names(root: Path) -> list[str]:
 def test_a_model_is_tracked_and_named_and_git_sees_its_pointer_alone(root, given, make_model):
     write_sentence_model(given / "minilm")
     said = make_model(given / "minilm")
-    assert said.splitlines()[-4:] == [
+    assert said.splitlines()[-5:] == [
         "data/raw/models/minilm: tracked by DVC; in params.yaml:",
         "  'train_teacher.model: {pretrained: data/raw/models/minilm}' (or 'student.model', 'finetune.start')",
         "  'preprocess.teacher: {tokenizer: {pretrained: data/raw/models/minilm}, max_tokens: 128}' "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from stillhouse.core.artifacts import MANIFEST, read_json
+from stillhouse.core.artifacts import DATA, MANIFEST, read_json
 from stillhouse.data.blocks import BlockTable, read_blocks
 from stillhouse.data.tokenizer import TokenizerFacts
 from stillhouse.modalities.blocks.rows.verification import verify
@@ -31,7 +31,7 @@ class BlockTask:
     """Split to bytes of text, for bits per byte."""
     preprocessing: str = ""
     """What was done to texts before they were tokens, in words."""
-    folder: Path = Path()
+    folder: Path = DATA / "preprocess" / "source"
     """Where the blocks are."""
 
     def labelled(self) -> BlockTable:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
-from stillhouse.core.artifacts import MANIFEST, read_json
+from stillhouse.core.artifacts import DATA, MANIFEST, read_json
 from stillhouse.data.augmentation import Augmentation
 from stillhouse.data.label_scope import LabelScope
 from stillhouse.data.tokenizer import TokenizerFacts
@@ -45,7 +45,7 @@ class TextTask:
     """SHA-256 of ids and texts of the training rows."""
     longest_test: int = 0
     """Tokens of the longest test row, without special ones: a later stage shows it to the model."""
-    folder: Path = Path()
+    folder: Path = DATA / "preprocess" / "source"
     """Where the test rows are."""
     whole_rows: ClassVar[ViewParams] = WHOLE_ROWS
 

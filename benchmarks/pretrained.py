@@ -63,9 +63,9 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--model", type=Path, required=True, help="folder of a sentence model, as make model leaves it")
     parser.add_argument("--data", nargs="+", default=list(LABELS), choices=list(LABELS), help="data sets of intents")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="one whole run each")
     parser.add_argument("--folder", type=Path, help="where results are kept")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of the trainings")
     options = parser.parse_args()
     with one_line_errors("pretrained"):
         root = repository_root()

@@ -75,6 +75,8 @@ def learning_curves(shipped: Shipped) -> list[dict[str, Any]]:
         # No two charts of a page are called the same.
         over = f"{heading.lower()} (over the share of the training that is done)"
         steps = [f"{NAMES[name].lower()} {row['steps']:,}" for name, row in metrics.items()]
+        # A teacher that is taken as it is has no curve.
+        tables = {name: table for name, table in tables.items() if metrics[name]["steps"]}
         said = [f"{NAMES[name]}: {row[AT_CHANCE]}." for name, row in metrics.items() if AT_CHANCE in row]
         loss = [charts.Curve(name, NAMES[name], curve(table, "train", "loss")) for name, table in tables.items()]
         held_out, accuracy = (

@@ -1,11 +1,13 @@
 """A teacher with a tokenizer of its own: its rows, its labels, and what a change of the student's tokenizer makes stale."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 
-from stillhouse.core.artifacts import read_json
+from stillhouse.core.artifacts import digest_file, read_json
+from stillhouse.core.params import read_yaml
 from stillhouse.modalities.text.rows.text_task import read_task
 from stillhouse.soft_labels.format.store import SoftLabels
 from tests.helpers.tiny_run import shell
@@ -60,6 +62,25 @@ def test_a_teacher_with_a_tokenizer_of_its_own(tiny_copy):
     after = read_json(Path("data/train_student/metrics.json"))["validation_loss"]
     # The labels are in half precision, and the teacher that is asked has them in full.
     np.testing.assert_allclose(after, before, atol=2e-3)
+
+
+def test_a_teacher_as_it_is_and_a_student_that_starts_from_it_reach_the_report(tiny_copy):
+    """A model in data/raw/models teaches without any training of its own."""
+    place = Path("data/raw/models/given")
+    shutil.copytree("data/train_teacher/model", place)
+    for file in Path("data/preprocess/processor").iterdir():
+        shutil.copyfile(file, place / file.name)
+    params = read_yaml(Path("params.yaml"))
+    params["train_teacher"] = {"model": {"pretrained": str(place)}, "training": None}
+    params["preprocess"]["tokenizer"] = {"pretrained": str(place)}
+    params["train_student"]["start"] = "teacher_embeddings"
+    Path("params.yaml").write_text(json.dumps(params))
+    shell("dvc", "repro", folder=tiny_copy)
+    figures = read_json(Path("data/train_teacher/metrics.json"))
+    assert (figures["steps"], figures["best_step"]) == (0, 0)
+    page = Path("data/report/index.html").read_text()
+    assert "Steps: teacher 0, student 20, baseline 20." in page
+    assert digest_file(Path("data/train_teacher/model/model.safetensors")) == digest_file(place / "model.safetensors")
 
 
 def test_what_compares_tokens_is_refused_before_anything_runs(tiny_copy):
